@@ -1,0 +1,64 @@
+"""`python -m bench [start|change|strangers|failover|scale|soak] [--count N] [--minutes M]`: scenarios on a fresh DRTP.
+
+Prints their tables. Ends with 1 where a scenario misses a limit that it holds the product to.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from bench import change, failover, scale, soak, start, strangers
+from bench.figures import Missed
+from scenario.bed import Bed
+
+SCENARIOS: dict[str, Callable[[Bed, int], str]] = {
+    "start": start.run,
+    "change": change.run,
+    "strangers": strangers.run,
+    "failover": failover.run,
+    "scale": scale.run,
+    "soak": soak.run,
+}
+OWN_BED = ("scale", "soak")
+"""What they measure must not have a past."""
+
+
+def main() -> int:
+    """Run the scenarios asked for and print what they return."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("scenario", nargs="*", choices=[[], *SCENARIOS], help="default: all but soak")
+    parser.add_argument("--count", type=int, default=100, help="rounds of each scenario (100)")
+    parser.add_argument("--minutes", type=int, default=30, help="of the soak (30)")
+    chosen = parser.parse_args()
+    names: list[str] = chosen.scenario or [name for name in SCENARIOS if name != "soak"]
+    shared = [name for name in names if name not in OWN_BED]
+    missed = 0
+    for group in filter(None, (shared, *([name] for name in names if name in OWN_BED))):
+        with tempfile.TemporaryDirectory(prefix="drtp-bench-") as directory:
+            bed = Bed(Path(directory))
+            try:
+                bed.start()
+                for name in group:
+                    missed += _told(name, bed, chosen.minutes if name == "soak" else chosen.count)
+            finally:
+                bed.close()
+    return 1 if missed else 0
+
+
+def _told(name: str, bed: Bed, count: int) -> int:
+    """Run one and print its words; 1 if it missed a limit."""
+    try:
+        print(SCENARIOS[name](bed, count), flush=True)
+    except Missed as words:
+        print(words, flush=True)
+        return 1
+    return 0
+
+
+sys.exit(main())

@@ -1,0 +1,83 @@
+"""One edge without a control plane, as a process: `python -m bench.tunnel.edge pop|agent DIRECTORY`.
+
+The real hosts and the real core, on a hand-made snapshot: what is measured is the product's own data path. DIRECTORY
+holds the identity and `by-hand.json`. A line on stdout says when it serves; SIGTERM ends it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+from pathlib import Path
+
+import msgspec
+import uvloop
+
+from drtp.agent import AgentHost, AgentSettings
+from drtp.api.snapshots import Snapshot
+from drtp.client.feed import Feed
+from drtp.client.identity import IdentityStore
+from drtp.kit.clock import SystemClock
+from drtp.pop.run import Pop
+from drtp.pop.settings import PopSettings
+
+SNAPSHOT = "by-hand.json"
+
+
+def pop_settings(directory: Path, first_port: int) -> PopSettings:
+    """One listener on loopback, one endpoint."""
+    return PopSettings(
+        directory=directory,
+        name="p1.test",
+        pop="p1",
+        latitude="0",
+        longitude="0",
+        server_ip="127.0.0.1",
+        listeners=("127.0.0.1:0",),
+        endpoint_ports=(first_port, first_port + 9),
+    )
+
+
+def _say(**facts: object) -> None:
+    print(json.dumps(facts), flush=True)
+
+
+async def _pop(directory: Path, snapshot: Snapshot, first_port: int) -> None:
+    pop = Pop(pop_settings(directory, first_port), SystemClock())
+    pop.feed.snapshot.set(snapshot)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(pop.run())
+        _say(listener=pop.listener_port)
+        while True:
+            stats = await pop.tunnel.stats()
+            live = [connection for connection in stats.connections if connection.live]
+            if live:
+                break
+            await asyncio.sleep(0.01)
+        _say(endpoint=live[0].bound)
+
+
+async def _agent(directory: Path, snapshot: Snapshot) -> None:
+    settings = AgentSettings(state_dir=directory)
+    feed = Feed(IdentityStore(directory), lambda: settings.registration, directory, SystemClock())
+    feed.snapshot.set(snapshot)
+    host = AgentHost(settings, feed=feed)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, host.stop)
+    _say(started=True)
+    await host.run()
+
+
+def main() -> None:
+    """Run until SIGTERM."""
+    role, directory, *rest = sys.argv[1:]
+    snapshot = msgspec.json.decode((Path(directory) / SNAPSHOT).read_bytes(), type=Snapshot)
+    work = _pop(Path(directory), snapshot, int(rest[0])) if role == "pop" else _agent(Path(directory), snapshot)
+    uvloop.run(work)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""rathole's server and client as a way, in plain text or in its TLS mode."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+from collections.abc import Generator
+from pathlib import Path
+
+from bench.tunnel.load import Address
+from bench.tunnel.ways import Opens, Way, answers, free_port, running
+
+
+def rathole(program: str, transport: str) -> Opens:
+    """Rathole server and client, `transport` tcp (plain) or tls."""
+
+    @contextlib.contextmanager
+    def open_path(service: Address, scratch: Path) -> Generator[Way]:
+        control, endpoint = free_port(), free_port()
+        common = 'default_token = "bench"\n'
+        server = f'[server]\nbind_addr = "127.0.0.1:{control}"\n{common}{_rathole_tls(transport, scratch, server=True)}'
+        client = (
+            f'[client]\nremote_addr = "127.0.0.1:{control}"\n{common}{_rathole_tls(transport, scratch, server=False)}'
+        )
+        (scratch / "server.toml").write_text(f'{server}[server.services.s]\nbind_addr = "127.0.0.1:{endpoint}"\n')
+        (scratch / "client.toml").write_text(f'{client}[client.services.s]\nlocal_addr = "127.0.0.1:{service[1]}"\n')
+        quiet = os.environ | {"RUST_LOG": "error"}
+        with (
+            running([program, "--server", scratch / "server.toml"], scratch / "server.log", env=quiet) as one,
+            running([program, "--client", scratch / "client.toml"], scratch / "client.log", env=quiet) as other,
+        ):
+            answers(("127.0.0.1", endpoint))
+            yield Way(("127.0.0.1", endpoint), (one.pid, other.pid))
+
+    return open_path
+
+
+def _rathole_tls(transport: str, scratch: Path, *, server: bool) -> str:
+    if transport == "tcp":
+        side = "server" if server else "client"
+        return f'[{side}.transport]\ntype = "tcp"\n[{side}.transport.tcp]\nnodelay = true\n'
+    authority = _tls_files(scratch)
+    if server:
+        return (
+            '[server.transport]\ntype = "tls"\n[server.transport.tls]\n'
+            f'pkcs12 = "{authority / "identity.pfx"}"\npkcs12_password = "bench"\n'
+        )
+    return (
+        '[client.transport]\ntype = "tls"\n[client.transport.tls]\n'
+        f'trusted_root = "{authority / "root.pem"}"\nhostname = "localhost"\n'
+    )
+
+
+def _tls_files(scratch: Path) -> Path:
+    """A root and a PKCS 12 identity of `localhost`, made by openssl once for both sides."""
+    if not (scratch / "identity.pfx").exists():
+        _openssl(
+            scratch,
+            "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=bench-root -keyout root.key -out root.pem",
+            "req -newkey rsa:2048 -nodes -subj /CN=localhost -addext subjectAltName=DNS:localhost "
+            "-keyout leaf.key -out leaf.csr",
+            "x509 -req -in leaf.csr -CA root.pem -CAkey root.key -CAcreateserial -days 2 -copy_extensions copy "
+            "-out leaf.pem",
+            "pkcs12 -export -legacy -inkey leaf.key -in leaf.pem -certfile root.pem -passout pass:bench "
+            "-out identity.pfx",
+        )
+    return scratch
+
+
+def _openssl(where: Path, *commands: str) -> None:
+    for command in commands:
+        subprocess.run(["openssl", *command.split(" ")], cwd=where, capture_output=True, check=True)

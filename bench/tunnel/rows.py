@@ -1,0 +1,115 @@
+"""The scenarios: what visitors do, and what of it must be how much better."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import psutil
+
+from bench.tunnel.load import Load
+from bench.tunnel.pairs import Figures
+from bench.tunnel.ways import Way
+
+GB = 1e9
+SETTLE_S = 0.5
+"""After idle visitors came: buffers of their arrival are given back."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """`goals`: figure -> (bound on ours by theirs, whether more is better)."""
+
+    name: str
+    run: Callable[[Load, Way, float], Figures]
+    goals: Mapping[str, tuple[float, bool]] = field(default_factory=dict[str, tuple[float, bool]])
+
+
+def _cpu_s(way: Way) -> float:
+    total = 0.0
+    for pid in way.pids:
+        for process in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True)):
+            times = process.cpu_times()
+            total += times.user + times.system
+    return total
+
+
+def _resident_kb(way: Way) -> float:
+    return sum(psutil.Process(pid).memory_full_info().uss for pid in way.pids) / 1024
+
+
+def bulk(flows: int, direction: str = "down") -> Callable[[Load, Way, float], Figures]:
+    """Gbit/s, and CPU seconds of the relay for a GB."""
+
+    def run(load: Load, way: Way, seconds: float) -> Figures:
+        before = _cpu_s(way)
+        said = load.visit("bulk", way.endpoint, {"flows": flows, "seconds": seconds, "direction": direction})
+        # The load's first tenth is not in its bytes.
+        return {"gbit_s": said["gbit_s"], "cpu_s_per_gb": (_cpu_s(way) - before) / (said["bytes"] * 1.1 / GB)}
+
+    return run
+
+
+def requests(connections: int, **beside: int) -> Callable[[Load, Way, float], Figures]:
+    """Requests a second, their p50 and p99, CPU of the relay for each; `beside`: bulk flows, stalled readers."""
+
+    def run(load: Load, way: Way, seconds: float) -> Figures:
+        before = _cpu_s(way)
+        said = load.visit("requests", way.endpoint, {"connections": connections, "seconds": seconds, **beside})
+        figures = {
+            "per_s": said["per_s"],
+            "p50_us": said["latency"]["p50_us"],
+            "p99_us": said["latency"]["p99_us"],
+            "cpu_us_each": (_cpu_s(way) - before) * 1e6 / (said["count"] * 1.1),
+        }
+        return figures | ({"bulk_gbit_s": said["bulk_gbit_s"]} if "bulk" in beside else {})
+
+    return run
+
+
+def connects(load: Load, way: Way, seconds: float) -> Figures:
+    """New visitors a second."""
+    before = _cpu_s(way)
+    said = load.visit("connects", way.endpoint, {"seconds": seconds})
+    cpu_us = (_cpu_s(way) - before) * 1e6 / said["count"]
+    return {"per_s": said["per_s"], "p99_us": said["latency"]["p99_us"], "cpu_us_each": cpu_us}
+
+
+def idle(load: Load, way: Way, _seconds: float) -> Figures:
+    """User memory of both ends for one visitor who stays."""
+    count = 1000
+    with load.staying(way.endpoint, 50):
+        before = _resident_kb(way)
+        with load.staying(way.endpoint, count):
+            time.sleep(SETTLE_S)
+            return {"kb_each": max(0.01, (_resident_kb(way) - before) / count)}
+
+
+def stalled(load: Load, way: Way, seconds: float) -> Figures:
+    """Requests of 50 visitors beside 100 who download and never read, by the same without them."""
+    alone = requests(50)(load, way, seconds)
+    beside = requests(50, stalled=100)(load, way, seconds)
+    return {"per_s": beside["per_s"], "of_unloaded": beside["per_s"] / alone["per_s"], "p99_us": beside["p99_us"]}
+
+
+ROWS: tuple[Row, ...] = (
+    Row("bulk, 1 flow down", bulk(1), {"gbit_s": (1.6, True), "cpu_s_per_gb": (0.6, False)}),
+    Row("bulk, 1 flow up", bulk(1, "up"), {"gbit_s": (1.6, True), "cpu_s_per_gb": (0.6, False)}),
+    Row("bulk, 8 flows down", bulk(8), {"gbit_s": (1.2, True), "cpu_s_per_gb": (0.6, False)}),
+    Row("requests, 1 connection", requests(1), {"per_s": (1.0, True), "p99_us": (1.1, False)}),
+    Row("requests, 50 connections", requests(50), {"per_s": (1.6, True), "cpu_us_each": (0.55, False)}),
+    Row(
+        "requests, 1000 connections",
+        requests(1000),
+        {"per_s": (1.8, True), "cpu_us_each": (0.45, False), "p99_us": (0.3, False)},
+    ),
+    Row("new connections", connects, {"per_s": (1.7, True)}),
+    Row("idle visitor", idle, {"kb_each": (1 / 30, False)}),
+    Row(
+        "10 small beside bulk",
+        requests(10, bulk=1),
+        {"per_s": (1.1, True), "p99_us": (0.5, False), "bulk_gbit_s": (0.9, True)},
+    ),
+    Row("50 beside 100 stalled readers", stalled),
+)

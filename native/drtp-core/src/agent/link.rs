@@ -1,0 +1,321 @@
+//! A link is the agent's wish for a session with one POP: dialled, proven, greeted, and tried again with full jitter.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use mio::net::TcpStream;
+
+use super::dial::Purpose;
+use super::plan::ServerSpec;
+use super::{Agent, What};
+use crate::driver::socket::Socket;
+use crate::driver::table::unix_ms;
+use crate::event::Event;
+use crate::identity::Role;
+use crate::message::{GoAway, GoAwayCode};
+use crate::session::{LANES_MAX, Session};
+use crate::tls::{ALPN, Tls};
+
+/// First wait is up to this; it doubles up to the cap. Full jitter: a whole fleet must not come back at once.
+const BACKOFF_FIRST: Duration = Duration::from_millis(100);
+const BACKOFF_MAX: Duration = Duration::from_secs(10);
+/// A POP that says no for good reason is asked more seldom.
+const REFUSED_WAIT: Duration = Duration::from_secs(20);
+/// A session that lived this long starts the backoff anew.
+const STABLE: Duration = Duration::from_secs(5);
+/// A POP that says goodbye is likely to come back: it is tried at this pace, with full jitter, and refuses in the kernel
+/// while it drains. So long after its deadline the usual backoff begins.
+const RETURN_PACE: Duration = Duration::from_secs(2);
+const RETURN_WITHIN: Duration = Duration::from_secs(20);
+/// A POP that left the plan finishes its visitors within this.
+const LEAVING: Duration = Duration::from_secs(30);
+
+pub(super) struct Link {
+    pub(super) spec: ServerSpec,
+    pub(super) session: Option<usize>,
+    pub(super) up: bool,
+    pub(super) up_since: Option<Instant>,
+    pub(super) failures: u32,
+    /// Timers of an earlier wish are told apart by it.
+    pub(super) serial: u64,
+    pub(super) message: Option<String>,
+    pub(super) peer: String,
+    /// The POP's own word on why it ended the session.
+    said: Option<String>,
+    /// Not before this, by the POP's own word.
+    not_before: Option<Duration>,
+    /// Until when it is expected back from a planned stop.
+    returns_by: Option<Instant>,
+    /// From when, and until when at most, its session's certificates let it live, unix seconds.
+    term: Option<(i64, i64)>,
+}
+
+impl Link {
+    pub(super) fn new(spec: ServerSpec, serial: u64) -> Self {
+        Self {
+            spec,
+            session: None,
+            up: false,
+            up_since: None,
+            failures: 0,
+            serial,
+            message: None,
+            peer: String::new(),
+            said: None,
+            not_before: None,
+            returns_by: None,
+            term: None,
+        }
+    }
+}
+
+impl Agent {
+    fn connect_within(&self) -> Duration {
+        Duration::from_millis(u64::from(self.config.limits.handshake_ms))
+    }
+
+    pub(super) fn start_link(&mut self, link: usize) {
+        if self.fenced || self.draining {
+            return;
+        }
+        let Some(state) = self.links.get(link).filter(|state| state.session.is_none()) else { return };
+        let (host, port) = (state.spec.address.clone(), state.spec.port);
+        self.dial(Purpose::Link(link), &host, port, self.connect_within());
+    }
+
+    /// TCP to a POP is up: TLS and HELLO follow.
+    pub(super) fn link_connected(&mut self, link: usize, stream: TcpStream, address: SocketAddr) {
+        let now = self.core.now();
+        self.attempt_number += 1;
+        let config = self.session_config(u64::from(self.attempt_number) << 8 | link as u64);
+        let (epoch, budget) = (self.config.epoch, self.budget.clone());
+        let begin = if self.role == Role::Gateway { Session::gateway } else { Session::agent };
+        let machine = begin(config, budget, epoch, self.token, self.attempt_number, now);
+        let session = self.core.add_session(machine, link, address.to_string());
+        self.links[link].session = Some(session);
+        self.links[link].peer = address.to_string();
+        if let Err(error) = self.add_lane(link, session, 0, stream, address) {
+            self.link_down(link, session, &error);
+        }
+    }
+
+    /// A further lane's TCP is up.
+    pub(super) fn lane_connected(&mut self, purpose: Purpose, stream: TcpStream, address: SocketAddr) {
+        let Purpose::Lane { link, session, serial, number } = purpose else { return };
+        let same = self.core.table.sessions.get(session).is_some_and(|sess| sess.serial == serial);
+        let now = self.core.now();
+        if same && self.core.table.session(session).is_some_and(|machine| machine.join(number, now)) {
+            // Without it the session goes on with the lanes that it has.
+            let _ = self.add_lane(link, session, number, stream, address);
+        }
+    }
+
+    fn add_lane(
+        &mut self,
+        link: usize,
+        session: usize,
+        number: u8,
+        stream: TcpStream,
+        address: SocketAddr,
+    ) -> Result<(), String> {
+        let limits = self.config.limits;
+        let patience = u64::from(limits.handshake_ms) + u64::from(limits.first_frame_ms);
+        let until = self.core.now() + Duration::from_millis(patience);
+        let socket = Socket::lane(stream).map_err(|error| error.to_string())?;
+        let name = self.links[link].spec.name.clone();
+        let tls = Tls::client(&self.credentials.tunnel_client, &name).map_err(|error| error.to_string())?;
+        self.core.add_lane(socket, tls, session, number, address, until).map_err(|error| error.to_string())?;
+        Ok(())
+    }
+
+    /// The POP's certificate: chain and DNS name were verified; now role, uid and ALPN.
+    pub(super) fn lane_established(&mut self, lane: usize) {
+        let Some(state) = self.core.lanes.get_mut(lane) else { return };
+        let session = state.session;
+        let Some(link) = self.core.table.sessions.get(session).map(|sess| sess.owner) else { return };
+        let Some(wish) = self.links.get(link) else { return };
+        let judged = state.tls.peer().and_then(|peer| {
+            peer.must_be(Role::Pop, &self.credentials.own.trust_domain, Some(&wish.spec.server))?;
+            Ok(peer)
+        });
+        let failure = match judged {
+            Ok(peer) if state.tls.alpn() == Some(ALPN) => {
+                state.trusted = true;
+                state.peer = Some(peer);
+                self.core.table.touch(session);
+                return;
+            }
+            Ok(_) => "the server does not speak drtp/1".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        self.core.drop_lane(lane, &failure);
+    }
+
+    /// HELLO came back: the session is live.
+    pub(super) fn link_ready(&mut self, session: usize) {
+        let now = self.core.now();
+        let Some((link, serial)) = self.core.table.sessions.get(session).map(|sess| (sess.owner, sess.serial)) else {
+            return;
+        };
+        let lane = self.core.table.sessions[session].lanes[0].and_then(|lane| self.core.lanes.get(lane));
+        let Some(lane) = lane.filter(|lane| lane.trusted) else { return };
+        let theirs = lane.peer.as_ref().map_or(i64::MAX, |peer| peer.not_after);
+        let term = (unix_s(), theirs.min(self.credentials.own.not_after));
+        let Some(state) = self.links.get_mut(link).filter(|state| state.session == Some(session)) else { return };
+        (state.up, state.up_since, state.message, state.term) = (true, Some(now), None, Some(term));
+        state.returns_by = None;
+        let (server, peer) = (state.spec.server.clone(), state.peer.clone());
+        let (host, port) = (state.spec.address.clone(), state.spec.port);
+        self.emit(Event::TunnelUp { server, peer });
+        for number in 1..self.config.lanes.clamp(1, LANES_MAX) {
+            let purpose = Purpose::Lane { link, session, serial, number };
+            self.dial(purpose, &host, port, self.connect_within());
+        }
+    }
+
+    pub(super) fn link_goaway(&mut self, session: usize, goaway: &GoAway) {
+        let Some(link) = self.core.table.sessions.get(session).map(|sess| sess.owner) else { return };
+        let Some(state) = self.links.get_mut(link).filter(|state| state.session == Some(session)) else { return };
+        let server = state.spec.server.clone();
+        let pace = Duration::from_millis(u64::from(goaway.deadline_ms));
+        let now = self.core.now();
+        match GoAwayCode::from_wire(goaway.code) {
+            GoAwayCode::Fenced => self.fence(server, &goaway.reason),
+            GoAwayCode::Drain => {
+                self.core.hurry_flows(Some(session));
+                // The old session drains by itself; its place is free for the next one.
+                state.returns_by = Some(now + pace + RETURN_WITHIN);
+                self.link_down(link, session, &format!("server drains: {}", goaway.reason));
+            }
+            code => {
+                // A session that outlived its certificate comes back at once with the renewed one.
+                let expired = code == GoAwayCode::Expired && self.credentials.own.not_after < unix_s();
+                let long = expired || matches!(code, GoAwayCode::Denied | GoAwayCode::Version);
+                state.not_before = Some(if long { REFUSED_WAIT } else { pace });
+                state.said = Some(goaway.reason.clone());
+                self.emit(Event::Refused { subject: server, reason: goaway.reason.clone() });
+            }
+        }
+    }
+
+    /// Sessions are held to the certificates they began with. When two thirds of that term are over a fresh session takes
+    /// the place of one, a POP at a time; its visitors stay on the old one, until they finish or the term ends.
+    pub(super) fn refresh_one_link(&mut self) {
+        if self.fenced || self.draining {
+            return;
+        }
+        let (now_s, all_up) = (unix_s(), self.links.iter().all(|(_, link)| link.up));
+        let due = |link: &Link| {
+            let (since, until) = link.term.filter(|_| link.up)?;
+            let (whole, left) = (until.saturating_sub(since), until.saturating_sub(now_s));
+            let urgent = left.saturating_mul(6) <= whole;
+            (left > 1 && left.saturating_mul(3) <= whole && (all_up || urgent)).then_some(left)
+        };
+        let found = self.links.iter().find_map(|(index, link)| due(link).map(|left| (index, left)));
+        let Some((index, left_s)) = found else { return };
+        let link = &mut self.links[index];
+        (link.up, link.up_since, link.term, link.failures) = (false, None, None, 0);
+        if let Some(session) = link.session.take() {
+            self.leave(session, Duration::from_secs(left_s as u64), "its certificates end: a fresh session follows");
+        }
+        self.start_link(index);
+    }
+
+    /// A session without a link: its visitors finish, no new ones come.
+    fn leave(&mut self, session: usize, within: Duration, reason: &str) {
+        let now = self.core.now();
+        if let Some(machine) = self.core.table.session(session) {
+            machine.drain(within, reason, now);
+        }
+        self.core.hurry_flows(Some(session));
+        // Its events must not meet the link's next tenant.
+        if let Some(sess) = self.core.table.sessions.get_mut(session) {
+            sess.owner = usize::MAX;
+        }
+        self.core.table.touch(session);
+    }
+
+    /// Another instance serves: this one never tries again, anywhere.
+    fn fence(&mut self, server: String, message: &str) {
+        if std::mem::replace(&mut self.fenced, true) {
+            return;
+        }
+        self.emit(Event::Fenced { server, message: message.to_owned() });
+        let sessions: Vec<usize> = self.core.table.sessions.iter().map(|(index, _)| index).collect();
+        for session in sessions {
+            self.session_over(session, "fenced");
+        }
+    }
+
+    pub(super) fn session_over(&mut self, session: usize, reason: &str) {
+        let link = self.core.table.sessions.get(session).map(|sess| sess.owner);
+        self.core.close_session(session, reason);
+        if let Some(link) = link {
+            self.link_down(link, session, reason);
+        }
+    }
+
+    /// The link has no session any more; it wants another one, later.
+    fn link_down(&mut self, link: usize, session: usize, reason: &str) {
+        let now = self.core.now();
+        let Some(state) = self.links.get_mut(link).filter(|state| state.session == Some(session)) else { return };
+        state.session = None;
+        let was_up = std::mem::take(&mut state.up);
+        if state.up_since.take().is_some_and(|since| now.saturating_duration_since(since) > STABLE) {
+            state.failures = 0;
+        }
+        let message = state.said.take().unwrap_or_else(|| reason.to_owned());
+        let first = state.message.as_ref() != Some(&message);
+        state.message = Some(message.clone());
+        let server = state.spec.server.clone();
+        if was_up || first {
+            self.emit(Event::TunnelDown { server, message });
+        }
+        self.retry_link(link);
+    }
+
+    pub(super) fn link_failed(&mut self, link: usize, error: &str) {
+        let Some(state) = self.links.get_mut(link) else { return };
+        let first = state.message.as_deref() != Some(error);
+        state.message = Some(error.to_owned());
+        let server = state.spec.server.clone();
+        if first {
+            self.emit(Event::TunnelDown { server, message: error.to_owned() });
+        }
+        self.retry_link(link);
+    }
+
+    fn retry_link(&mut self, link: usize) {
+        if self.fenced || self.draining {
+            return;
+        }
+        let now = self.core.now();
+        let Some(state) = self.links.get_mut(link) else { return };
+        let ceiling = if state.returns_by.is_some_and(|by| now < by) {
+            RETURN_PACE
+        } else {
+            let grown = BACKOFF_FIRST.saturating_mul(1 << state.failures.min(10)).min(BACKOFF_MAX);
+            state.failures += 1;
+            grown
+        };
+        let (floor, serial) = (state.not_before.take().unwrap_or_default(), state.serial);
+        let wait = floor + ceiling.mul_f64(self.unit());
+        self.later(now + wait, What::Link(link, serial));
+    }
+
+    /// A POP that is not in the plan any more: its visitors finish, no new ones come.
+    pub(super) fn drop_link(&mut self, link: usize) {
+        self.cancel_dials_to(link);
+        let Some(state) = self.links.try_remove(link) else { return };
+        if let Some(session) = state.session {
+            self.leave(session, LEAVING, "agent is assigned elsewhere");
+            if !state.up {
+                self.core.close_session(session, "not in the plan");
+            }
+        }
+    }
+}
+
+fn unix_s() -> i64 {
+    (unix_ms() / 1_000) as i64
+}

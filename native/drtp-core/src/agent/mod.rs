@@ -1,0 +1,392 @@
+//! Who dials POPs: an agent, which dials the pinned local service for each visitor that comes, and a gateway, which brings
+//! the flows of its UDP listeners.
+
+mod dial;
+mod link;
+mod listener;
+mod local;
+mod plan;
+mod policy;
+mod report;
+mod resolve;
+
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mio::net::TcpStream;
+use mio::{Events, Poll, Waker};
+use slab::Slab;
+
+use dial::{Attempt, Dial, Purpose};
+use link::Link;
+use listener::Listener;
+use local::Service;
+use plan::{Entry, ServerSpec, ServiceSpec};
+use resolve::Resolver;
+
+use crate::config::AgentConfig;
+use crate::driver::Core;
+use crate::driver::socket::Socket;
+use crate::driver::table::{Upcall, unix_ms};
+use crate::event::Event;
+use crate::handle::{Command, Inbox};
+use crate::identity::Role;
+use crate::message::{GoAwayCode, ResetCode};
+use crate::report::{ApplyOutcome, EntryOutcome, FlowRecord};
+use crate::server::{Delta, random_token};
+use crate::session::{Budget, SessionConfig};
+use crate::tls::Credentials;
+
+/// How often probes and certificates' ends are looked at.
+const SWEEP: Duration = Duration::from_millis(500);
+
+/// What a timer of the agent is for.
+#[derive(Debug, Clone, Copy)]
+enum What {
+    Sweep,
+    Link(usize, u64),
+    DialStep(usize, u64),
+    DialDeadline(usize, u64),
+    Listener(usize),
+}
+
+pub(crate) struct Agent {
+    core: Core,
+    /// `Agent` or `Gateway`.
+    role: Role,
+    config: AgentConfig,
+    credentials: Credentials,
+    budget: Budget,
+    resolver: Resolver,
+    links: Slab<Link>,
+    link_by_key: HashMap<String, usize>,
+    services: Slab<Service>,
+    service_by_key: HashMap<String, usize>,
+    by_connection: HashMap<String, usize>,
+    listeners: Slab<Listener>,
+    listener_by_key: HashMap<String, usize>,
+    dials: Slab<Dial>,
+    dial_of: HashMap<usize, usize>,
+    attempts: Slab<Attempt>,
+    timers: HashMap<u64, What>,
+    recent: VecDeque<FlowRecord>,
+    /// Tells a reconnect of this process from a clone with the same epoch.
+    token: [u8; 16],
+    attempt_number: u32,
+    random: u64,
+    fenced: bool,
+    draining: bool,
+    closed: bool,
+}
+
+impl Agent {
+    pub(crate) fn new(
+        config: AgentConfig,
+        credentials: Credentials,
+        poll: Poll,
+        inbox: Inbox,
+        waker: Arc<Waker>,
+    ) -> Self {
+        let token = random_token();
+        let seed = u64::from_be_bytes([token[0], token[1], token[2], token[3], token[4], token[5], token[6], token[7]]);
+        Self {
+            core: Core::new(poll, inbox, config.flow.budget_bytes),
+            role: credentials.own.role,
+            budget: Budget::new(config.flow.budget_bytes),
+            config,
+            credentials,
+            resolver: Resolver::new(waker),
+            links: Slab::new(),
+            link_by_key: HashMap::new(),
+            services: Slab::new(),
+            service_by_key: HashMap::new(),
+            by_connection: HashMap::new(),
+            listeners: Slab::new(),
+            listener_by_key: HashMap::new(),
+            dials: Slab::new(),
+            dial_of: HashMap::new(),
+            attempts: Slab::new(),
+            timers: HashMap::new(),
+            recent: VecDeque::new(),
+            // A copy of these bytes must not predict the jitter, nor the other way round: only the seed is shared.
+            token,
+            attempt_number: 0,
+            random: seed | 1,
+            fenced: false,
+            draining: false,
+            closed: false,
+        }
+    }
+
+    /// The driver thread's life.
+    pub(crate) fn run(mut self) {
+        let mut events = Events::with_capacity(1_024);
+        let first = self.core.now();
+        self.later(first, What::Sweep);
+        while !self.closed {
+            self.core.wait(&mut events);
+            self.core.read_lanes();
+            self.decide();
+            self.core.write_out();
+            self.decide();
+            self.core.write_out();
+            self.core.bury();
+        }
+        self.core.reset_all();
+    }
+
+    fn decide(&mut self) {
+        while let Some(upcall) = self.core.table.upcalls.pop_front() {
+            self.handle(upcall);
+        }
+        for relay in std::mem::take(&mut self.core.table.refused) {
+            self.flow_refused(relay);
+        }
+        self.core.authenticated.clear();
+        self.core.mourn();
+    }
+
+    fn handle(&mut self, upcall: Upcall) {
+        match upcall {
+            Upcall::Wake => self.wake(),
+            Upcall::Own(attempt) => self.attempt_news(attempt),
+            Upcall::LaneEstablished(lane) => self.lane_established(lane),
+            Upcall::Ready { session } => self.link_ready(session),
+            Upcall::Dial { relay } => self.visitor(relay),
+            Upcall::LocalReady { relay } => self.local_ready(relay),
+            Upcall::GoAway { session, goaway } => self.link_goaway(session, &goaway),
+            Upcall::LaneFailed { session, reason } | Upcall::SessionGone { session, reason } => {
+                self.session_over(session, &reason);
+            }
+            Upcall::RelayGone { relay, outcome } => self.relay_gone(relay, outcome),
+            Upcall::Timer(what) => self.timer(what),
+            Upcall::Accept(listener) => self.listener_news(listener),
+            Upcall::Hello { .. } | Upcall::LaneReady | Upcall::Connected | Upcall::Preamble { .. } => {}
+        }
+    }
+
+    fn wake(&mut self) {
+        for answer in self.resolver.answers() {
+            self.resolved(answer.dial, answer.serial, answer.addresses);
+        }
+        loop {
+            // The host is asked for nothing: an answer that nobody waits for any more is dropped.
+            match self.core.inbox.commands.try_recv() {
+                Ok(Command::Apply(delta, answer)) => drop(answer.send(self.apply(&delta))),
+                Ok(Command::Stats(answer)) => drop(answer.send(self.stats())),
+                Ok(Command::Rotate(identity, answer)) => {
+                    let fresh = Credentials::new(&identity).map(|credentials| self.credentials = credentials);
+                    drop(answer.send(fresh));
+                }
+                Ok(Command::Drain(deadline)) => self.drain(deadline),
+                Ok(Command::Close) | Err(std::sync::mpsc::TryRecvError::Disconnected) => {
+                    self.closed = true;
+                    return;
+                }
+                Err(std::sync::mpsc::TryRecvError::Empty) => return,
+            }
+        }
+    }
+
+    fn emit(&self, event: Event) {
+        self.core.inbox.shared.events.push(event);
+    }
+
+    fn later(&mut self, at: Instant, what: What) {
+        let number = self.core.table.next_serial();
+        self.timers.insert(number, what);
+        self.core.role_timer(at, number);
+    }
+
+    fn timer(&mut self, number: u64) {
+        match self.timers.remove(&number) {
+            Some(What::Sweep) => self.sweep(),
+            Some(What::Link(link, serial)) if self.links.get(link).is_some_and(|state| state.serial == serial) => {
+                self.start_link(link);
+            }
+            Some(What::Listener(listener)) => self.listener_news(listener),
+            Some(What::DialStep(dial, serial)) => self.dial_step(dial, serial),
+            Some(What::DialDeadline(dial, serial)) => self.dial_deadline(dial, serial),
+            Some(What::Link(..)) | None => {}
+        }
+    }
+
+    fn sweep(&mut self) {
+        let at = self.core.now() + SWEEP;
+        self.later(at, What::Sweep);
+        self.probe_due();
+        self.sweep_listeners();
+        self.refresh_one_link();
+        let now_s = (unix_ms() / 1_000) as i64;
+        let expired = |lane: &crate::driver::LaneConn| lane.peer.as_ref().is_some_and(|peer| peer.not_after < now_s);
+        let sessions: Vec<usize> = self.core.lanes.iter().filter(|(_, l)| expired(l)).map(|(_, l)| l.session).collect();
+        for session in sessions {
+            if let Some(machine) = self.core.table.session(session) {
+                machine.refuse(GoAwayCode::Expired, 0, "the server's certificate has expired");
+            }
+            self.session_over(session, "the server's certificate has expired");
+        }
+    }
+
+    /// xorshift in 0..1: jitter needs no better.
+    fn unit(&mut self) -> f64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        (self.random >> 11) as f64 / (1_u64 << 53) as f64
+    }
+
+    fn session_config(&self, seed: u64) -> SessionConfig {
+        SessionConfig {
+            liveness: self.config.liveness,
+            flow: self.config.flow,
+            streams_max: self.config.limits.streams_max,
+            half_open_max: self.config.limits.streams_half_open_max,
+            seed,
+        }
+    }
+
+    // ---- dials that ended ------------------------------------------------------------------------------------------
+
+    fn dialled(&mut self, purpose: Purpose, stream: TcpStream, address: SocketAddr, took_ms: f64) {
+        match purpose {
+            Purpose::Link(link) => self.link_connected(link, stream, address),
+            Purpose::Lane { .. } => self.lane_connected(purpose, stream, address),
+            Purpose::Visitor { relay, service } => self.visitor_connected(relay, service, stream, took_ms),
+            Purpose::Probe(service) => {
+                // An orderly end: a probe must not look like a fault in the service's log.
+                if let Ok(socket) = Socket::relay(stream) {
+                    socket.end_orderly();
+                }
+                self.local_up(service, took_ms);
+            }
+        }
+    }
+
+    fn dial_failed(&mut self, purpose: Purpose, error: &str, code: ResetCode) {
+        match purpose {
+            Purpose::Link(link) => self.link_failed(link, error),
+            // The session goes on with the lanes that it has.
+            Purpose::Lane { .. } => {}
+            Purpose::Visitor { relay, service } => self.visitor_failed(relay, service, error, code),
+            Purpose::Probe(service) => self.local_down(service, error),
+        }
+    }
+
+    // ---- the plan --------------------------------------------------------------------------------------------------
+
+    /// Idempotent; one bad entry never stops another.
+    fn apply(&mut self, delta: &[u8]) -> ApplyOutcome {
+        let delta: Delta = match serde_json::from_slice(delta) {
+            Ok(delta) => delta,
+            Err(error) => return ApplyOutcome { error: Some(error.to_string()), ..ApplyOutcome::default() },
+        };
+        if let Some(targets) = delta.targets {
+            self.config.targets = targets;
+        }
+        let known = self.link_by_key.keys().chain(self.service_by_key.keys()).chain(self.listener_by_key.keys());
+        let gone: Vec<String> = if delta.whole {
+            known.filter(|key| !delta.upsert.contains_key(*key)).cloned().collect()
+        } else {
+            delta.remove.iter().filter(|key| !delta.upsert.contains_key(*key)).cloned().collect()
+        };
+        for key in gone {
+            self.remove(&key);
+        }
+        let mut outcome = ApplyOutcome::default();
+        for (key, value) in delta.upsert {
+            let result = match serde_json::from_value::<Entry>(value) {
+                Ok(Entry::Server(spec)) => {
+                    self.upsert_server(&key, spec);
+                    Ok(())
+                }
+                Ok(Entry::Service(spec)) if self.role == Role::Agent => self.upsert_service(&key, *spec),
+                Ok(Entry::Listener(spec)) if self.role == Role::Gateway => {
+                    outcome.entries.insert(key.clone(), self.upsert_listener(&key, *spec));
+                    continue;
+                }
+                Ok(_) => Err(format!("a plan of {} has no such entries", self.role.segment())),
+                Err(error) => {
+                    // A listener that cannot be read must not go on by its old meaning.
+                    self.remove_listener(&key);
+                    Err(error.to_string())
+                }
+            };
+            let entry = EntryOutcome { ok: result.is_ok(), error: result.err(), bound: None };
+            outcome.entries.insert(key, entry);
+        }
+        self.probe_due();
+        outcome
+    }
+
+    fn remove(&mut self, key: &str) {
+        self.remove_listener(key);
+        if let Some(link) = self.link_by_key.remove(key) {
+            self.drop_link(link);
+        }
+        if let Some(service) = self.service_by_key.remove(key) {
+            self.cancel_dials_of(service);
+            let state = self.services.remove(service);
+            self.by_connection.retain(|_, index| *index != service);
+            for relay in state.visitors {
+                self.core.table.end_relay(relay, Err(ResetCode::NoRoute));
+            }
+        }
+    }
+
+    fn upsert_server(&mut self, key: &str, spec: ServerSpec) {
+        if let Some(link) = self.link_by_key.get(key).copied() {
+            if self.links[link].spec == spec {
+                return;
+            }
+            self.remove(key);
+        }
+        let serial = self.core.table.next_serial();
+        let link = self.links.insert(Link::new(spec, serial));
+        self.link_by_key.insert(key.to_owned(), link);
+        self.start_link(link);
+    }
+
+    fn upsert_service(&mut self, key: &str, spec: ServiceSpec) -> Result<(), String> {
+        let target = spec.target(&self.config);
+        let now = self.core.now();
+        let index = if let Some(index) = self.service_by_key.get(key).copied() {
+            let service = &mut self.services[index];
+            let cut = !spec.enabled || service.target != target || service.spec.connection != spec.connection;
+            if cut || service.spec != spec {
+                service.spec = spec;
+                service.aim(target);
+                service.probe_at = now;
+            }
+            if cut {
+                for relay in service.visitors.clone() {
+                    self.core.table.end_relay(relay, Err(ResetCode::Disabled));
+                }
+            }
+            index
+        } else {
+            let index = self.services.insert(Service::new(spec, target, now));
+            self.service_by_key.insert(key.to_owned(), index);
+            index
+        };
+        self.by_connection.retain(|_, other| *other != index);
+        let service = &self.services[index];
+        self.by_connection.insert(service.spec.connection.clone(), index);
+        service.target.as_ref().map(|_| ()).map_err(Clone::clone)
+    }
+
+    fn drain(&mut self, deadline: Duration) {
+        self.draining = true;
+        let now = self.core.now();
+        let sessions: Vec<usize> = self.core.table.sessions.iter().map(|(index, _)| index).collect();
+        for session in sessions {
+            if let Some(machine) = self.core.table.session(session) {
+                machine.drain(deadline, "agent is stopping", now);
+            }
+            self.core.table.touch(session);
+        }
+        self.core.hurry_flows(None);
+    }
+}

@@ -1,0 +1,340 @@
+//! A flow: one UDP visitor's datagrams at this end. Its relay keeps the books; here is where the datagrams go and wait.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mio::net::UdpSocket;
+
+use super::Core;
+use super::socket::would_block;
+use super::table::Table;
+use crate::message::ResetCode;
+
+/// What one flow may have waiting for its socket.
+const DATAGRAMS_MAX: usize = 128;
+const BYTES_MAX: usize = 256 * 1024;
+/// Datagrams read from one socket in one turn, so that others get theirs.
+pub(crate) const READS_PER_TURN: usize = 256;
+/// A read: the longest datagram of either family.
+const READ_BYTES: usize = 65_536;
+/// While its session drains a flow may be silent for so long.
+const DRAIN_IDLE: Duration = Duration::from_secs(1);
+/// Answers before the visitor has proved that it hears them: so many times what it sent, and so much in any case.
+const UNPROVEN_FACTOR: u64 = 10;
+const UNPROVEN_BYTES: u64 = 4 * 1024;
+
+/// Who takes what comes from the session.
+pub(crate) enum Taker {
+    /// Nobody yet: the target's name is being resolved.
+    Nobody,
+    /// Agent: the local service, by a socket of the flow's own.
+    Local(UdpSocket),
+    /// Gateway: the visitor, by its listener's socket.
+    Visitor(Arc<UdpSocket>, SocketAddr),
+    /// POP: the relay of the other session.
+    Relay(usize),
+}
+
+pub(crate) struct Flow {
+    pub(crate) taker: Taker,
+    pub(crate) idle: Duration,
+    pub(crate) last: Instant,
+    /// Socket or other session to this session.
+    pub(crate) datagrams_read: u64,
+    /// This session to the socket or the other session.
+    pub(crate) datagrams_written: u64,
+    /// Dropped at this end: no room, too long for the path, or unproven.
+    pub(crate) dropped: u64,
+    /// In front of each datagram to the local service.
+    pub(crate) header: Vec<u8>,
+    waiting: VecDeque<Vec<u8>>,
+    waiting_bytes: usize,
+    guard: Guard,
+}
+
+/// Keeps a forged source address from being worth anything: until the visitor has answered an answer, it gets little.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Guard {
+    /// No guard: the visitor is judged elsewhere, or has proved that it hears us.
+    Proven,
+    /// Bytes that came and went so far.
+    Unproven { came: u64, went: u64 },
+}
+
+impl Guard {
+    /// The beginning, at a gateway.
+    pub(crate) const fn new() -> Self {
+        Guard::Unproven { came: 0, went: 0 }
+    }
+
+    fn came(&mut self, bytes: u64) {
+        match self {
+            // It spoke again after it was answered.
+            Guard::Unproven { went, .. } if *went > 0 => *self = Guard::Proven,
+            Guard::Unproven { came, .. } => *came += bytes,
+            Guard::Proven => {}
+        }
+    }
+
+    /// Whether an answer may go.
+    fn may_go(&mut self, bytes: u64) -> bool {
+        let Guard::Unproven { came, went } = self else { return true };
+        if *went + bytes > UNPROVEN_BYTES.max(*came * UNPROVEN_FACTOR) {
+            return false;
+        }
+        // An empty answer is an answer too.
+        *went += bytes.max(1);
+        true
+    }
+}
+
+impl Flow {
+    pub(crate) fn new(taker: Taker, idle: Duration, guard: Guard, now: Instant) -> Box<Self> {
+        Box::new(Self {
+            taker,
+            idle,
+            last: now,
+            datagrams_read: 0,
+            datagrams_written: 0,
+            dropped: 0,
+            header: Vec::new(),
+            waiting: VecDeque::new(),
+            waiting_bytes: 0,
+            guard,
+        })
+    }
+
+    /// Keeps a datagram until the turn's end, or until the socket takes it.
+    fn keep(&mut self, bytes: &[u8]) {
+        let mut whole = Vec::with_capacity(self.header.len() + bytes.len());
+        whole.extend_from_slice(&self.header);
+        whole.extend_from_slice(bytes);
+        self.waiting_bytes += whole.len();
+        self.waiting.push_back(whole);
+        while self.waiting.len() > DATAGRAMS_MAX || self.waiting_bytes > BYTES_MAX {
+            let Some(oldest) = self.waiting.pop_front() else { break };
+            self.waiting_bytes -= oldest.len();
+            self.dropped += 1;
+        }
+    }
+
+    /// What came before the target was known gets its header now.
+    pub(crate) fn begin(&mut self, socket: UdpSocket, header: Vec<u8>) {
+        for datagram in &mut self.waiting {
+            datagram.splice(0..0, header.iter().copied());
+        }
+        self.waiting_bytes += self.waiting.len() * header.len();
+        self.header = header;
+        self.taker = Taker::Local(socket);
+    }
+
+    /// The other half is there. What came before it, for it.
+    pub(crate) fn meet(&mut self, other: usize) -> VecDeque<Vec<u8>> {
+        self.taker = Taker::Relay(other);
+        self.waiting_bytes = 0;
+        self.datagrams_written += self.waiting.len() as u64;
+        std::mem::take(&mut self.waiting)
+    }
+
+    /// Bytes that wait.
+    pub(crate) fn parked(&self) -> usize {
+        self.waiting_bytes
+    }
+
+    /// Sends what waits, as far as the socket takes it; the payload bytes that went. The error is the service's refusal.
+    fn flush(&mut self) -> (u64, Option<io::Error>) {
+        let (mut went, mut refused) = (0, None);
+        while let Some(next) = self.waiting.front() {
+            let sent = match &self.taker {
+                Taker::Local(socket) => socket.send(next),
+                Taker::Visitor(socket, to) => socket.send_to(next, *to),
+                Taker::Nobody | Taker::Relay(_) => return (went, refused),
+            };
+            match sent {
+                Ok(_) => {
+                    went += (next.len() - self.header.len()) as u64;
+                    self.datagrams_written += 1;
+                }
+                Err(error) if would_block(&error) => return (went, refused),
+                // The error belongs to an earlier datagram (ICMP); this one was not sent, and goes now.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused && refused.is_none() => {
+                    refused = Some(error);
+                    continue;
+                }
+                // Too long for the path, or no way there: lost, as UDP loses.
+                Err(_) => self.dropped += 1,
+            }
+            self.waiting_bytes -= self.waiting.pop_front().map_or(0, |gone| gone.len());
+        }
+        (went, refused)
+    }
+}
+
+impl Table {
+    /// A datagram came from a relay's session.
+    pub(super) fn take_datagram(&mut self, relay: usize, bytes: &[u8]) {
+        let now = self.now;
+        let Some(state) = self.relays.get_mut(relay).filter(|relay| !relay.dead) else { return };
+        // A stream of bytes takes none.
+        let Some(flow) = state.flow.as_mut() else { return };
+        flow.last = now;
+        if let Taker::Relay(other) = flow.taker {
+            flow.datagrams_written += 1;
+            state.bytes_written += bytes.len() as u64;
+            return self.pass_on(other, bytes);
+        }
+        if !flow.guard.may_go(bytes.len() as u64) {
+            flow.dropped += 1;
+            return;
+        }
+        flow.keep(bytes);
+        self.flush_later(relay);
+    }
+
+    /// A datagram goes to a relay's session.
+    pub(crate) fn pass_on(&mut self, relay: usize, bytes: &[u8]) {
+        let now = self.now;
+        let Some(state) = self.relays.get_mut(relay).filter(|relay| !relay.dead) else { return };
+        let Some(flow) = state.flow.as_mut() else { return };
+        flow.last = now;
+        flow.guard.came(bytes.len() as u64);
+        flow.datagrams_read += 1;
+        state.bytes_read += bytes.len() as u64;
+        let (session, stream) = (state.session, state.stream);
+        if let Some(session) = self.session(session) {
+            session.datagram(stream, bytes);
+        }
+        self.touch(session);
+    }
+
+    /// When a flow has been silent for its time; `None` for what is no flow.
+    pub(super) fn silent_at(&self, relay: usize, serial: u64) -> Option<Instant> {
+        let state = self.relays.get(relay).filter(|relay| relay.serial == serial && !relay.dead)?;
+        state.flow.as_ref().map(|flow| flow.last + flow.idle)
+    }
+}
+
+impl Core {
+    /// Begins to watch a flow's silence.
+    pub(crate) fn watch_silence(&mut self, relay: usize) {
+        let Some(serial) = self.table.relays.get(relay).map(|relay| relay.serial) else { return };
+        if let Some(at) = self.table.silent_at(relay, serial) {
+            self.relay_deadline(relay, serial, at);
+        }
+    }
+
+    /// A session drains, or (`None`) all do. A flow has no end of its own, so a short silence is one now.
+    pub(crate) fn hurry_flows(&mut self, session: Option<usize>) {
+        let mut hurried = Vec::new();
+        for (index, relay) in &mut self.table.relays {
+            let concerned = session.is_none_or(|session| relay.session == session);
+            if let Some(flow) = relay.flow.as_mut().filter(|_| concerned && !relay.dead) {
+                flow.idle = flow.idle.min(DRAIN_IDLE);
+                hurried.push(index);
+            }
+        }
+        for relay in hurried {
+            self.watch_silence(relay);
+        }
+    }
+
+    /// Reads one datagram of a listener; [`Core::pass_on_received`] sends it on its way.
+    pub(crate) fn receive(&mut self, socket: &UdpSocket) -> io::Result<(usize, SocketAddr)> {
+        socket.recv_from(&mut self.scratch[..READ_BYTES])
+    }
+
+    /// The datagram read last goes to a relay's session.
+    pub(crate) fn pass_on_received(&mut self, relay: usize, count: usize) {
+        self.table.pass_on(relay, &self.scratch[..count]);
+    }
+
+    /// Sends what a flow has waiting.
+    pub(super) fn flush_flow(&mut self, index: usize) {
+        let Some(relay) = self.table.relays.get_mut(index).filter(|relay| !relay.dead) else { return };
+        let Some(flow) = relay.flow.as_mut() else { return };
+        let (went, refused) = flow.flush();
+        relay.bytes_written += went;
+        let waits_for_listener = flow.parked() > 0 && matches!(flow.taker, Taker::Visitor(..));
+        if waits_for_listener {
+            self.table.blocked.push(index);
+        }
+        if refused.is_some() {
+            self.table.refused.push(index);
+        }
+    }
+
+    /// Reads what the local service answered.
+    pub(super) fn read_flow(&mut self, index: usize) {
+        for _ in 0..READS_PER_TURN {
+            let Some(relay) = self.table.relays.get_mut(index).filter(|relay| !relay.dead) else { return };
+            let Some(Taker::Local(socket)) = relay.flow.as_ref().map(|flow| &flow.taker) else { return };
+            match socket.recv(&mut self.scratch[..READ_BYTES]) {
+                Ok(count) => self.table.pass_on(index, &self.scratch[..count]),
+                Err(error) if would_block(&error) => {
+                    relay.readable = false;
+                    return;
+                }
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => self.table.refused.push(index),
+                Err(_) => return self.table.end_relay(index, Err(ResetCode::Reset)),
+            }
+        }
+        // There may be more: the next turn goes on.
+        self.table.wakeful_next.push(index);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn an_unproven_visitor_gets_little_and_a_proven_one_everything() {
+        let mut guard = Guard::new();
+        guard.came(40);
+        assert!(guard.may_go(4_096));
+        assert!(!guard.may_go(1));
+        guard.came(40);
+        assert!(guard.may_go(1_000_000));
+        let mut large = Guard::new();
+        large.came(6_000);
+        assert!(large.may_go(60_000));
+        assert!(!large.may_go(1));
+    }
+
+    #[test]
+    fn asking_often_before_any_answer_proves_nothing() {
+        let mut guard = Guard::new();
+        (0..10).for_each(|_| guard.came(1));
+        assert!(!guard.may_go(5_000));
+    }
+
+    proptest! {
+        #[test]
+        fn a_forged_source_is_never_worth_more_than_the_factor(
+            came in proptest::collection::vec(0_u64..70_000, 1..20),
+            answers in proptest::collection::vec(0_u64..70_000, 0..50),
+        ) {
+            let mut guard = Guard::new();
+            came.iter().for_each(|bytes| guard.came(*bytes));
+            let went: u64 = answers.iter().filter(|bytes| guard.may_go(**bytes)).sum();
+            prop_assert!(went <= UNPROVEN_BYTES.max(UNPROVEN_FACTOR * came.iter().sum::<u64>()));
+        }
+
+        #[test]
+        fn what_waits_for_a_socket_is_bounded_and_the_newest_stay(sizes in proptest::collection::vec(0_usize..65_508, 1..300)) {
+            let mut flow = Flow::new(Taker::Nobody, Duration::from_secs(60), Guard::Proven, Instant::now());
+            for (at, size) in sizes.iter().enumerate() {
+                flow.keep(&vec![at as u8; *size]);
+                prop_assert!(flow.waiting.len() <= DATAGRAMS_MAX && flow.waiting_bytes <= BYTES_MAX);
+                prop_assert_eq!(flow.waiting.back().map(Vec::len), Some(*size));
+            }
+            prop_assert_eq!(flow.waiting.iter().map(Vec::len).sum::<usize>(), flow.waiting_bytes);
+            prop_assert_eq!(flow.waiting.len() as u64 + flow.dropped, sizes.len() as u64);
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! Who a peer is: one SPIFFE URI of its leaf certificate, and nothing else (GHSA-mrpr-756c-xm47: never from another link of the chain).
+
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+/// What a certificate may be for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// Serves from the private side.
+    Agent,
+    /// Accepts agents and gives endpoints.
+    Pop,
+    /// Brings visitors.
+    Gateway,
+    /// Any other role of the system: never welcome here.
+    Other,
+}
+
+impl Role {
+    /// The path segment before the uid.
+    pub const fn segment(self) -> &'static str {
+        match self {
+            Role::Agent => "agent",
+            Role::Pop => "pop",
+            Role::Gateway => "gateway",
+            Role::Other => "other",
+        }
+    }
+}
+
+/// A verified peer, as its leaf says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerIdentity {
+    /// `spiffe://<this>/…`.
+    pub trust_domain: String,
+    /// What it is.
+    pub role: Role,
+    /// Its uid.
+    pub uid: String,
+    /// Unix seconds; live sessions are held to it.
+    pub not_after: i64,
+}
+
+/// A leaf that names nobody, or more than one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum IdentityError {
+    /// No certificate, or not one.
+    #[error("no readable leaf certificate")]
+    Unreadable,
+    /// Zero or several URI names.
+    #[error("the leaf must carry exactly one URI name, it carries {0}")]
+    UriCount(usize),
+    /// Not a DRTP SPIFFE id.
+    #[error("the leaf's URI is not a DRTP identity")]
+    Shape,
+    /// Another role, trust domain or uid than wanted.
+    #[error("the peer is {found}, wanted {wanted}")]
+    Wrong {
+        /// `role/uid` as shown.
+        found: String,
+        /// What was wanted.
+        wanted: String,
+    },
+}
+
+impl PeerIdentity {
+    /// Reads the leaf. The chain was verified by rustls before.
+    pub fn of_leaf(der: &[u8]) -> Result<Self, IdentityError> {
+        let (_, leaf) = X509Certificate::from_der(der).map_err(|_| IdentityError::Unreadable)?;
+        let names = leaf.subject_alternative_name().map_err(|_| IdentityError::Unreadable)?;
+        let names = names.map(|extension| extension.value.general_names.as_slice()).unwrap_or_default();
+        let uris: Vec<&str> =
+            names.iter().filter_map(|name| if let GeneralName::URI(uri) = name { Some(*uri) } else { None }).collect();
+        let [uri] = uris.as_slice() else { return Err(IdentityError::UriCount(uris.len())) };
+        let not_after = leaf.validity().not_after.timestamp();
+        parse(uri, not_after).ok_or(IdentityError::Shape)
+    }
+
+    /// Our own certificate must fit what we are started as.
+    pub(crate) fn must_be_own(&self, role: Role) -> Result<(), crate::error::CoreError> {
+        let fits = self.must_be(role, &self.trust_domain, None);
+        fits.map_err(|error| crate::error::CoreError::Identity(error.to_string()))
+    }
+
+    /// Holds the peer to a role, to our own trust domain, and to a uid where one is expected.
+    pub fn must_be(&self, role: Role, trust_domain: &str, uid: Option<&str>) -> Result<(), IdentityError> {
+        let fits = self.role == role && self.trust_domain == trust_domain && uid.is_none_or(|uid| uid == self.uid);
+        if fits {
+            return Ok(());
+        }
+        Err(IdentityError::Wrong {
+            found: format!("{}/{} of {}", self.role.segment(), self.uid, self.trust_domain),
+            wanted: format!("{}/{} of {trust_domain}", role.segment(), uid.unwrap_or("*")),
+        })
+    }
+}
+
+/// `spiffe://<trust domain>/[org/<uid>/][project/<uid>/]<role>/<uid>`, and nothing beside it.
+fn parse(uri: &str, not_after: i64) -> Option<PeerIdentity> {
+    let rest = uri.strip_prefix("spiffe://")?;
+    let (trust_domain, path) = rest.split_once('/')?;
+    let word = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+    let segments: Vec<&str> = path.split('/').collect();
+    if !word(trust_domain) || segments.len() % 2 != 0 || !segments.iter().all(|s| word(s)) {
+        return None;
+    }
+    let (scope, last) = segments.split_at(segments.len() - 2);
+    if !scope.chunks(2).all(|pair| pair[0] == "org" || pair[0] == "project") {
+        return None;
+    }
+    let role = match last[0] {
+        "agent" => Role::Agent,
+        "pop" => Role::Pop,
+        "gateway" => Role::Gateway,
+        "controlplane" | "user" => Role::Other,
+        _ => return None,
+    };
+    Some(PeerIdentity { trust_domain: trust_domain.to_owned(), role, uid: last[1].to_owned(), not_after })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_role_is_the_last_pair_and_scopes_cannot_pose_as_one() {
+        let agent = parse("spiffe://td/org/o/project/p/agent/a-1", 5).unwrap();
+        assert_eq!((agent.role, agent.uid.as_str()), (Role::Agent, "a-1"));
+        assert_eq!(parse("spiffe://td/pop/p1", 5).map(|p| p.role), Some(Role::Pop));
+        for bad in [
+            "spiffe://td/agent/a/pop/p",
+            "spiffe://td/agent/",
+            "spiffe://td/agent/a/b",
+            "https://td/agent/a",
+            "spiffe:///agent/a",
+            "spiffe://td/agent/a?x=/pop/b",
+            "spiffe://td/org/o/agent/..%2fpop",
+        ] {
+            assert_eq!(parse(bad, 0), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn another_trust_domain_is_another_world() {
+        let peer = parse("spiffe://elsewhere/agent/a", 0).unwrap();
+        assert!(peer.must_be(Role::Agent, "here", None).is_err());
+        assert!(peer.must_be(Role::Agent, "elsewhere", Some("b")).is_err());
+        assert!(peer.must_be(Role::Agent, "elsewhere", Some("a")).is_ok());
+    }
+
+    #[test]
+    fn exactly_one_uri_ghsa_hhm9_wf63_g7qj() {
+        let leaf = |uris: &[&str]| {
+            let mut params = rcgen::CertificateParams::new(vec!["name".to_owned()]).unwrap();
+            for uri in uris {
+                params.subject_alt_names.push(rcgen::SanType::URI((*uri).try_into().unwrap()));
+            }
+            let key = rcgen::KeyPair::generate().unwrap();
+            params.self_signed(&key).unwrap().der().to_vec()
+        };
+        let one = leaf(&["spiffe://td/agent/a"]);
+        assert_eq!(PeerIdentity::of_leaf(&one).unwrap().uid, "a");
+        let two = leaf(&["spiffe://td/agent/a", "spiffe://td/agent/b"]);
+        assert_eq!(PeerIdentity::of_leaf(&two), Err(IdentityError::UriCount(2)));
+        assert_eq!(PeerIdentity::of_leaf(&leaf(&[])), Err(IdentityError::UriCount(0)));
+        assert_eq!(PeerIdentity::of_leaf(b"junk"), Err(IdentityError::Unreadable));
+    }
+}

@@ -1,0 +1,28 @@
+//! The DRTP tunnel core: a sans-I/O protocol (`drtp/1`) and the driver that moves the bytes.
+//!
+//! Hosts use [`TunnelServer`] (a POP), [`TunnelAgent`] and [`TunnelGateway`]. Each runs one driver thread of their own; every method may be
+//! called from any thread, and none waits for a peer.
+
+pub mod access;
+mod agent;
+mod config;
+mod driver;
+mod error;
+mod event;
+pub mod frame;
+mod handle;
+mod identity;
+pub mod message;
+pub mod proxy;
+mod report;
+mod server;
+pub mod session;
+mod tls;
+
+pub use config::{
+    AgentConfig, AppProtocol, CoreLimits, Flow, GatewayConfig, Identity, Liveness, ServerConfig, Target, TargetTls,
+};
+pub use error::CoreError;
+pub use event::Event;
+pub use handle::{TunnelAgent, TunnelGateway, TunnelServer};
+pub use report::{ApplyOutcome, ConnectionStats, EntryOutcome, FlowRecord, LaneStats, LocalStats, SessionStats, Stats};

@@ -1,0 +1,181 @@
+//! What the core answers: the outcome of an apply, and statistics. All serialise to camelCase JSON.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+/// How each entry of a delta was taken. One bad entry never stops another.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ApplyOutcome {
+    /// Entry key -> how it went; removed keys are not listed.
+    pub entries: BTreeMap<String, EntryOutcome>,
+    /// The delta itself could not be read; nothing was changed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// How one entry was taken.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EntryOutcome {
+    /// In force. An entry may be in force and still carry an `error`, when part of it denies (an unreadable access list).
+    pub ok: bool,
+    /// What is wrong, for people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// POP: the endpoint's `address:port`, or its path.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bound: Option<String>,
+}
+
+/// A lane as measured.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LaneStats {
+    /// Smoothed round trip.
+    pub round_trip_ms: Option<f64>,
+    /// Mean deviation between round trips.
+    pub jitter_ms: f64,
+    /// Share of pings that came back late or never, 0 to 1, decaying.
+    pub loss: f64,
+    /// Datagrams dropped because the lane was slower than their flow.
+    pub datagrams_dropped: u64,
+    /// Bytes on the wire in, TLS included.
+    pub bytes_in: u64,
+    /// Bytes on the wire out, TLS included.
+    pub bytes_out: u64,
+}
+
+/// A session with one peer.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SessionStats {
+    /// Agent uid at the POP, server uid at the agent.
+    pub peer: String,
+    /// Its address.
+    pub address: String,
+    /// `Connecting`, `Greeting`, `Open`, `Draining`, `Closed`.
+    pub state: String,
+    /// The agent's epoch.
+    pub epoch: u64,
+    /// Live since.
+    pub since_unix_ms: u64,
+    /// Open streams.
+    pub streams: u64,
+    /// Lanes.
+    pub lanes: Vec<LaneStats>,
+    /// What went wrong last, agent side.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}
+
+/// One connection (a service at one agent), totals since start.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ConnectionStats {
+    /// Connection uid.
+    pub connection: String,
+    /// Service `<namespace>/<name>`.
+    pub service: String,
+    /// Open now.
+    pub streams: u64,
+    /// Opened since start.
+    pub streams_total: u64,
+    /// Visitors refused or reset by access, caps, or no agent.
+    pub denied_total: u64,
+    /// Visitor to service, bytes.
+    pub bytes_in: u64,
+    /// Service to visitor, bytes.
+    pub bytes_out: u64,
+    /// POP: endpoint bound.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bound: Option<String>,
+    /// POP: it accepts visitors now. Agent: the plan enables it.
+    pub live: bool,
+    /// Agent: its local service.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub local: Option<LocalStats>,
+}
+
+/// The local service as the agent sees it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LocalStats {
+    /// `Unknown`, `Reachable` or `Unreachable`.
+    pub state: String,
+    /// `host:port` as pinned.
+    pub target: String,
+    /// Last successful connect.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connect_ms: Option<f64>,
+    /// Mean deviation between connect times.
+    pub jitter_ms: f64,
+    /// Failed connects since start.
+    pub failures_total: u64,
+    /// Last failure, for people.
+    pub message: String,
+}
+
+/// One finished visitor, for a live screen.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FlowRecord {
+    /// When it ended.
+    pub ended_unix_ms: u64,
+    /// Visitor `address:port`, "" if unknown.
+    pub visitor: String,
+    /// Service `<namespace>/<name>`.
+    pub service: String,
+    /// Connection uid.
+    pub connection: String,
+    /// The gateway's stream id (UUID text, also the trace id), "" if none came.
+    pub stream_id: String,
+    /// Visitor to service, bytes.
+    pub bytes_in: u64,
+    /// Service to visitor, bytes.
+    pub bytes_out: u64,
+    /// UDP, visitor to service.
+    pub datagrams_in: u64,
+    /// UDP, service to visitor.
+    pub datagrams_out: u64,
+    /// UDP, dropped at this end.
+    pub datagrams_dropped: u64,
+    /// Gateway: key of the listener's entry.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub listener: String,
+    /// From accept or OPEN to the end.
+    pub duration_ms: u64,
+    /// `finished`, or a reset code in words.
+    pub outcome: String,
+}
+
+/// Everything the core counts.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Stats {
+    /// Grows while the driver lives: a watchdog compares two readings.
+    pub ticks: u64,
+    /// The driver did not answer in time; the rest is the last answer.
+    pub stale: bool,
+    /// Sessions.
+    pub sessions: Vec<SessionStats>,
+    /// Connections.
+    pub connections: Vec<ConnectionStats>,
+    /// Newest last; the oldest are dropped.
+    pub recent: Vec<FlowRecord>,
+    /// Open streams.
+    pub streams: u64,
+    /// Connections that have not yet shown who they are.
+    pub pre_auth: u64,
+    /// Dials to local services under way.
+    pub dials: u64,
+    /// Bytes parked for slow receivers.
+    pub parked_bytes: u64,
+    /// Events lost to a host that did not read them.
+    pub events_dropped: u64,
+    /// Times that accepting paused because descriptors ran out.
+    pub accept_paused_total: u64,
+    /// Draining, or drained.
+    pub draining: bool,
+}

@@ -1,0 +1,325 @@
+//! Who comes in by which door: agents' lanes, gateways' visitors. Nobody is ever waited for, everybody has a deadline.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use slab::Slab;
+
+use super::antechamber::Guest;
+use super::entries::Mode;
+use super::listener::out_of_descriptors;
+use super::{Door, Server};
+use crate::driver::LaneConn;
+use crate::driver::relay::{Phase, Relay};
+use crate::driver::socket::{Socket, would_block};
+use crate::driver::table::canonical;
+use crate::identity::Role;
+use crate::message::{Carries, Open, ResetCode};
+use crate::proxy::{Header, Parsed, parse_any, parse_v2};
+use crate::session::Session;
+use crate::tls::Tls;
+
+/// Accepting goes on after this when descriptors ran out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+impl Server {
+    /// Takes everybody who waits at a door.
+    pub(super) fn accept(&mut self, door: usize) {
+        loop {
+            let accepted = match self.doors.get(door) {
+                Some(Door::Agents(listener) | Door::Endpoint(_, listener)) => listener.accept(),
+                None => return,
+            };
+            match accepted {
+                Ok((socket, peer)) => self.admit(door, socket, peer.map(canonical)),
+                Err(error) if would_block(&error) => return,
+                Err(error) if out_of_descriptors(&error) => return self.pause(door),
+                // The visitor went away before it was taken.
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => {}
+                Err(_) => return self.pause(door),
+            }
+        }
+    }
+
+    /// Out of descriptors: one waiting connection is turned away, the rest wait for a moment.
+    fn pause(&mut self, door: usize) {
+        self.accept_paused_total += 1;
+        if let Some(Door::Agents(listener) | Door::Endpoint(_, listener)) = self.doors.get(door) {
+            self.reserve.turn_away(listener);
+        }
+        let at = self.core.now() + ACCEPT_PAUSE;
+        self.core.role_timer(at, door as u64);
+    }
+
+    fn admit(&mut self, door: usize, socket: Socket, peer: Option<SocketAddr>) {
+        match self.doors.get(door) {
+            Some(Door::Agents(_)) => self.admit_agent(socket, peer),
+            Some(Door::Endpoint(route, _)) => self.admit_visitor(*route, socket, peer),
+            None => {}
+        }
+    }
+
+    // ---- counting those who have not shown who they are ------------------------------------------------------------
+
+    /// An agent's lane has shown who it is, or is gone.
+    pub(super) fn leave_pre_auth(&mut self, ip: IpAddr) {
+        self.strangers.leave(ip);
+    }
+
+    pub(super) fn preamble_over(&mut self, relay: usize) {
+        if let Some(ip) = self.preamble_peer(relay) {
+            self.visitors.leave(ip);
+        }
+    }
+
+    /// A visitor in its preamble remembers its socket's peer as its visitor, until a header says better.
+    fn preamble_peer(&self, relay: usize) -> Option<IpAddr> {
+        self.waiting_peer.get(&relay).map(SocketAddr::ip)
+    }
+
+    // ---- agents ----------------------------------------------------------------------------------------------------
+
+    fn admit_agent(&mut self, socket: Socket, peer: Option<SocketAddr>) {
+        let (Some(peer), Socket::Tcp(stream)) = (peer, socket) else { return };
+        let now = self.core.now();
+        let limits = self.config.limits;
+        let places = (limits.pre_auth_max, limits.pre_auth_per_address_max);
+        self.ask_a_lane_to_leave(peer.ip(), places, now);
+        if !self.strangers.enter(peer.ip(), places.0, places.1) {
+            return;
+        }
+        let until = now + Duration::from_millis(u64::from(limits.handshake_ms) + u64::from(limits.first_frame_ms));
+        let lane = Socket::lane(stream).map_err(|error| error.to_string());
+        let tls = Tls::server(&self.credentials.tunnel_server).map_err(|error| error.to_string());
+        let (Ok(lane), Ok(tls)) = (lane, tls) else { return self.leave_pre_auth(peer.ip()) };
+        let machine = Session::server(self.session_config(u64::from(peer.port()) | 1 << 20), self.budget.clone(), now);
+        let session = self.core.add_session(machine, 0, peer.to_string());
+        let added = self.core.add_lane(lane, tls, session, 0, peer, until).ok();
+        let Some((index, lane)) = added.and_then(|index| Some((index, self.core.lanes.get_mut(index)?))) else {
+            self.core.close_session(session, "cannot register");
+            return self.leave_pre_auth(peer.ip());
+        };
+        lane.pre_auth = true;
+        let guest = (index, lane.serial);
+        let lanes = &self.core.lanes;
+        self.strangers.seat(guest, now, |guest| is_stranger(lanes, guest));
+    }
+
+    /// In a full room the lane that has been a stranger for longest makes place.
+    fn ask_a_lane_to_leave(&mut self, ip: IpAddr, places: (u32, u32), now: Instant) {
+        let lanes = &self.core.lanes;
+        let longest = self.strangers.longest_waiting(ip, places, now, |guest| is_stranger(lanes, guest));
+        let Some((index, _)) = longest else { return };
+        if let Some(lane) = self.core.lanes.get_mut(index) {
+            lane.pre_auth = false;
+            let address = lane.address;
+            self.leave_pre_auth(address.ip());
+            self.core.drop_lane(index, "another stranger needed the place");
+        }
+    }
+
+    /// The same among visitors who have not shown their header.
+    fn ask_a_visitor_to_leave(&mut self, ip: IpAddr, places: (u32, u32), now: Instant) {
+        let relays = &self.core.table.relays;
+        let longest = self.visitors.longest_waiting(ip, places, now, |guest| is_in_preamble(relays, guest));
+        let Some((relay, _)) = longest else { return };
+        self.preamble_over(relay);
+        self.waiting_peer.remove(&relay);
+        self.core.table.end_relay(relay, Err(ResetCode::Busy));
+    }
+
+    // ---- visitors --------------------------------------------------------------------------------------------------
+
+    fn admit_visitor(&mut self, route: usize, socket: Socket, peer: Option<SocketAddr>) {
+        // Without an agent the handshake is never completed: the gateway tries the next POP.
+        if self.draining.is_some() || !self.is_served(route) || !self.within_rate(route) {
+            if let Some(route) = self.routes.get_mut(route) {
+                route.denied_total += 1;
+            }
+            return;
+        }
+        let Some(state) = self.routes.get(route) else { return };
+        let mode = state.spec.mode;
+        let known = peer.unwrap_or_else(|| SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)));
+        let declared = mode != Mode::Plain || state.plain_from.iter().any(|net| net.contains(&known.ip()));
+        // All visitors of a gateway come from its one address, so a burst of them may take most of what there is.
+        let most = self.config.limits.pre_auth_max;
+        let places = (most, most - most / 4);
+        let now = self.core.now();
+        self.ask_a_visitor_to_leave(known.ip(), places, now);
+        if !self.visitors.enter(known.ip(), places.0, places.1) {
+            return;
+        }
+        let serial = self.core.table.next_serial();
+        let destination = socket.local_address().map(canonical);
+        let relay = self.core.table.relays.insert(Relay::new(Phase::Preamble, route, serial, now));
+        self.waiting_peer.insert(relay, known);
+        let relays = &self.core.table.relays;
+        self.visitors.seat((relay, serial), now, |guest| is_in_preamble(relays, guest));
+        let limits = self.config.limits;
+        let mut patience = Duration::from_millis(u64::from(limits.proxy_header_ms));
+        if mode == Mode::Mtls {
+            patience += Duration::from_millis(u64::from(limits.handshake_ms));
+        }
+        if self.core.attach(relay, socket, Some(now + patience)).is_err() {
+            return self.core.table.end_relay(relay, Err(ResetCode::Busy));
+        }
+        if mode == Mode::Mtls {
+            match Tls::server(&self.credentials.endpoint) {
+                Ok(tls) => self.core.start_tls(relay, tls),
+                Err(_) => self.core.table.end_relay(relay, Err(ResetCode::TlsFailed)),
+            }
+        } else if !declared {
+            // An undeclared peer's bytes are never read as a header: it is the visitor itself.
+            let header = Header { source: peer, destination, ..Header::default() };
+            self.meet(relay, &header);
+        }
+    }
+
+    /// First bytes of a visitor: TLS identity, then the PROXY header.
+    pub(super) fn preamble(&mut self, relay: usize) {
+        let Some(state) = self.core.table.relays.get(relay).filter(|r| !r.dead && r.phase == Phase::Preamble) else {
+            return;
+        };
+        let Some(route) = self.routes.get(state.owner) else {
+            return self.core.table.end_relay(relay, Err(ResetCode::NoRoute));
+        };
+        let mode = route.spec.mode;
+        if mode == Mode::Mtls {
+            let tls = state.tls.as_ref().filter(|tls| tls.established());
+            let Some(tls) = tls else { return self.give_up_if_ended(relay) };
+            if state.gateway.is_none() {
+                match self.judge_gateway(tls) {
+                    Ok(gateway) => {
+                        let state = &mut self.core.table.relays[relay];
+                        state.gateway = Some(Box::new(gateway));
+                        let serial = state.serial;
+                        let patience = Duration::from_millis(u64::from(self.config.limits.proxy_header_ms));
+                        let until = self.core.now() + patience;
+                        self.core.relay_deadline(relay, serial, until);
+                    }
+                    Err(code) => return self.deny(relay, code),
+                }
+            }
+        }
+        let state = &self.core.table.relays[relay];
+        let parsed = if mode == Mode::Plain { parse_any(&state.unsent) } else { parse_v2(&state.unsent) };
+        match parsed {
+            Ok(Parsed::Partial) => self.give_up_if_ended(relay),
+            Ok(Parsed::Whole(header, length)) => {
+                self.core.table.relays[relay].unsent.drain(..length);
+                self.meet(relay, &header);
+            }
+            Err(crate::proxy::ProxyError::Missing) if mode == Mode::Plain => {
+                // Optional from declared peers: without one, the socket's peer is the visitor.
+                let peer = self.waiting_peer.get(&relay).copied();
+                self.meet(relay, &Header { source: peer, ..Header::default() });
+            }
+            Err(_) => self.deny(relay, ResetCode::Denied),
+        }
+    }
+
+    /// Its end came before it had shown what is needed.
+    fn give_up_if_ended(&mut self, relay: usize) {
+        if self.core.table.relays[relay].ended_early {
+            self.core.table.end_relay(relay, Err(ResetCode::Reset));
+        }
+    }
+
+    /// A client of an `mtls` endpoint must be a gateway that this POP trusts. An agent's certificate is not enough.
+    fn judge_gateway(&self, tls: &Tls) -> Result<(String, i64), ResetCode> {
+        let peer = tls.peer().map_err(|_| ResetCode::Denied)?;
+        peer.must_be(Role::Gateway, &self.credentials.own.trust_domain, None).map_err(|_| ResetCode::Denied)?;
+        if !self.trusts(&peer.uid) || super::expired(peer.not_after) {
+            return Err(ResetCode::Denied);
+        }
+        Ok((peer.uid, peer.not_after))
+    }
+
+    /// A gateway of the table, and not revoked.
+    pub(super) fn trusts(&self, gateway: &String) -> bool {
+        self.gateways.contains(gateway) && !self.denied.contains(gateway)
+    }
+
+    /// The visitor is known: the route decides, and an agent is told.
+    fn meet(&mut self, relay: usize, header: &Header) {
+        let owner = self.core.table.relays[relay].owner;
+        let Some(route) = self.routes.get(owner) else { return self.deny(relay, ResetCode::NoRoute) };
+        // Between its handshake and its header a gateway may have lost its trust.
+        let gateway = self.core.table.relays[relay].gateway.as_ref();
+        if gateway.is_some_and(|gateway| !self.trusts(&gateway.0)) {
+            return self.deny(relay, ResetCode::Denied);
+        }
+        let meant = header.service.as_ref().is_none_or(|service| *service == route.spec.service);
+        let visitor = header.source.map(canonical);
+        // Datagrams come on gateways' lanes, never here.
+        let meant = meant && route.spec.carries() == Carries::Bytes;
+        if !meant || !route.spec.enabled || !route.access.allows(visitor.map(|address| address.ip())) {
+            return self.deny(relay, ResetCode::Denied);
+        }
+        let cap = route.spec.limits.streams_max;
+        if cap > 0 && route.visitors.len() >= cap as usize {
+            return self.deny(relay, ResetCode::Busy);
+        }
+        let half_open_cap = route.spec.limits.streams_half_open_max;
+        let open = Open {
+            connection: route.spec.connection.clone(),
+            visitor,
+            destination: header.destination,
+            stream_id: header.stream_id,
+            deadline_ms: self.config.limits.dial_ms,
+            carries: Carries::Bytes,
+        };
+        let Some(session) = self.session_for(owner) else { return self.deny(relay, ResetCode::Lost) };
+        let half_open = self.core.table.session(session).map_or(0, |s| s.half_open_count());
+        if half_open_cap > 0 && half_open >= half_open_cap {
+            return self.deny(relay, ResetCode::Busy);
+        }
+        self.preamble_over(relay);
+        self.waiting_peer.remove(&relay);
+        match self.core.table.open_stream(relay, session, &open) {
+            Ok(()) => {
+                let route = &mut self.routes[owner];
+                route.visitors.insert(relay);
+                route.streams_total += 1;
+            }
+            Err(code) => self.deny(relay, code),
+        }
+    }
+
+    fn deny(&mut self, relay: usize, code: ResetCode) {
+        let owner = self.core.table.relays[relay].owner;
+        if let Some(route) = self.routes.get_mut(owner) {
+            route.denied_total += 1;
+        }
+        self.core.table.end_relay(relay, Err(code));
+    }
+
+    /// A token bucket with a burst of two seconds' worth.
+    pub(super) fn within_rate(&mut self, route: usize) -> bool {
+        let now = self.core.now();
+        let common = self.config.limits.new_streams_per_s;
+        let Some(route) = self.routes.get_mut(route) else { return false };
+        let own = route.spec.limits.new_streams_per_s;
+        let rate = f64::from(if own > 0 { own } else { common });
+        if rate == 0.0 {
+            return true;
+        }
+        let earned = now.saturating_duration_since(route.tokens_at).as_secs_f64() * rate;
+        route.tokens = (route.tokens + earned).min(rate * 2.0);
+        route.tokens_at = now;
+        if route.tokens < 1.0 {
+            return false;
+        }
+        route.tokens -= 1.0;
+        true
+    }
+}
+
+fn is_stranger(lanes: &Slab<LaneConn>, (index, serial): Guest) -> bool {
+    lanes.get(index).is_some_and(|lane| lane.serial == serial && lane.pre_auth)
+}
+
+fn is_in_preamble(relays: &Slab<Relay>, (index, serial): Guest) -> bool {
+    relays.get(index).is_some_and(|relay| relay.serial == serial && !relay.dead && relay.phase == Phase::Preamble)
+}

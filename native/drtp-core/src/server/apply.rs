@@ -1,0 +1,245 @@
+//! A delta of the RouteTable comes into force: endpoints open, close and are re-judged, and live visitors with them.
+
+use std::collections::BTreeMap;
+
+use super::entries::{Entry, Mode, Place, RouteSpec};
+use super::listener::Bound;
+use super::{Delta, Door, Route, Server};
+use crate::access::{Access, parse_net};
+use crate::driver::listener_token;
+use crate::event::Event;
+use crate::identity::Role;
+use crate::message::{GoAwayCode, ResetCode};
+use crate::report::{ApplyOutcome, EntryOutcome};
+
+impl Server {
+    /// Idempotent; one bad entry never stops another.
+    pub(super) fn apply(&mut self, delta: &[u8]) -> ApplyOutcome {
+        let delta: Delta = match serde_json::from_slice(delta) {
+            Ok(delta) => delta,
+            Err(error) => return ApplyOutcome { error: Some(error.to_string()), ..ApplyOutcome::default() },
+        };
+        let mut outcome = ApplyOutcome::default();
+        let known = self.by_key.keys().chain(self.trust_keys.keys()).chain(self.deny_keys.keys());
+        let gone: Vec<String> = if delta.whole {
+            known.filter(|key| !delta.upsert.contains_key(*key)).cloned().collect()
+        } else {
+            delta.remove.clone()
+        };
+        for key in gone.iter().filter(|key| !delta.upsert.contains_key(*key)) {
+            self.remove(key);
+        }
+        for (key, value) in delta.upsert {
+            let result = match serde_json::from_value::<Entry>(value) {
+                Ok(Entry::Route(spec)) => self.upsert_route(&key, *spec),
+                Ok(Entry::Trust { gateways }) => {
+                    self.trust_keys.insert(key.clone(), gateways.into_iter().collect());
+                    EntryOutcome { ok: true, ..EntryOutcome::default() }
+                }
+                Ok(Entry::Deny { minimum_generation }) => {
+                    // Below zero: none of this identity's certificates is accepted.
+                    let (denied, held): (BTreeMap<_, _>, BTreeMap<_, _>) =
+                        minimum_generation.into_iter().partition(|(_, least)| *least < 0);
+                    // A certificate does not say its generation: whoever wants one held must not believe that it is.
+                    let complaint = (!held.is_empty()).then(|| {
+                        "minimum generations of 0 and more are the authority's to hold, not a POP's".to_owned()
+                    });
+                    self.deny_keys.insert(key.clone(), denied.into_keys().collect());
+                    EntryOutcome { ok: true, error: complaint, ..EntryOutcome::default() }
+                }
+                // What cannot be read must not go on by its old meaning: it denies. A list of the denied that cannot be
+                // read denies whom it denied before.
+                Err(error) => {
+                    if !self.deny_keys.contains_key(&key) {
+                        self.remove(&key);
+                    }
+                    EntryOutcome { error: Some(error.to_string()), ..EntryOutcome::default() }
+                }
+            };
+            outcome.entries.insert(key, result);
+        }
+        self.gateways = self.trust_keys.values().flatten().cloned().collect();
+        self.denied = self.deny_keys.values().flatten().cloned().collect();
+        self.cut();
+        outcome
+    }
+
+    fn remove(&mut self, key: &str) {
+        self.trust_keys.remove(key);
+        self.deny_keys.remove(key);
+        let Some(index) = self.by_key.remove(key) else { return };
+        let route = self.routes.remove(index);
+        if let Some(door) = route.door {
+            self.doors.try_remove(door);
+        }
+        if let Place::Unix(path) = &route.place {
+            // A path that is gone already is what was wanted.
+            let _ = std::fs::remove_file(path);
+        }
+        for relay in route.visitors {
+            self.core.table.end_relay(relay, Err(ResetCode::NoRoute));
+        }
+        self.end_preambles(index);
+    }
+
+    /// Visitors that had not yet shown their header when their route changed: the slot may get another tenant.
+    fn end_preambles(&mut self, route: usize) {
+        let waiting = self.core.table.relays.iter().filter(|(_, r)| r.owner == route && !r.has_stream() && !r.dead);
+        for relay in waiting.map(|(index, _)| index).collect::<Vec<_>>() {
+            self.core.table.end_relay(relay, Err(ResetCode::NoRoute));
+            self.core.table.relays[relay].owner = usize::MAX;
+        }
+    }
+
+    fn upsert_route(&mut self, key: &str, spec: RouteSpec) -> EntryOutcome {
+        let (access, mut complaint) = Access::compile(&spec.access);
+        let nets: Vec<Option<ipnet::IpNet>> = spec.plain_from.iter().map(|text| parse_net(text)).collect();
+        if nets.iter().any(Option::is_none) {
+            complaint.get_or_insert_with(|| "unreadable plainFrom: that part declares nobody".to_owned());
+        }
+        let plain_from = nets.into_iter().flatten().collect();
+        let place = match spec.bind.place(spec.mode) {
+            Ok(place) => place,
+            Err(error) => {
+                self.remove(key);
+                return EntryOutcome { error: Some(error), ..EntryOutcome::default() };
+            }
+        };
+        let moved = self.by_key.get(key).is_some_and(|index| {
+            let old = &self.routes[*index];
+            old.spec.bind != spec.bind || old.spec.mode != spec.mode || old.spec.connection != spec.connection
+        });
+        if moved {
+            self.remove(key);
+        }
+        let index = if let Some(index) = self.by_key.get(key).copied() {
+            let route = &mut self.routes[index];
+            (route.spec, route.access, route.plain_from) = (spec, access, plain_from);
+            index
+        } else {
+            let index = self.routes.insert(Route::new(key, spec, access, plain_from, place, self.core.now()));
+            self.by_key.insert(key.to_owned(), index);
+            index
+        };
+        let bound = self.open_door(index);
+        let route = &self.routes[index];
+        EntryOutcome { ok: bound.is_ok(), error: bound.err().or(complaint), bound: route.bound.clone() }
+    }
+
+    /// Re-judges every session and every live visitor by what is in force now, and resets who may not stay.
+    fn cut(&mut self) {
+        self.by_agent.clear();
+        for (index, route) in &self.routes {
+            for uid in &route.spec.agents {
+                self.by_agent.entry(uid.clone()).or_default().push(index);
+            }
+        }
+        for (uid, session) in self.judged_sessions() {
+            let peer = self.core.table.sessions.get(session).and_then(|session| session.peer.as_ref());
+            let of_gateway = peer.is_some_and(|peer| peer.role == Role::Gateway);
+            let reason = if self.denied.contains(&uid) {
+                Some((GoAwayCode::Denied, "this identity was revoked"))
+            } else if of_gateway {
+                (!self.trusts(&uid)).then_some((GoAwayCode::UnknownAgent, "this gateway is not trusted here any more"))
+            } else if !self.by_agent.contains_key(&uid) {
+                Some((GoAwayCode::UnknownAgent, "no connection here lists this agent any more"))
+            } else {
+                None
+            };
+            if let Some((code, reason)) = reason {
+                if let Some(machine) = self.core.table.session(session) {
+                    machine.refuse(code, super::UNKNOWN_RETRY_MS, reason);
+                }
+                self.session_gone(session, reason);
+            }
+        }
+        for (_, route) in &self.routes {
+            let over: Vec<usize> =
+                route.visitors.iter().copied().filter(|relay| !self.may_stay(route, *relay)).collect();
+            for relay in over {
+                self.core.table.end_relay(relay, Err(ResetCode::Denied));
+            }
+        }
+        let uids: Vec<String> = self.by_agent.keys().cloned().collect();
+        for uid in uids {
+            self.refresh_doors(&uid);
+        }
+    }
+
+    fn may_stay(&self, route: &Route, relay: usize) -> bool {
+        let Some(state) = self.core.table.relays.get(relay) else { return false };
+        let visitor = state.open.as_ref().and_then(|open| open.visitor).map(|address| address.ip());
+        let gateway_stays = state.gateway.as_ref().is_none_or(|gateway| self.trusts(&gateway.0));
+        let agent = self.core.table.sessions.get(state.session).and_then(|sess| sess.peer.as_ref());
+        // Without a session it has all its bytes, and its agent has gone in good order.
+        let whole = state.session == usize::MAX;
+        let agent_stays = whole || agent.is_some_and(|peer| route.spec.agents.contains(&peer.uid));
+        route.spec.enabled && route.access.allows(visitor) && gateway_stays && agent_stays
+    }
+
+    // ---- doors -----------------------------------------------------------------------------------------------------
+
+    /// All endpoints of one agent open or close as its session comes and goes.
+    pub(super) fn refresh_doors(&mut self, uid: &str) {
+        for route in self.by_agent.get(uid).cloned().unwrap_or_default() {
+            if let Err(message) = self.open_door(route) {
+                self.door_failed(route, message);
+            }
+        }
+    }
+
+    fn door_failed(&self, index: usize, message: String) {
+        let route = &self.routes[index];
+        let (key, connection) = (route.key.clone(), route.spec.connection.clone());
+        self.emit(Event::RouteFailed { key, connection, message });
+    }
+
+    /// Endpoints that could not be bound are tried again.
+    pub(super) fn retry_doors(&mut self) {
+        let shut = |route: &Route| route.door.is_none() && route.deaf.is_none();
+        let routes: Vec<usize> = self.routes.iter().filter(|(_, r)| shut(r)).map(|(index, _)| index).collect();
+        for route in routes {
+            // Reported when it first failed; its success is an event of its own.
+            let _ = self.open_door(route);
+        }
+    }
+
+    /// Brings an endpoint to what it should be: bound always; listening always (`mtls`), or while an agent serves.
+    fn open_door(&mut self, index: usize) -> Result<(), String> {
+        let serving = self.is_served(index) && self.draining.is_none();
+        let route = &mut self.routes[index];
+        let listening = route.spec.mode == Mode::Mtls || serving;
+        if !listening {
+            if let Some(door) = route.door.take() {
+                self.doors.try_remove(door);
+            }
+        }
+        if route.door.is_some() {
+            return Ok(());
+        }
+        if route.deaf.is_none() {
+            let bound = Bound::bind(&route.place).map_err(|error| format!("cannot bind: {error}"))?;
+            route.place = bound.place.clone();
+            let text = match &bound.place {
+                Place::Tcp(address) => address.to_string(),
+                Place::Unix(path) => path.display().to_string(),
+            };
+            route.deaf = Some(bound);
+            if route.bound.replace(text.clone()).as_ref() != Some(&text) {
+                let (key, connection) = (route.key.clone(), route.spec.connection.clone());
+                self.core.inbox.shared.events.push(Event::RouteBound { key, connection, bound: text });
+            }
+        }
+        if listening {
+            if let Some(deaf) = route.deaf.take() {
+                let slot = self.doors.vacant_entry();
+                let token = listener_token(slot.key());
+                let listener = deaf.listen(self.core.poll.registry(), token);
+                let listener = listener.map_err(|error| format!("cannot listen: {error}"))?;
+                route.door = Some(slot.key());
+                slot.insert(Door::Endpoint(index, listener));
+            }
+        }
+        Ok(())
+    }
+}

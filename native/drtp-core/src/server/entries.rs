@@ -1,0 +1,125 @@
+//! RouteTable entries as the host hands them over: `drtp.api.snapshots` JSON, plus where to bind.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+use crate::access::AccessSpec;
+use crate::config::Target;
+use crate::message::Carries;
+
+/// A delta before its entries are looked at, so that a bad one fails alone.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Delta {
+    /// The upserts are everything there is.
+    #[serde(default)]
+    pub(crate) whole: bool,
+    #[serde(default)]
+    pub(crate) upsert: BTreeMap<String, serde_json::Value>,
+    #[serde(default)]
+    pub(crate) remove: Vec<String>,
+    /// An agent's own pins, where they are others now. They hold for the upserts beside them, and from then on.
+    #[serde(default)]
+    pub(crate) targets: Option<BTreeMap<String, Target>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub(super) enum Entry {
+    Route(Box<RouteSpec>),
+    Trust {
+        #[serde(default)]
+        gateways: Vec<String>,
+    },
+    Deny {
+        #[serde(default, rename = "minimumGeneration")]
+        minimum_generation: BTreeMap<String, i64>,
+    },
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Mode {
+    #[default]
+    Mtls,
+    Unix,
+    Plain,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct LimitsSpec {
+    pub(super) streams_max: u32,
+    pub(super) streams_half_open_max: u32,
+    pub(super) new_streams_per_s: u32,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct RouteSpec {
+    pub(super) connection: String,
+    #[serde(default)]
+    pub(super) service: String,
+    #[serde(default)]
+    pub(super) namespace: String,
+    #[serde(default)]
+    pub(super) name: String,
+    #[serde(default)]
+    pub(super) agents: Vec<String>,
+    #[serde(default)]
+    pub(super) protocol: String,
+    #[serde(default)]
+    pub(super) access: AccessSpec,
+    #[serde(default)]
+    pub(super) mode: Mode,
+    #[serde(default)]
+    pub(super) plain_from: Vec<String>,
+    #[serde(default = "yes")]
+    pub(super) enabled: bool,
+    #[serde(default)]
+    pub(super) limits: LimitsSpec,
+    #[serde(default)]
+    pub(super) bind: BindSpec,
+}
+
+impl RouteSpec {
+    /// What its visitors bring.
+    pub(super) fn carries(&self) -> Carries {
+        if self.protocol == "UDP" { Carries::Datagrams } else { Carries::Bytes }
+    }
+}
+
+const fn yes() -> bool {
+    true
+}
+
+/// `{"address": "127.0.0.1", "port": 31001}` or `{"path": "/run/…"}`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub(super) struct BindSpec {
+    #[serde(default)]
+    address: Option<IpAddr>,
+    #[serde(default)]
+    port: u16,
+    #[serde(default)]
+    path: Option<PathBuf>,
+}
+
+/// Where an endpoint is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Place {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+impl BindSpec {
+    /// A Unix endpoint has a path, the others an address.
+    pub(super) fn place(&self, mode: Mode) -> Result<Place, String> {
+        match (mode, self.address, &self.path) {
+            (Mode::Unix, None, Some(path)) => Ok(Place::Unix(path.clone())),
+            (Mode::Mtls | Mode::Plain, Some(address), None) => Ok(Place::Tcp(SocketAddr::new(address, self.port))),
+            _ => Err("bind does not fit the endpoint's mode".to_owned()),
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! Flows of datagrams: a gateway's stream meets an agent's, and this POP passes datagrams from one to the other.
+
+use std::time::Duration;
+
+use super::Server;
+use crate::driver::flow::{Flow, Guard, Taker};
+use crate::driver::relay::{Phase, Relay};
+use crate::identity::Role;
+use crate::message::{Carries, Open, ResetCode};
+
+impl Server {
+    /// A gateway brought a visitor: its half of the flow waits in `near`.
+    pub(super) fn flow_came(&mut self, near: usize) {
+        if let Err(code) = self.join_flow(near) {
+            self.core.table.end_relay(near, Err(code));
+        }
+    }
+
+    fn join_flow(&mut self, near: usize) -> Result<(), ResetCode> {
+        let state = self.core.table.relays.get(near).filter(|relay| !relay.dead).ok_or(ResetCode::Lost)?;
+        let bringer = self.core.table.sessions.get(state.session).and_then(|session| session.peer.as_ref());
+        let bringer = bringer.filter(|peer| peer.role == Role::Gateway && self.trusts(&peer.uid));
+        let gateway = bringer.map(|peer| (peer.uid.clone(), peer.not_after)).ok_or(ResetCode::Denied)?;
+        let (open, flow) = (state.open.as_ref(), state.flow.as_ref());
+        let (Some(open), Some(idle)) = (open, flow.map(|flow| flow.idle)) else { return Err(ResetCode::Denied) };
+        let open = open.clone();
+        let (from_session, from_stream) = (state.session, state.stream);
+        let owner = self.by_connection(&open.connection).ok_or(ResetCode::NoRoute)?;
+        let admitted = self.admit_flow(owner, &open);
+        if let Err(code) = admitted {
+            self.routes[owner].denied_total += 1;
+            return Err(code);
+        }
+        let session = self.session_for(owner).ok_or(ResetCode::Lost)?;
+        let far = self.far_half(near, owner, gateway, idle);
+        if let Err(code) = self.core.table.open_stream(far, session, &open) {
+            self.core.table.end_relay(far, Err(code));
+            return Err(code);
+        }
+        let route = &mut self.routes[owner];
+        route.visitors.insert(far);
+        route.streams_total += 1;
+        if let Some(session) = self.core.table.session(from_session) {
+            session.connected(from_stream);
+        }
+        self.core.table.touch(from_session);
+        self.core.watch_silence(far);
+        self.early_datagrams(near, far);
+        Ok(())
+    }
+
+    fn by_connection(&self, connection: &str) -> Option<usize> {
+        self.routes.iter().find(|(_, route)| route.spec.connection == connection).map(|(index, _)| index)
+    }
+
+    /// Access, once more than at the gateway; and the caps of the connection.
+    fn admit_flow(&mut self, owner: usize, open: &Open) -> Result<(), ResetCode> {
+        let route = self.routes.get(owner).ok_or(ResetCode::NoRoute)?;
+        let visitor = open.visitor.map(|address| address.ip());
+        let fits = route.spec.carries() == Carries::Datagrams && open.carries == Carries::Datagrams;
+        if !fits || !route.spec.enabled || !route.access.allows(visitor) {
+            return Err(ResetCode::Denied);
+        }
+        let cap = route.spec.limits.streams_max;
+        if self.draining.is_some() {
+            return Err(ResetCode::GoingAway);
+        }
+        if cap > 0 && route.visitors.len() >= cap as usize {
+            return Err(ResetCode::Busy);
+        }
+        if self.within_rate(owner) { Ok(()) } else { Err(ResetCode::Busy) }
+    }
+
+    /// The agent's half, tied to the gateway's.
+    fn far_half(&mut self, near: usize, owner: usize, gateway: (String, i64), idle: Duration) -> usize {
+        let now = self.core.now();
+        let serial = self.core.table.next_serial();
+        let mut far = Relay::new(Phase::Dialing, owner, serial, now);
+        far.gateway = Some(Box::new(gateway));
+        far.flow = Some(Flow::new(Taker::Relay(near), idle, Guard::Proven, now));
+        let far = self.core.table.relays.insert(far);
+        let state = &mut self.core.table.relays[near];
+        (state.owner, state.phase) = (usize::MAX, Phase::Open);
+        far
+    }
+
+    /// What came in the same turn as its OPEN.
+    fn early_datagrams(&mut self, near: usize, far: usize) {
+        let Some(flow) = self.core.table.relays[near].flow.as_mut() else { return };
+        for datagram in flow.meet(far) {
+            self.core.table.pass_on(far, &datagram);
+        }
+    }
+}

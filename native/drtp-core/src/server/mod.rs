@@ -1,0 +1,586 @@
+//! The POP's role: agents come in on lanes, visitors at endpoints, and a visitor meets an agent only by the RouteTable.
+
+mod accept;
+mod antechamber;
+mod apply;
+mod entries;
+mod farewell;
+mod flows;
+mod listener;
+mod report;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use mio::{Events, Poll};
+use slab::Slab;
+
+use antechamber::Antechamber;
+pub(crate) use entries::Delta;
+use entries::{Place, RouteSpec};
+use listener::{Bound, Listener, Reserve};
+
+use crate::access::Access;
+use crate::config::ServerConfig;
+use crate::driver::relay::Outcome;
+use crate::driver::table::{Table, Upcall};
+use crate::driver::{Core, listener_token};
+use crate::error::CoreError;
+use crate::event::Event;
+use crate::handle::{Command, Inbox};
+use crate::identity::{PeerIdentity, Role};
+use crate::message::{GoAwayCode, Hello, ResetCode};
+use crate::report::FlowRecord;
+use crate::session::{Budget, SessionConfig, State};
+use crate::tls::{ALPN, Credentials};
+
+/// Finished visitors kept for a live screen.
+const RECENT_MAX: usize = 256;
+/// How often certificates' ends and failed binds are looked at.
+const SWEEP: Duration = Duration::from_secs(1);
+/// Timer of the sweep; others are listeners to try again.
+const SWEEP_TIMER: u64 = u64::MAX;
+/// Timer of the goodbye after a farewell.
+const FAREWELL_TIMER: u64 = u64::MAX - 1;
+/// Sessions of one agent that may drain beside its newest one.
+const DRAINING_MAX: usize = 4;
+/// An unknown agent comes back after this: its snapshot and ours are seldom further apart.
+const UNKNOWN_RETRY_MS: u32 = 500;
+
+/// What is behind a listening socket.
+enum Door {
+    Agents(Listener),
+    Endpoint(usize, Listener),
+}
+
+/// One connection's endpoint.
+struct Route {
+    key: String,
+    spec: RouteSpec,
+    access: Access,
+    plain_from: Vec<ipnet::IpNet>,
+    place: Place,
+    /// Bound but deaf: clear and Unix endpoints listen only while an agent is there.
+    deaf: Option<Bound>,
+    door: Option<usize>,
+    bound: Option<String>,
+    /// Streams by relay index.
+    visitors: BTreeSet<usize>,
+    next_agent: usize,
+    streams_total: u64,
+    denied_total: u64,
+    bytes_in: u64,
+    bytes_out: u64,
+    tokens: f64,
+    tokens_at: Instant,
+}
+
+impl Route {
+    fn new(
+        key: &str,
+        spec: RouteSpec,
+        access: Access,
+        plain_from: Vec<ipnet::IpNet>,
+        place: Place,
+        now: Instant,
+    ) -> Self {
+        Self {
+            key: key.to_owned(),
+            spec,
+            access,
+            plain_from,
+            place,
+            deaf: None,
+            door: None,
+            bound: None,
+            visitors: BTreeSet::new(),
+            next_agent: 0,
+            streams_total: 0,
+            denied_total: 0,
+            bytes_in: 0,
+            bytes_out: 0,
+            // A full bucket, whatever its size.
+            tokens: f64::INFINITY,
+            tokens_at: now,
+        }
+    }
+}
+
+pub(crate) struct Server {
+    core: Core,
+    config: ServerConfig,
+    credentials: Credentials,
+    budget: Budget,
+    doors: Slab<Door>,
+    routes: Slab<Route>,
+    by_key: HashMap<String, usize>,
+    /// Agent uid -> the routes that list it, so that a change costs what it changes.
+    by_agent: HashMap<String, Vec<usize>>,
+    gateways: BTreeSet<String>,
+    denied: BTreeSet<String>,
+    /// Keys of the `trust` and `deny` entries in force.
+    trust_keys: BTreeMap<String, BTreeSet<String>>,
+    deny_keys: BTreeMap<String, BTreeSet<String>>,
+    /// Agent uid -> its live session.
+    agents: HashMap<String, usize>,
+    /// Gateway uid -> its live session, which brings flows of datagrams.
+    bringers: HashMap<String, usize>,
+    /// Who dialled as an agent and has not said who it is.
+    strangers: Antechamber,
+    /// Who came to an endpoint and has not shown its header.
+    visitors: Antechamber,
+    /// Visitors in their preamble, with their socket's peer.
+    waiting_peer: HashMap<usize, SocketAddr>,
+    reserve: Reserve,
+    accept_paused_total: u64,
+    recent: VecDeque<FlowRecord>,
+    draining: Option<Instant>,
+    said_goodbye: bool,
+    closed: bool,
+}
+
+/// Binds the agents' doors; the driver thread runs the returned server.
+pub(crate) fn bind(config: &ServerConfig, poll: &Poll) -> Result<(Vec<SocketAddr>, Doors), CoreError> {
+    let mut addresses = Vec::new();
+    let mut doors = Slab::new();
+    for address in &config.listeners {
+        let what = || format!("listener {address}");
+        let bound = Bound::bind(&Place::Tcp(*address)).map_err(|error| CoreError::io(what(), error))?;
+        if let Place::Tcp(real) = &bound.place {
+            addresses.push(*real);
+        }
+        let slot = doors.vacant_entry();
+        let listening = bound.listen(poll.registry(), listener_token(slot.key()));
+        slot.insert(Door::Agents(listening.map_err(|error| CoreError::io(what(), error))?));
+    }
+    Ok((addresses, Doors(doors)))
+}
+
+/// The agents' doors, on their way to the driver thread.
+pub(crate) struct Doors(Slab<Door>);
+
+impl Server {
+    pub(crate) fn new(config: ServerConfig, credentials: Credentials, poll: Poll, inbox: Inbox, doors: Doors) -> Self {
+        let budget = Budget::new(config.flow.budget_bytes);
+        Self {
+            core: Core::new(poll, inbox, config.flow.budget_bytes),
+            config,
+            credentials,
+            budget,
+            doors: doors.0,
+            routes: Slab::new(),
+            by_key: HashMap::new(),
+            by_agent: HashMap::new(),
+            gateways: BTreeSet::new(),
+            denied: BTreeSet::new(),
+            trust_keys: BTreeMap::new(),
+            deny_keys: BTreeMap::new(),
+            agents: HashMap::new(),
+            bringers: HashMap::new(),
+            strangers: Antechamber::default(),
+            visitors: Antechamber::default(),
+            waiting_peer: HashMap::new(),
+            reserve: Reserve::new(),
+            accept_paused_total: 0,
+            recent: VecDeque::new(),
+            draining: None,
+            said_goodbye: false,
+            closed: false,
+        }
+    }
+
+    /// The driver thread's life.
+    pub(crate) fn run(mut self) {
+        let mut events = Events::with_capacity(1_024);
+        let now = self.core.now();
+        self.core.role_timer(now + SWEEP, SWEEP_TIMER);
+        while !self.closed {
+            self.core.wait(&mut events);
+            self.core.read_lanes();
+            self.decide();
+            self.core.write_out();
+            self.decide();
+            self.core.write_out();
+            self.core.bury();
+        }
+        self.core.reset_all();
+    }
+
+    fn decide(&mut self) {
+        while let Some(upcall) = self.core.table.upcalls.pop_front() {
+            self.handle(upcall);
+        }
+        for address in std::mem::take(&mut self.core.authenticated) {
+            self.leave_pre_auth(address.ip());
+        }
+        self.core.mourn();
+        if self.draining.is_some() && self.visitors.total() == 0 {
+            self.say_goodbye();
+        }
+    }
+
+    fn handle(&mut self, upcall: Upcall) {
+        match upcall {
+            Upcall::Wake => self.commands(),
+            Upcall::Accept(door) => self.accept(door),
+            Upcall::Hello { session, hello } => self.hello(session, &hello),
+            Upcall::LaneFailed { session, .. } => {
+                self.core.close_session(session, "lane failed");
+            }
+            Upcall::GoAway { session, .. } => self.agent_leaves(session),
+            Upcall::SessionGone { session, reason } => self.session_gone(session, &reason),
+            Upcall::Preamble { relay } => self.preamble(relay),
+            Upcall::Dial { relay } => self.flow_came(relay),
+            Upcall::RelayGone { relay, outcome } => self.relay_gone(relay, outcome),
+            Upcall::Timer(SWEEP_TIMER) => self.sweep(),
+            Upcall::Timer(FAREWELL_TIMER) => self.say_goodbye(),
+            Upcall::Timer(door) => self.accept(door as usize),
+            Upcall::LaneEstablished(lane) => {
+                let patience = Duration::from_millis(u64::from(self.config.limits.first_frame_ms));
+                let until = self.core.now() + patience;
+                self.core.lane_deadline(lane, until);
+            }
+            Upcall::Own(_)
+            | Upcall::Ready { .. }
+            | Upcall::LaneReady
+            | Upcall::Connected
+            | Upcall::LocalReady { .. } => {}
+        }
+    }
+
+    fn commands(&mut self) {
+        loop {
+            // The host is asked for nothing: an answer that nobody waits for any more is dropped.
+            match self.core.inbox.commands.try_recv() {
+                Ok(Command::Apply(delta, answer)) => drop(answer.send(self.apply(&delta))),
+                Ok(Command::Stats(answer)) => drop(answer.send(self.stats())),
+                Ok(Command::Rotate(identity, answer)) => {
+                    let fresh = Credentials::new(&identity).map(|credentials| self.credentials = credentials);
+                    drop(answer.send(fresh));
+                }
+                Ok(Command::Drain(deadline)) => self.drain(deadline),
+                Ok(Command::Close) | Err(std::sync::mpsc::TryRecvError::Disconnected) => {
+                    self.closed = true;
+                    return;
+                }
+                Err(std::sync::mpsc::TryRecvError::Empty) => return,
+            }
+        }
+    }
+
+    fn emit(&self, event: Event) {
+        self.core.inbox.shared.events.push(event);
+    }
+
+    fn session_config(&self, seed: u64) -> SessionConfig {
+        SessionConfig {
+            liveness: self.config.liveness,
+            flow: self.config.flow,
+            streams_max: self.config.limits.streams_max,
+            half_open_max: self.config.limits.streams_half_open_max,
+            seed,
+        }
+    }
+
+    // ---- sessions --------------------------------------------------------------------------------------------------
+
+    /// An agent or a gateway says who it is. Certificate first, then the RouteTable, then the epoch.
+    fn hello(&mut self, session: usize, hello: &Hello) {
+        let Some(lane) = self.core.table.sessions.get(session).and_then(|sess| sess.lanes[0]) else { return };
+        let Some(state) = self.core.lanes.get_mut(lane) else { return };
+        let address = state.address;
+        let judged = state.tls.peer().and_then(|peer| {
+            let role = if peer.role == Role::Gateway { Role::Gateway } else { Role::Agent };
+            peer.must_be(role, &self.credentials.own.trust_domain, None)?;
+            Ok(peer)
+        });
+        let peer = match judged {
+            Ok(peer) if state.tls.alpn() == Some(ALPN) => peer,
+            Ok(_) => return self.turn_away(session, "", "no ALPN drtp/1"),
+            Err(error) => return self.turn_away(session, "", &error.to_string()),
+        };
+        state.trusted = true;
+        state.peer = Some(peer.clone());
+        if std::mem::take(&mut state.pre_auth) {
+            self.leave_pre_auth(address.ip());
+        }
+        if let Some((code, retry_ms, reason)) = self.unwelcome(&peer) {
+            return self.refuse(session, &peer.uid, code, retry_ms, &reason);
+        }
+        if hello.lane > 0 {
+            return self.join(session, lane, &peer, hello);
+        }
+        if let Some(old) = self.live(peer.role).get(&peer.uid).copied() {
+            if let Some(reason) = self.fence(old, hello) {
+                return self.refuse(session, &peer.uid, GoAwayCode::Fenced, 0, &reason);
+            }
+        }
+        self.welcome(session, peer, hello, address);
+    }
+
+    /// Sessions that peers of a role have here now, by uid.
+    fn live(&mut self, role: Role) -> &mut HashMap<String, usize> {
+        if role == Role::Gateway { &mut self.bringers } else { &mut self.agents }
+    }
+
+    /// Why an agent or a gateway may not have a session here.
+    fn unwelcome(&self, peer: &PeerIdentity) -> Option<(GoAwayCode, u32, String)> {
+        let PeerIdentity { role, uid, not_after, .. } = peer;
+        if self.denied.contains(uid) {
+            return Some((GoAwayCode::Denied, 0, "this identity was revoked".into()));
+        }
+        if expired(*not_after) {
+            return Some((GoAwayCode::Expired, 0, "certificate has expired".into()));
+        }
+        if self.draining.is_some() {
+            return Some((GoAwayCode::Busy, 1_000, "server is draining".into()));
+        }
+        if *role == Role::Gateway {
+            let reason = "this gateway is not trusted here (yet)".into();
+            return (!self.trusts(uid)).then_some((GoAwayCode::UnknownAgent, UNKNOWN_RETRY_MS, reason));
+        }
+        if self.agents.len() >= self.config.limits.sessions_max as usize {
+            return Some((GoAwayCode::Busy, 5_000, "server is full".into()));
+        }
+        if !self.by_agent.contains_key(uid) {
+            let reason = "no connection here lists this agent (yet)".into();
+            return Some((GoAwayCode::UnknownAgent, UNKNOWN_RETRY_MS, reason));
+        }
+        None
+    }
+
+    /// A newer epoch fences the older at once, and so does a newer session of the same process; anything else is
+    /// refused, with the reason.
+    fn fence(&mut self, old: usize, hello: &Hello) -> Option<String> {
+        let held = *self.core.table.session(old)?.peer();
+        let same_process = hello.epoch == held.epoch && hello.token == held.token;
+        if hello.epoch < held.epoch || (same_process && hello.attempt <= held.attempt) {
+            return Some("a newer instance of this agent serves".into());
+        }
+        if hello.epoch == held.epoch && !same_process {
+            return Some("another instance serves with the same epoch: is its state directory a copy?".into());
+        }
+        if same_process && self.leaves_by_itself(old) {
+            return None;
+        }
+        if !same_process {
+            // Sessions that drain beside the newest one are the same instance's: it is over, everywhere.
+            for former in self
+                .uid_of(old)
+                .map(|uid| self.sessions_of(&uid))
+                .unwrap_or_default()
+                .into_iter()
+                .filter(|former| *former != old)
+            {
+                if let Some(session) = self.core.table.session(former) {
+                    session.refuse(GoAwayCode::Fenced, 0, "a newer instance of this agent serves");
+                }
+                self.session_gone(former, "fenced by a newer session");
+            }
+        }
+        if let Some(session) = self.core.table.session(old) {
+            if same_process {
+                session.refuse(GoAwayCode::Drain, 0, "replaced by a newer session");
+            } else {
+                session.refuse(GoAwayCode::Fenced, 0, "a newer instance of this agent serves");
+            }
+        }
+        self.session_gone(old, "fenced by a newer session");
+        None
+    }
+
+    /// An agent that replaces a session, because certificates end, drains the old one first; its visitors may finish there.
+    fn leaves_by_itself(&mut self, session: usize) -> bool {
+        let drains = self.core.table.session(session).is_some_and(|machine| machine.state() == State::Draining);
+        drains && self.uid_of(session).is_some_and(|uid| self.sessions_of(&uid).len() <= DRAINING_MAX)
+    }
+
+    /// Live and draining sessions of one agent.
+    fn sessions_of(&self, uid: &str) -> Vec<usize> {
+        let known = self.judged_sessions().into_iter().filter(|(agent, _)| agent == uid);
+        known.map(|(_, session)| session).collect()
+    }
+
+    /// Every session whose agent is known, with its uid: the live ones, and those that drain beside them.
+    fn judged_sessions(&self) -> Vec<(String, usize)> {
+        let alive = self.core.table.sessions.iter().filter(|(_, session)| !session.gone);
+        alive.filter_map(|(index, session)| Some((session.peer.as_ref()?.uid.clone(), index))).collect()
+    }
+
+    fn welcome(&mut self, index: usize, peer: PeerIdentity, hello: &Hello, address: SocketAddr) {
+        let (uid, role, epoch, now) = (peer.uid.clone(), peer.role, hello.epoch, self.core.now());
+        let Some(session) = self.core.table.session(index) else { return };
+        if role == Role::Gateway {
+            session.answer_streams();
+        }
+        session.accept(random_token(), now);
+        self.core.table.sessions[index].peer = Some(peer);
+        self.core.table.touch(index);
+        self.live(role).insert(uid.clone(), index);
+        if role == Role::Gateway {
+            return;
+        }
+        let connections = self.connections_of(&uid);
+        self.emit(Event::SessionUp { agent: uid.clone(), epoch, peer: address.to_string(), connections });
+        self.refresh_doors(&uid);
+    }
+
+    /// A further lane shows the session's join token.
+    fn join(&mut self, fresh: usize, lane: usize, peer: &PeerIdentity, hello: &Hello) {
+        let (now, uid) = (self.core.now(), peer.uid.as_str());
+        let joined = self.live(peer.role).get(uid).copied().filter(|session| {
+            let token_fits = |s: &mut crate::session::Session| {
+                s.state() == State::Open && s.join_token() == hello.token && s.join(hello.lane, now)
+            };
+            self.core.table.session(*session).is_some_and(token_fits)
+        });
+        match joined {
+            Some(session) => self.core.move_lane(lane, session, hello.lane),
+            None => self.refuse(fresh, uid, GoAwayCode::Busy, 0, "no session to join"),
+        }
+    }
+
+    /// Before the peer is trusted nothing is said to it.
+    fn turn_away(&mut self, session: usize, subject: &str, reason: &str) {
+        self.emit(Event::Refused { subject: subject.to_owned(), reason: reason.to_owned() });
+        let lane = self.core.table.sessions.get(session).and_then(|sess| sess.lanes[0]);
+        self.core.close_session(session, reason);
+        if let Some(lane) = lane {
+            self.core.drop_lane(lane, reason);
+        }
+    }
+
+    fn refuse(&mut self, session: usize, uid: &str, code: GoAwayCode, retry_ms: u32, reason: &str) {
+        self.emit(Event::Refused { subject: uid.to_owned(), reason: reason.to_owned() });
+        if let Some(machine) = self.core.table.session(session) {
+            machine.refuse(code, retry_ms, reason);
+        }
+        self.core.close_session(session, reason);
+    }
+
+    /// A session drains or opens: its endpoints may have to open or close.
+    fn session_changed(&mut self, session: usize) {
+        if let Some(uid) = self.uid_of(session) {
+            self.refresh_doors(&uid);
+        }
+    }
+
+    fn session_gone(&mut self, session: usize, reason: &str) {
+        let uid = self.uid_of(session);
+        self.core.close_session(session, reason);
+        let Some(uid) = uid else { return };
+        self.bringers.retain(|_, live| *live != session);
+        if self.agents.get(&uid) == Some(&session) {
+            self.agents.remove(&uid);
+            self.emit(Event::SessionDown { agent: uid.clone(), reason: reason.to_owned() });
+            self.refresh_doors(&uid);
+        }
+    }
+
+    fn uid_of(&self, session: usize) -> Option<String> {
+        self.core.table.sessions.get(session)?.peer.as_ref().map(|peer| peer.uid.clone())
+    }
+
+    fn connections_of(&self, uid: &str) -> Vec<String> {
+        let routes = self.by_agent.get(uid).into_iter().flatten().filter_map(|index| self.routes.get(*index));
+        routes.map(|route| route.spec.connection.clone()).collect()
+    }
+
+    /// Somebody takes visitors of a route now.
+    fn is_served(&self, route: usize) -> bool {
+        let takes = |uid: &String| self.agents.get(uid).is_some_and(|session| self.core.table.takes_streams(*session));
+        self.routes.get(route).is_some_and(|route| route.spec.enabled && route.spec.agents.iter().any(takes))
+    }
+
+    /// A session that takes visitors of a route, turn by turn; else one that drains, for the visitor was let in before.
+    fn session_for(&mut self, route: usize) -> Option<usize> {
+        let route = self.routes.get_mut(route).filter(|route| route.spec.enabled)?;
+        let count = route.spec.agents.len();
+        for takes in [Table::takes_streams, Table::takes_stragglers] {
+            for step in 0..count {
+                let at = (route.next_agent + step) % count;
+                let session = self.agents.get(&route.spec.agents[at]).copied();
+                if let Some(session) = session.filter(|session| takes(&self.core.table, *session)) {
+                    route.next_agent = at + 1;
+                    return Some(session);
+                }
+            }
+        }
+        None
+    }
+
+    // ---- ends ------------------------------------------------------------------------------------------------------
+
+    fn relay_gone(&mut self, relay: usize, outcome: Outcome) {
+        let Some(state) = self.core.table.relays.get(relay) else { return };
+        let owner = state.owner;
+        let was_open = state.open.is_some();
+        let mut record = FlowRecord {
+            ended_unix_ms: crate::driver::table::unix_ms(),
+            bytes_in: state.bytes_read,
+            bytes_out: state.bytes_written,
+            duration_ms: self.core.now().saturating_duration_since(state.started).as_millis() as u64,
+            outcome: outcome.map_or_else(ResetCode::words, |()| "finished").to_owned(),
+            ..FlowRecord::default()
+        };
+        if let Some(flow) = &state.flow {
+            (record.datagrams_in, record.datagrams_out) = (flow.datagrams_read, flow.datagrams_written);
+        }
+        if let Some(open) = &state.open {
+            record.visitor = open.visitor.map(|address| address.to_string()).unwrap_or_default();
+            record.stream_id = crate::message::uuid_text(open.stream_id);
+        }
+        if !was_open {
+            self.preamble_over(relay);
+            self.waiting_peer.remove(&relay);
+        }
+        let Some(route) = self.routes.get_mut(owner) else { return };
+        if !route.visitors.remove(&relay) {
+            return;
+        }
+        route.bytes_in += record.bytes_in;
+        route.bytes_out += record.bytes_out;
+        record.connection.clone_from(&route.spec.connection);
+        record.service = format!("{}/{}", route.spec.namespace, route.spec.name);
+        if self.recent.len() >= RECENT_MAX {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(record);
+    }
+
+    /// Certificates run out under live sessions and visitors; failed binds are tried again.
+    fn sweep(&mut self) {
+        let at = self.core.now() + SWEEP;
+        self.core.role_timer(at, SWEEP_TIMER);
+        let ended = |not_after: Option<i64>| not_after.is_some_and(expired);
+        for (_, session) in self.judged_sessions() {
+            if ended(self.core.table.sessions.get(session).and_then(|s| s.peer.as_ref()).map(|peer| peer.not_after)) {
+                if let Some(machine) = self.core.table.session(session) {
+                    machine.refuse(GoAwayCode::Expired, 0, "certificate has expired");
+                }
+                self.session_gone(session, "certificate has expired");
+            }
+        }
+        let relays = self.core.table.relays.iter();
+        let over = relays.filter(|(_, relay)| ended(relay.gateway.as_ref().map(|gateway| gateway.1)));
+        for relay in over.map(|(index, _)| index).collect::<Vec<_>>() {
+            self.core.table.end_relay(relay, Err(ResetCode::Denied));
+        }
+        self.retry_doors();
+    }
+}
+
+/// A certificate's end has passed.
+fn expired(not_after: i64) -> bool {
+    (crate::driver::table::unix_ms() / 1_000) as i64 > not_after
+}
+
+/// An unguessable token. Without randomness there are no keys either, so zeros can only mean a broken machine.
+pub(crate) fn random_token() -> [u8; 16] {
+    let mut token = [0; 16];
+    if aws_lc_rs::rand::fill(&mut token).is_err() {
+        token = [0; 16];
+    }
+    token
+}

@@ -1,0 +1,394 @@
+//! A UDP visitor's datagrams through gateway, POP and agent, over real sockets.
+
+mod world;
+
+use std::net::{SocketAddr, UdpSocket};
+use std::time::Duration;
+
+use drtp_core::{AgentConfig, CoreLimits, Event, Flow, GatewayConfig, TunnelAgent, TunnelGateway, TunnelServer};
+use serde_json::{Value, json};
+use world::*;
+
+/// Long enough for any answer, short enough to show that none comes.
+const SILENCE: Duration = Duration::from_millis(300);
+
+/// Answers each datagram with itself.
+fn echo_service() -> SocketAddr {
+    answering(|_, bytes| bytes.to_vec())
+}
+
+fn answering(answer: impl Fn(SocketAddr, &[u8]) -> Vec<u8> + Send + 'static) -> SocketAddr {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let mut buffer = vec![0; 65_536];
+        while let Ok((count, from)) = socket.recv_from(&mut buffer) {
+            let _ = socket.send_to(&answer(from, &buffer[..count]), from);
+        }
+    });
+    address
+}
+
+fn free_udp_port() -> u16 {
+    UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+fn allow(cidr: &str) -> Value {
+    json!({"lists": [{"default": "Deny", "rules": [{"action": "Allow", "cidrs": [cidr]}]}]})
+}
+
+struct UdpWorld {
+    authority: Authority,
+    pops: Vec<TunnelServer>,
+    agent: TunnelAgent,
+    gateway: TunnelGateway,
+    at: SocketAddr,
+    route: Value,
+    listener: Value,
+}
+
+impl UdpWorld {
+    fn new(service: SocketAddr) -> Self {
+        Self::build(service, 1, json!({}), json!({}))
+    }
+
+    fn build(service: SocketAddr, pops: usize, service_change: Value, listener_change: Value) -> Self {
+        let authority = Authority::new();
+        let udp_route = |port: u16| with(route(port), json!({"protocol": "UDP", "access": allow("127.0.0.1/32")}));
+        let trust = json!({"type": "trust", "gateways": ["g-1"]});
+        let pops: Vec<TunnelServer> = (1..=pops)
+            .map(|n| {
+                let identity = authority.identity(&format!("spiffe://td/pop/p-{n}"), &[&format!("p-{n}.tunnel.test")]);
+                let config = json_server(identity);
+                let pop = TunnelServer::new(config).unwrap();
+                let entries = json!({"route/c-1": udp_route(free_port("127.0.0.1")), "trust": trust});
+                assert_ok(&pop.apply(&whole(entries)));
+                pop
+            })
+            .collect();
+        let servers: Vec<Value> = pops.iter().enumerate().map(|(at, pop)| server_entry(at + 1, pop)).collect();
+        let target = target(service);
+        let config = agent_config(&authority, "a-1", 1, target.clone());
+        let agent = TunnelAgent::new(AgentConfig { limits: quick_limits(), ..config }).unwrap();
+        let served = with(with(plan_service(&target), json!({"protocol": "UDP"})), service_change);
+        let mut plan = json!({"service/c-1": served});
+        let gateway = TunnelGateway::new(GatewayConfig {
+            identity: authority.identity("spiffe://td/gateway/g-1", &[]),
+            epoch: 1,
+            liveness: quick(),
+            flow: Flow::default(),
+            limits: CoreLimits::default(),
+        })
+        .unwrap();
+        let endpoints: Vec<Value> = (1..=pops.len())
+            .map(|n| json!({"connection": CONNECTION, "server": format!("p-{n}"), "priority": n - 1}))
+            .collect();
+        let port = free_udp_port();
+        let listener = json!({
+            "type": "listener", "address": "127.0.0.1", "port": port, "access": allow("127.0.0.1/32"),
+            "backends": [{"service": "s-1", "namespace": "ns", "name": "web", "weight": 1, "endpoints": endpoints}],
+        });
+        let listener = with(listener, listener_change);
+        let mut table = json!({"udp/1": listener});
+        for (at, server) in servers.iter().enumerate() {
+            plan[format!("server/p-{}", at + 1)] = server.clone();
+            table[format!("server/p-{}", at + 1)] = server.clone();
+        }
+        assert_ok(&agent.apply(&whole(plan)));
+        assert_ok(&gateway.apply(&whole(table)));
+        let at = SocketAddr::new([127, 0, 0, 1].into(), port);
+        let world = Self { authority, pops, agent, gateway, at, route: udp_route(0), listener };
+        for pop in &world.pops {
+            until("the agent", || pop.stats().connections.iter().any(|c| c.live));
+        }
+        until("the gateway", || world.gateway.stats().sessions.iter().all(|s| s.state == "Open"));
+        world
+    }
+
+    fn visitor(&self) -> UdpSocket {
+        self.visitor_from("127.0.0.1")
+    }
+
+    fn visitor_from(&self, ip: &str) -> UdpSocket {
+        let socket = UdpSocket::bind((ip, 0)).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.connect(self.at).unwrap();
+        socket
+    }
+}
+
+fn quick_limits() -> CoreLimits {
+    CoreLimits { probe_every_ms: 200, ..CoreLimits::default() }
+}
+
+fn json_server(identity: drtp_core::Identity) -> drtp_core::ServerConfig {
+    drtp_core::ServerConfig {
+        identity,
+        listeners: vec!["127.0.0.1:0".parse().unwrap()],
+        liveness: quick(),
+        flow: Flow::default(),
+        limits: CoreLimits::default(),
+    }
+}
+
+fn server_entry(n: usize, pop: &TunnelServer) -> Value {
+    let address = pop.agent_addresses()[0];
+    with(plan_server(address), json!({"server": format!("p-{n}"), "name": format!("p-{n}.tunnel.test")}))
+}
+
+fn ask(visitor: &UdpSocket, question: &[u8]) -> Vec<u8> {
+    visitor.send(question).unwrap();
+    let mut buffer = vec![0; 65_536];
+    let count = visitor.recv(&mut buffer).expect("an answer");
+    buffer.truncate(count);
+    buffer
+}
+
+fn assert_silent(visitor: &UdpSocket) {
+    visitor.set_read_timeout(Some(SILENCE)).unwrap();
+    let mut buffer = [0; 64];
+    let got = visitor.recv(&mut buffer);
+    assert!(got.is_err(), "{got:?}");
+    visitor.set_read_timeout(Some(PATIENCE)).unwrap();
+}
+
+#[test]
+fn datagrams_of_every_size_come_back_whole() {
+    let world = UdpWorld::new(echo_service());
+    let visitor = world.visitor();
+    assert_eq!(ask(&visitor, b"prove"), b"prove");
+    for size in [0, 1, 2, 511, 512, 1_200, 1_472, 1_500, 9_000, 16_384, 40_000, 65_506, 65_507] {
+        let data = pattern(size, size as u64);
+        assert!(ask(&visitor, &data) == data, "{size} bytes");
+    }
+    let connections = world.gateway.stats().connections;
+    assert_eq!((connections[0].streams, connections[0].streams_total), (1, 1));
+}
+
+#[test]
+fn who_is_not_on_the_list_gets_nothing_and_costs_no_flow() {
+    let world = UdpWorld::new(echo_service());
+    let stranger = world.visitor_from("127.0.0.2");
+    stranger.send(b"hello").unwrap();
+    assert_silent(&stranger);
+    let connections = world.gateway.stats().connections;
+    assert_eq!((connections[0].streams_total, connections[0].denied_total), (0, 1));
+    assert_eq!(ask(&world.visitor(), b"x"), b"x");
+}
+
+#[test]
+fn a_pop_judges_again_what_a_gateway_lets_in() {
+    let world = UdpWorld::build(echo_service(), 1, json!({}), json!({"access": allow("127.0.0.0/8")}));
+    let stranger = world.visitor_from("127.0.0.2");
+    stranger.send(b"hello").unwrap();
+    until_stats("the denial", || world.pops[0].stats(), |s| s.connections[0].denied_total == 1);
+    assert_silent(&stranger);
+    stranger.send(b"again").unwrap();
+    assert_silent(&stranger);
+    // The refusal is remembered for a second: the POP is not asked for each datagram.
+    assert!(world.pops[0].stats().connections[0].denied_total <= 2);
+}
+
+#[test]
+fn each_visitor_has_a_flow_of_its_own() {
+    let world = UdpWorld::new(answering(|from, _| from.to_string().into_bytes()));
+    let visitors: Vec<UdpSocket> = (0..20).map(|_| world.visitor()).collect();
+    let mut seen: Vec<Vec<u8>> = visitors.iter().map(|visitor| ask(visitor, b"?")).collect();
+    let again: Vec<Vec<u8>> = visitors.iter().map(|visitor| ask(visitor, b"?")).collect();
+    assert_eq!(seen, again, "a flow keeps its socket");
+    seen.sort();
+    seen.dedup();
+    assert_eq!(seen.len(), 20);
+}
+
+#[test]
+fn the_service_hears_the_true_visitor_in_front_of_each_datagram() {
+    let world = UdpWorld::build(answering(|_, bytes| bytes.to_vec()), 1, json!({"proxyProtocol": "V2"}), json!({}));
+    let visitor = world.visitor();
+    for _ in 0..2 {
+        let seen = ask(&visitor, b"payload");
+        assert_eq!(seen[13], 0x12, "UDP over IPv4");
+        let drtp_core::proxy::Parsed::Whole(header, length) = drtp_core::proxy::parse_v2(&seen).unwrap() else {
+            panic!("no header")
+        };
+        assert_eq!(header.source, Some(visitor.local_addr().unwrap()));
+        assert_eq!(header.destination, Some(world.at));
+        assert_ne!(header.stream_id, [0; 16]);
+        assert_eq!(&seen[length..], b"payload");
+    }
+}
+
+#[test]
+fn a_narrowed_list_cuts_a_live_flow_at_either_end() {
+    for at_gateway in [true, false] {
+        let world = UdpWorld::new(echo_service());
+        let visitor = world.visitor();
+        assert_eq!(ask(&visitor, b"x"), b"x");
+        let nobody = json!({"access": allow("192.0.2.0/24")});
+        if at_gateway {
+            assert_ok(&world.gateway.apply(&upsert("udp/1", &with(world.listener.clone(), nobody))));
+        } else {
+            let bind = json!({"bind": {"address": "127.0.0.1", "port": free_port("127.0.0.1")}});
+            assert_ok(&world.pops[0].apply(&upsert("route/c-1", &with(with(world.route.clone(), nobody), bind))));
+        }
+        let ended = event(|max| world.gateway.events(max), |event| matches!(event, Event::FlowEnded { .. }));
+        let Event::FlowEnded { flow } = ended else { unreachable!() };
+        assert!(["access denied", "unknown connection"].contains(&flow.outcome.as_str()), "{flow:?}");
+        assert_eq!((flow.bytes_in, flow.bytes_out, flow.datagrams_in, flow.datagrams_out), (1, 1, 1, 1));
+        assert_eq!((flow.service.as_str(), flow.visitor), ("ns/web", visitor.local_addr().unwrap().to_string()));
+        visitor.send(b"y").unwrap();
+        assert_silent(&visitor);
+        until_stats("the agent's socket to be gone", || world.agent.stats(), |s| s.streams == 0);
+    }
+}
+
+#[test]
+fn a_silent_flow_ends_at_all_three_and_the_next_datagram_begins_another() {
+    let world = UdpWorld::build(echo_service(), 1, json!({}), json!({"idleMs": 100}));
+    let visitor = world.visitor();
+    assert_eq!(ask(&visitor, b"x"), b"x");
+    let ended = event(|max| world.gateway.events(max), |event| matches!(event, Event::FlowEnded { .. }));
+    assert!(matches!(ended, Event::FlowEnded { flow } if flow.outcome == "idle"));
+    until_stats("the POP", || world.pops[0].stats(), |s| s.streams == 0 && s.recent[0].outcome == "idle");
+    until_stats("the agent", || world.agent.stats(), |s| s.streams == 0 && s.recent[0].datagrams_in == 1);
+    assert_eq!(ask(&visitor, b"y"), b"y");
+}
+
+#[test]
+fn a_lost_pop_moves_the_flow_with_the_visitors_next_datagram() {
+    let mut world = UdpWorld::build(echo_service(), 2, json!({}), json!({}));
+    let visitor = world.visitor();
+    assert_eq!(ask(&visitor, b"one"), b"one");
+    let first = world.pops.remove(0);
+    assert_eq!(first.stats().streams, 1);
+    first.close();
+    until("the gateway to notice", || {
+        world.gateway.stats().sessions.iter().any(|s| s.peer == "p-1" && s.state != "Open")
+    });
+    assert_eq!(ask(&visitor, b"two"), b"two");
+    assert_eq!(world.pops[0].stats().streams, 1);
+}
+
+#[test]
+fn a_draining_pop_hands_its_flows_over() {
+    let world = UdpWorld::build(echo_service(), 2, json!({}), json!({}));
+    let visitor = world.visitor();
+    assert_eq!(ask(&visitor, b"one"), b"one");
+    world.pops[0].drain(Duration::from_secs(30));
+    until("the gateway to hear of it", || {
+        world.gateway.stats().sessions.iter().any(|s| s.peer == "p-1" && s.state != "Open")
+    });
+    assert_eq!(ask(&visitor, b"two"), b"two");
+    assert_eq!(world.pops[1].stats().streams, 1);
+    until_stats("the first POP to be empty", || world.pops[0].stats(), |s| s.streams == 0);
+}
+
+#[test]
+fn an_agent_that_drains_waits_for_no_silent_flow() {
+    let world = UdpWorld::new(echo_service());
+    let visitor = world.visitor();
+    assert_eq!(ask(&visitor, b"x"), b"x");
+    let since = std::time::Instant::now();
+    world.agent.drain(Duration::from_secs(30));
+    until_stats("the flow to end", || world.agent.stats(), |s| s.streams == 0);
+    assert!(since.elapsed() < Duration::from_secs(10), "an idle minute was waited for");
+    assert_eq!(world.agent.stats().recent[0].outcome, "idle");
+}
+
+#[test]
+fn a_gateway_that_is_not_trusted_brings_nobody() {
+    let world = UdpWorld::new(echo_service());
+    let visitor = world.visitor();
+    assert_eq!(ask(&visitor, b"x"), b"x");
+    assert_ok(&world.pops[0].apply(&upsert("trust", &json!({"type": "trust", "gateways": []}))));
+    event(|max| world.gateway.events(max), |event| matches!(event, Event::FlowEnded { .. }));
+    visitor.send(b"y").unwrap();
+    assert_silent(&visitor);
+    assert_ok(&world.pops[0].apply(&upsert("trust", &json!({"type": "trust", "gateways": ["g-1"]}))));
+    until("trust to be back", || world.gateway.stats().sessions.iter().all(|s| s.state == "Open"));
+    assert_eq!(ask(&visitor, b"z"), b"z");
+}
+
+#[test]
+fn an_agents_certificate_opens_no_flows() {
+    let world = UdpWorld::new(echo_service());
+    let identity = world.authority.agent("a-1");
+    let limits = CoreLimits::default();
+    let config = GatewayConfig { identity, epoch: 2, liveness: quick(), flow: Flow::default(), limits };
+    assert!(TunnelGateway::new(config).is_err());
+}
+
+#[test]
+fn a_large_answer_waits_until_the_visitor_has_shown_that_it_hears() {
+    let world = UdpWorld::new(answering(|_, bytes| vec![7; if bytes == b"big" { 50_000 } else { 10 }]));
+    let visitor = world.visitor();
+    visitor.send(b"big").unwrap();
+    assert_silent(&visitor);
+    assert_eq!(ask(&visitor, b"small").len(), 10);
+    // It asked again after an answer: from now on it gets everything.
+    assert_eq!(ask(&visitor, b"big").len(), 50_000);
+}
+
+#[test]
+fn a_listener_that_is_gone_leaves_its_port() {
+    let world = UdpWorld::new(echo_service());
+    assert_eq!(ask(&world.visitor(), b"x"), b"x");
+    assert_ok(&world.gateway.apply(&json!({"remove": ["udp/1"]}).to_string().into_bytes()));
+    let ended = event(|max| world.gateway.events(max), |event| matches!(event, Event::FlowEnded { .. }));
+    assert!(matches!(ended, Event::FlowEnded { flow } if flow.service == "ns/web"));
+    until("the port to be free", || UdpSocket::bind(world.at).is_ok());
+}
+
+#[test]
+fn a_taken_port_is_reported_and_had_as_soon_as_it_is_free() {
+    let world = UdpWorld::new(echo_service());
+    let other = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let port = other.local_addr().unwrap().port();
+    let outcome = world.gateway.apply(&upsert("udp/2", &with(world.listener.clone(), json!({"port": port}))));
+    assert!(outcome.entries["udp/2"].error.as_deref().is_some_and(|error| error.contains("in use")), "{outcome:?}");
+    let at = other.local_addr().unwrap();
+    drop(other);
+    event(|max| world.gateway.events(max), |event| matches!(event, Event::RouteBound { key, .. } if key == "udp/2"));
+    let visitor = UdpSocket::bind("127.0.0.1:0").unwrap();
+    visitor.set_read_timeout(Some(PATIENCE)).unwrap();
+    visitor.connect(at).unwrap();
+    assert_eq!(ask(&visitor, b"x"), b"x");
+}
+
+#[test]
+fn a_service_that_refuses_is_reported_and_found_again() {
+    let port = free_udp_port();
+    let world = UdpWorld::new(SocketAddr::new([127, 0, 0, 1].into(), port));
+    let visitor = world.visitor();
+    visitor.send(b"x").unwrap();
+    event(|max| world.agent.events(max), |event| matches!(event, Event::LocalDown { .. }));
+    let service = UdpSocket::bind(("127.0.0.1", port)).unwrap();
+    service.set_read_timeout(Some(PATIENCE)).unwrap();
+    visitor.send(b"y").unwrap();
+    let (count, from) = service.recv_from(&mut [0; 8]).unwrap();
+    assert_eq!(count, 1);
+    service.send_to(b"z", from).unwrap();
+    let mut buffer = [0; 8];
+    assert_eq!(visitor.recv(&mut buffer).unwrap(), 1);
+}
+
+#[test]
+fn a_burst_of_datagrams_comes_through_in_order() {
+    let world = UdpWorld::new(echo_service());
+    let visitor = world.visitor();
+    assert_eq!(ask(&visitor, b"prove"), b"prove");
+    let mut last = 0;
+    for round in 0..200_u32 {
+        for n in 0..10 {
+            visitor.send(&(round * 10 + n + 1).to_be_bytes()).unwrap();
+        }
+        for _ in 0..10 {
+            let mut buffer = [0; 8];
+            assert_eq!(visitor.recv(&mut buffer).unwrap(), 4);
+            let number = u32::from_be_bytes(buffer[..4].try_into().unwrap());
+            assert!(number > last, "{number} after {last}");
+            last = number;
+        }
+    }
+    assert_eq!(last, 2_000);
+}

@@ -1,0 +1,340 @@
+//! A small world for tests: an authority, a POP and an agent on loopback, and local services of several tempers.
+#![allow(dead_code, reason = "each test file uses its own part of the world")]
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+use drtp_core::{
+    AgentConfig, ApplyOutcome, CoreLimits, Event, Flow, Identity, Liveness, ServerConfig, Stats, Target, TargetTls,
+    TunnelAgent, TunnelServer,
+};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair, SanType};
+use serde_json::{Value, json};
+
+/// No wait in a test is longer.
+pub const PATIENCE: Duration = Duration::from_secs(15);
+pub const CONNECTION: &str = "c-1";
+
+pub struct Authority {
+    issuer: CertifiedIssuer<'static, KeyPair>,
+}
+
+impl Authority {
+    pub fn new() -> Self {
+        let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        Self { issuer: CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap() }
+    }
+
+    pub fn roots_pem(&self) -> String {
+        self.issuer.pem()
+    }
+
+    /// An identity with one SPIFFE URI and DNS names.
+    pub fn identity(&self, uri: &str, names: &[&str]) -> Identity {
+        self.identity_until(uri, names, Duration::from_secs(3_600))
+    }
+
+    pub fn identity_until(&self, uri: &str, names: &[&str], left: Duration) -> Identity {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = CertificateParams::new(names).unwrap();
+        params.subject_alt_names.push(SanType::URI(uri.try_into().unwrap()));
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        let now = std::time::SystemTime::now();
+        params.not_before = (now - Duration::from_secs(300)).into();
+        params.not_after = (now + left).into();
+        let key = KeyPair::generate().unwrap();
+        let leaf = params.signed_by(&key, &self.issuer).unwrap();
+        Identity { chain_pem: leaf.pem(), key_pem: key.serialize_pem(), roots_pem: self.roots_pem() }
+    }
+
+    pub fn pop(&self) -> Identity {
+        self.identity("spiffe://td/pop/p-1", &["p-1.tunnel.test"])
+    }
+
+    pub fn agent(&self, uid: &str) -> Identity {
+        self.identity(&format!("spiffe://td/org/o/project/p/agent/{uid}"), &[])
+    }
+}
+
+pub fn quick() -> Liveness {
+    Liveness { ping_ms: 300, dead_ms: 1_500, idle_ping_ms: 300, idle_dead_ms: 1_500 }
+}
+
+pub fn pop(authority: &Authority) -> TunnelServer {
+    pop_with(authority, CoreLimits::default())
+}
+
+pub fn pop_with(authority: &Authority, limits: CoreLimits) -> TunnelServer {
+    TunnelServer::new(ServerConfig {
+        identity: authority.pop(),
+        listeners: vec!["127.0.0.1:0".parse().unwrap(), "[::1]:0".parse().unwrap()],
+        liveness: quick(),
+        flow: Flow::default(),
+        limits,
+    })
+    .unwrap()
+}
+
+pub fn target(address: SocketAddr) -> Target {
+    Target {
+        host: address.ip().to_string(),
+        port: address.port(),
+        tls: None,
+        app_protocol: drtp_core::AppProtocol::default(),
+    }
+}
+
+pub fn agent_config(authority: &Authority, uid: &str, epoch: u64, target: Target) -> AgentConfig {
+    AgentConfig {
+        identity: authority.agent(uid),
+        epoch,
+        targets: BTreeMap::from([("ns/web".to_owned(), target)]),
+        allow_target: false,
+        liveness: quick(),
+        flow: Flow::default(),
+        limits: CoreLimits::default(),
+        lanes: 1,
+    }
+}
+
+pub fn free_port(ip: &str) -> u16 {
+    TcpListener::bind((ip.parse::<IpAddr>().unwrap(), 0)).unwrap().local_addr().unwrap().port()
+}
+
+/// A `plain` route that everybody on loopback may use.
+pub fn route(port: u16) -> Value {
+    json!({
+        "type": "route", "connection": CONNECTION, "service": "s-1", "namespace": "ns", "name": "web",
+        "agents": ["a-1"], "mode": "plain", "enabled": true,
+        "access": {"lists": [{"default": "Allow"}]},
+        "bind": {"address": "127.0.0.1", "port": port},
+    })
+}
+
+pub fn with(mut value: Value, changes: Value) -> Value {
+    for (key, change) in changes.as_object().unwrap() {
+        value[key] = change.clone();
+    }
+    value
+}
+
+pub fn whole(entries: Value) -> Vec<u8> {
+    json!({"whole": true, "upsert": entries}).to_string().into_bytes()
+}
+
+pub fn upsert(key: &str, entry: &Value) -> Vec<u8> {
+    json!({"upsert": {key: entry}}).to_string().into_bytes()
+}
+
+pub fn plan_server(address: SocketAddr) -> Value {
+    json!({
+        "type": "server", "server": "p-1", "name": "p-1.tunnel.test", "pop": "here",
+        "address": address.ip().to_string(), "port": address.port(), "role": "Primary",
+    })
+}
+
+pub fn plan_service(target: &Target) -> Value {
+    json!({
+        "type": "service", "connection": CONNECTION, "connectionName": "c", "service": "s-1", "namespace": "ns",
+        "name": "web", "protocol": "TCP",
+        "local": {"host": target.host, "port": target.port, "tls": target.tls.as_ref().map(|_| json!({}))},
+    })
+}
+
+/// One visitor's way, end to end.
+pub struct World {
+    pub authority: Authority,
+    pub pop: TunnelServer,
+    pub agent: TunnelAgent,
+    pub endpoint: SocketAddr,
+    pub plan: Value,
+}
+
+impl World {
+    /// Waits until the endpoint serves.
+    pub fn new(service: SocketAddr) -> Self {
+        Self::build(service, |route| route, |config| config, |service| service)
+    }
+
+    pub fn build(
+        service: SocketAddr,
+        route_change: impl FnOnce(Value) -> Value,
+        config_change: impl FnOnce(AgentConfig) -> AgentConfig,
+        service_change: impl FnOnce(Value) -> Value,
+    ) -> Self {
+        let authority = Authority::new();
+        let pop = pop(&authority);
+        let port = free_port("127.0.0.1");
+        let outcome = pop.apply(&whole(
+            json!({"route/c-1": route_change(route(port)), "trust": {"type": "trust", "gateways": ["g-1"]}}),
+        ));
+        assert_ok(&outcome);
+        let target = target(service);
+        let config = config_change(agent_config(&authority, "a-1", 1, target.clone()));
+        let target = config.targets["ns/web"].clone();
+        let agent = TunnelAgent::new(config).unwrap();
+        let plan = json!({
+            "server/p-1": plan_server(pop.agent_addresses()[0]),
+            "service/c-1": service_change(plan_service(&target)),
+        });
+        assert_ok(&agent.apply(&whole(plan.clone())));
+        let world = Self { authority, pop, agent, endpoint: SocketAddr::new([127, 0, 0, 1].into(), port), plan };
+        world.wait_live();
+        world
+    }
+
+    pub fn wait_live(&self) {
+        until("the endpoint to be live", || self.pop.stats().connections.iter().any(|c| c.live));
+    }
+
+    pub fn visit(&self) -> TcpStream {
+        visit(self.endpoint)
+    }
+}
+
+pub fn assert_ok(outcome: &ApplyOutcome) {
+    assert!(outcome.error.is_none() && outcome.entries.values().all(|entry| entry.ok), "{outcome:?}");
+}
+
+pub fn visit(endpoint: SocketAddr) -> TcpStream {
+    try_visit(endpoint).unwrap()
+}
+
+/// The endpoint may reset a visitor before `connect` has returned.
+pub fn try_visit(endpoint: SocketAddr) -> std::io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&endpoint, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+    stream.set_nodelay(true).unwrap();
+    Ok(stream)
+}
+
+/// A visitor that nobody serves: it is reset, at once or a moment later.
+pub fn visit_in_vain(endpoint: SocketAddr) {
+    match try_visit(endpoint) {
+        Ok(mut stream) => assert!(read_to_reset(&mut stream).is_empty()),
+        Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset),
+    }
+}
+
+/// Polls a fact with a deadline: for facts that have no descriptor to wait on.
+pub fn until(what: &str, mut fact: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !fact() {
+        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+}
+
+pub fn until_stats(what: &str, stats: impl Fn() -> Stats, fact: impl Fn(&Stats) -> bool) {
+    until(what, || fact(&stats()));
+}
+
+/// Waits for an event.
+pub fn event(take: impl Fn(usize) -> Vec<Event>, wanted: impl Fn(&Event) -> bool) -> Event {
+    let mut found = None;
+    until("an event", || {
+        found = take(100).into_iter().find(|event| wanted(event));
+        found.is_some()
+    });
+    found.unwrap()
+}
+
+/// A service that runs `serve` for each connection.
+pub fn service(serve: impl Fn(TcpStream) + Send + Sync + Clone + 'static) -> SocketAddr {
+    service_on("127.0.0.1", serve)
+}
+
+pub fn service_on(ip: &str, serve: impl Fn(TcpStream) + Send + Sync + Clone + 'static) -> SocketAddr {
+    let listener = TcpListener::bind((ip.parse::<IpAddr>().unwrap(), 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let serve = serve.clone();
+            std::thread::spawn(move || serve(stream));
+        }
+    });
+    address
+}
+
+pub fn echo(mut stream: TcpStream) {
+    let mut buffer = vec![0; 64 * 1024];
+    while let Ok(count) = stream.read(&mut buffer) {
+        if count == 0 || stream.write_all(&buffer[..count]).is_err() {
+            break;
+        }
+    }
+    let _ = stream.shutdown(std::net::Shutdown::Write);
+}
+
+pub fn reset(stream: TcpStream) {
+    socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(stream);
+}
+
+/// The stream ended by a reset, not cleanly; what came before is returned.
+pub fn read_to_reset(stream: &mut TcpStream) -> Vec<u8> {
+    let mut all = Vec::new();
+    let error = stream.read_to_end(&mut all).expect_err("a reset, not a clean end");
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    all
+}
+
+pub fn tls_target(address: SocketAddr, tls: TargetTls) -> Target {
+    Target { tls: Some(tls), ..target(address) }
+}
+
+/// Deterministic bytes, and a checksum to compare.
+pub fn pattern(count: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed | 1;
+    let mut out = Vec::with_capacity(count + 8);
+    while out.len() < count {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        out.extend_from_slice(&state.to_le_bytes());
+    }
+    out.truncate(count);
+    out
+}
+
+/// A relay that can be told to swallow everything, as a path without a route does.
+pub struct Hole {
+    pub address: SocketAddr,
+    closed: std::sync::Arc<std::sync::atomic::AtomicBool>,
+}
+
+impl Hole {
+    pub fn to(target: SocketAddr) -> Self {
+        let closed = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let swallowing = std::sync::Arc::clone(&closed);
+        let address = service(move |stream| {
+            let upstream = TcpStream::connect(target).unwrap();
+            let pump = |mut from: TcpStream, mut to: TcpStream| {
+                let swallowing = std::sync::Arc::clone(&swallowing);
+                move || {
+                    let mut buffer = [0; 16 * 1024];
+                    while let Ok(count) = from.read(&mut buffer) {
+                        let swallow = swallowing.load(std::sync::atomic::Ordering::SeqCst);
+                        if count == 0 || (!swallow && to.write_all(&buffer[..count]).is_err()) {
+                            break;
+                        }
+                    }
+                }
+            };
+            let down = pump(upstream.try_clone().unwrap(), stream.try_clone().unwrap());
+            let mut up = pump(stream, upstream);
+            let other = std::thread::spawn(down);
+            up();
+            let _ = other.join();
+        });
+        Self { address, closed }
+    }
+
+    pub fn swallow(&self) {
+        self.closed.store(true, std::sync::atomic::Ordering::SeqCst);
+    }
+}

@@ -1,0 +1,371 @@
+"""The agent host: snapshots come from the feed and go into the core; events and stats come out as view and reports.
+
+    feed.snapshot -> read_plan -> core.apply        core events -> refresh -> view, reports
+
+Level-triggered: an event only wakes `_refresh`, which reads the core's whole state. With the control plane down all of
+this goes on from the snapshot on disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass
+
+import msgspec
+
+from drtp.agent.metrics import AgentCollector
+from drtp.agent.picture import pop_views, service_views
+from drtp.agent.pins import Pins
+from drtp.agent.plan import Plan, read_plan, service_key
+from drtp.agent.rates import Meters, total
+from drtp.agent.reporting import reports_of
+from drtp.agent.settings import AgentSettings
+from drtp.agent.view import AgentPhase, AgentView, CertificateView, Failure, FeedView
+from drtp.api.snapshots import Snapshot
+from drtp.client.epoch import next_epoch
+from drtp.client.feed import Feed, FeedPhase
+from drtp.client.identity import Identity, IdentityStore
+from drtp.kit.clock import Clock, SystemClock
+from drtp.kit.descriptors import raise_descriptor_limit
+from drtp.kit.errors import DrtpError, Terminal
+from drtp.kit.exclusive import exclusive
+from drtp.kit.latest import Latest
+from drtp.kit.memory import HighWater
+from drtp.kit.observe import REGISTRY, logger
+from drtp.tunnel import (
+    AgentConfig,
+    Event,
+    Fenced,
+    LocalDown,
+    LocalUp,
+    Refused,
+    Target,
+    TunnelAgent,
+    TunnelDown,
+    TunnelIdentity,
+    TunnelUp,
+    delta_between,
+)
+
+log = logger("agent")
+
+REFRESH_S = 1.0
+"""Gauges move by themselves; a screen that is a second old is fresh."""
+REFRESH_SHARE = 0.2
+"""Of the time, at most, goes into refreshes: a storm of events slows them down, not the host."""
+STALE_MAX = 20
+"""Old answers of the core in a row, half a second and more each: it is dead, and a new process is wanted."""
+GOODBYE_S = 0.1
+"""For the last reports to leave."""
+GOODBYE_LOOK_S = 0.05
+
+
+@dataclass(slots=True)
+class _Running:
+    """What exists while the host runs."""
+
+    tunnel: TunnelAgent
+    pins: Pins
+    targets: Mapping[str, Target]
+    plan: Plan
+    applied: dict[str, dict[str, object]] | None = None
+    renewals: int = 0
+    identity: Identity | None = None
+
+
+class AgentHost:
+    """One agent process' tunnels. `run` once; `view` is there from the start."""
+
+    def __init__(self, settings: AgentSettings, *, clock: Clock | None = None, feed: Feed | None = None) -> None:
+        """`feed` None: made from the identity in the state directory. Raises: Terminal for loose file modes."""
+        self.view: Latest[AgentView] = Latest(AgentView())
+        self._settings = settings
+        self._clock = clock or SystemClock()
+        self._feed = feed or Feed(
+            IdentityStore(settings.state_dir), lambda: settings.registration, settings.state_dir, self._clock
+        )
+        self._targets = settings.targets
+        self._due: Latest[Snapshot] = Latest()
+        self._meters = Meters()
+        self._crowd = HighWater()
+        self._dirty = asyncio.Event()
+        self._stops = 0
+        self._stopping = asyncio.Event()
+        self._forced = asyncio.Event()
+        self._phase = AgentPhase.STARTING
+        self._local_url = ""
+
+    def stop(self) -> None:
+        """First call: drain, for `settings.drain_s` at most. Second: end now. May be called from a signal handler."""
+        self._stops += 1
+        self._stopping.set()
+        if self._stops > 1:
+            self._forced.set()
+
+    def retarget(self, targets: Mapping[str, Target]) -> None:
+        """From now on visitors may reach exactly these. Services that stay as they are do not notice."""
+        self._targets = dict(targets)
+        if self._due.value is not None:
+            self._due.set(self._due.value)
+
+    async def run(self) -> None:
+        """Serve until `stop`. Raises: Terminal when going on is useless (fenced, refused, locked, not enrolled)."""
+        settings = self._settings
+        try:
+            with exclusive(
+                settings.state_dir / "lock", "DRTP-4010", f"Another process runs with {settings.state_dir}."
+            ):
+                await self._run_locked()
+        except BaseExceptionGroup as errors:
+            failure = _terminal_in(errors)
+            if failure is None:
+                raise
+            self._fail(failure)
+            raise failure from errors
+        except Terminal as failure:
+            self._fail(failure)
+            raise
+        self._phase = AgentPhase.STOPPED
+        self._publish(phase=AgentPhase.STOPPED)
+
+    async def _run_locked(self) -> None:
+        identity = self._feed.identity.value
+        if identity is None:
+            raise Terminal("DRTP-2015")
+        raise_descriptor_limit()
+        running = await self._start(identity)
+        try:
+            async with self._pages(), asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(self._feed.run()),
+                    group.create_task(self._take_snapshots()),
+                    group.create_task(self._follow_plans(running)),
+                    group.create_task(self._follow_identity(running)),
+                    group.create_task(self._follow_feed_state()),
+                    group.create_task(self._follow_events(running)),
+                    group.create_task(self._keep_fresh(running)),
+                ]
+                await self._stopping.wait()
+                await self._drain(running)
+                for task in tasks:
+                    task.cancel()
+        finally:
+            await running.tunnel.close()
+
+    async def _start(self, identity: Identity) -> _Running:
+        settings = self._settings
+        config = AgentConfig(
+            epoch=next_epoch(settings.state_dir / "epoch", self._clock),
+            targets=dict(self._targets),
+            # Without a target from the command line the pins decide, which the core does not know yet.
+            allow_target=settings.allow_target or not self._targets,
+            lanes=settings.lanes,
+        )
+        self._phase = AgentPhase.CONNECTING
+        tunnel = TunnelAgent(config, _tunnel_identity(identity))
+        return _Running(tunnel, self._pins(), self._targets, Plan(), identity=identity)
+
+    def _pins(self) -> Pins:
+        return Pins(self._targets, self._settings.state_dir / "pins.json")
+
+    @contextlib.asynccontextmanager
+    async def _pages(self) -> AsyncGenerator[None, None]:
+        wanted = self._settings.local_address
+        if wanted is None:
+            yield
+            return
+        # Late: an agent without pages starts faster without a web server.
+        from drtp.agent.pages import free_socket, status_pages
+
+        collector = AgentCollector(self.view)
+        REGISTRY.register(collector)
+        try:
+            hosts = self._settings.local_hosts
+            async with status_pages(free_socket(*wanted), self.view, hosts, self._clock) as url:
+                self._local_url = url
+                yield
+        finally:
+            REGISTRY.unregister(collector)
+
+    async def _take_snapshots(self) -> None:
+        async for snapshot in self._feed.snapshot:
+            self._due.set(snapshot)
+
+    def _retargeted(self, running: _Running) -> Mapping[str, Target] | None:
+        """The targets, where they are others now. Services whose own has changed are given to the core again."""
+        former, targets = running.targets, self._targets
+        if former is targets:
+            return None
+        running.targets, running.pins = targets, self._pins()
+        for service in running.plan.services:
+            named, key = f"{service.namespace}/{service.name}", service_key(service.connection)
+            if running.applied and key in running.applied and former.get(named) != targets.get(named):
+                running.applied[key] = {}
+        return targets
+
+    async def _follow_plans(self, running: _Running) -> None:
+        async for snapshot in self._due:
+            former, targets = running.plan.refused, self._retargeted(running)
+            plan = read_plan(snapshot, running.pins, running.plan, allow_target=self._settings.allow_target)
+            delta = delta_between(running.applied, plan.documents)
+            outcome = await running.tunnel.apply(msgspec.structs.replace(delta, targets=targets))
+            faults = {key: entry.error or "not taken" for key, entry in outcome.entries.items() if not entry.ok}
+            # A refused entry counts as held, but as nothing in particular: given again next time, taken back when gone.
+            running.applied = {key: {} if key in faults else entry for key, entry in plan.documents.items()}
+            running.plan = plan.also_refused(faults)
+            services = {service_key(service.connection) for service in plan.services}
+            for key, reason in running.plan.refused.items():
+                # A service's refusal is in the view, for whoever shows it; the same words once are enough.
+                if key not in services and former.get(key) != reason:
+                    log.warning("plan entry refused", entry=key, reason=reason)
+            self._feed.applied(snapshot.generation, running.plan.refused)
+            self._dirty.set()
+
+    async def _follow_identity(self, running: _Running) -> None:
+        async for identity in self._feed.identity:
+            if running.identity is identity:
+                continue
+            try:
+                await running.tunnel.rotate(_tunnel_identity(identity))
+            except DrtpError as error:
+                # The old certificate stays in force; the next renewal brings another.
+                log.warning("certificate not taken", code=error.code, error=error.what)
+                continue
+            running.identity = identity
+            running.renewals += 1
+            log.info("certificate renewed", generation=identity.generation, not_after=str(identity.not_after))
+            self._dirty.set()
+
+    async def _follow_feed_state(self) -> None:
+        async for state in self._feed.state:
+            self._dirty.set()
+            if state.phase is FeedPhase.REFUSED and state.terminal:
+                raise Terminal(state.code, state.message, state.remedy)
+
+    async def _follow_events(self, running: _Running) -> None:
+        async for batch in running.tunnel.events():
+            for event in batch:
+                _note(event)
+            self._dirty.set()
+
+    async def _keep_fresh(self, running: _Running) -> None:
+        stale = 0
+        while True:
+            self._dirty.clear()
+            began_s = self._clock.monotonic()
+            stale = stale + 1 if await self._refresh(running) else 0
+            if stale >= STALE_MAX:
+                raise Terminal("DRTP-4004", "The tunnel's driver does not answer any more.")
+            await self._clock.sleep((self._clock.monotonic() - began_s) * (1 / REFRESH_SHARE - 1))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(REFRESH_S):
+                    await self._dirty.wait()
+
+    async def _refresh(self, running: _Running) -> bool:
+        """Read the core's whole state; publish the view and say what changed. True: the core gave an old answer."""
+        stats = await running.tunnel.stats()
+        self._crowd.note(stats.streams)
+        plan = running.plan
+        pops = pop_views(plan, stats)
+        rates = self._meters.rates(self._clock.monotonic(), stats.connections)
+        services = service_views(plan, stats, pops, rates)
+        self._feed.reports.replace_all(reports_of(plan, services, pops, dict(self._feed.reports.reports)))
+        if self._phase in {AgentPhase.CONNECTING, AgentPhase.READY}:
+            ready = any(service.ready for service in services)
+            self._phase = AgentPhase.READY if ready else AgentPhase.CONNECTING
+        self._publish(
+            phase=self._phase,
+            services=services,
+            pops=pops,
+            flows=stats.recent,
+            feed=self._feed_view(),
+            certificate=_certificate_view(running),
+            streams=stats.streams,
+            rates=total(rates),
+            quarantined=plan.refused,
+            local_url=self._local_url,
+        )
+        return stats.stale
+
+    async def _drain(self, running: _Running) -> None:
+        """GOAWAY to every POP; visitors finish, until the deadline or a second `stop`."""
+        self._phase = AgentPhase.DRAINING
+        log.info("draining", deadline_s=self._settings.drain_s)
+        running.tunnel.drain(self._settings.drain_s)
+        self._dirty.set()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._settings.drain_s + 1.0):
+                await self._quiet(running)
+        log.info("drained", forced=self._forced.is_set())
+
+    async def _quiet(self, running: _Running) -> None:
+        async with asyncio.TaskGroup() as group:
+            forced = group.create_task(self._forced.wait())
+            emptied = group.create_task(self._emptied(running))
+            await asyncio.wait({forced, emptied}, return_when=asyncio.FIRST_COMPLETED)
+            forced.cancel()
+            emptied.cancel()
+
+    async def _emptied(self, running: _Running) -> None:
+        """The last visitor has gone, and POPs have ended their sessions: nobody is on the way any more."""
+        stats = await running.tunnel.stats()
+        while stats.streams > 0 or any(session.live for session in stats.sessions):
+            await self._clock.sleep(GOODBYE_LOOK_S)
+            stats = await running.tunnel.stats()
+        await self._clock.sleep(GOODBYE_S)
+
+    def _feed_view(self) -> FeedView:
+        state = self._feed.state.value
+        return FeedView() if state is None else FeedView(state.phase.value, state.code, state.message)
+
+    def _publish(self, **changed: object) -> None:
+        self.view.set(msgspec.structs.replace(self.view.value or AgentView(), **changed))
+
+    def _fail(self, error: DrtpError) -> None:
+        self._phase = AgentPhase.FAILED
+        log.error("stopped for good", code=error.code, error=error.what)
+        self._publish(phase=AgentPhase.FAILED, failure=Failure(code=error.code, what=error.what, remedy=error.remedy))
+
+
+def _note(event: Event) -> None:
+    """One log line for each transition. Raises: Terminal for the event that ends everything."""
+    match event:
+        case Fenced(message=message):
+            raise Terminal("DRTP-4011", f"A newer instance of this agent serves now ({message}).")
+        case TunnelUp(server=server, peer=peer):
+            log.info("tunnel up", server=server, peer=peer)
+        case TunnelDown(server=server, message=message):
+            log.warning("tunnel down", server=server, reason=message)
+        case Refused(subject=server, reason=reason):
+            log.warning("refused by tunnel server", server=server, reason=reason)
+        case LocalDown(service=service, message=message):
+            log.warning("local service unreachable", service=service, reason=message)
+        case LocalUp(service=service):
+            log.info("local service reachable", service=service)
+        case _:
+            log.warning("event not for an agent", type=type(event).__name__)
+
+
+def _terminal_in(errors: BaseExceptionGroup[BaseException]) -> Terminal | None:
+    terminals = errors.subgroup(Terminal)
+    while isinstance(terminals, BaseExceptionGroup):
+        terminals = terminals.exceptions[0]
+    return terminals if isinstance(terminals, Terminal) else None
+
+
+def _tunnel_identity(identity: Identity) -> TunnelIdentity:
+    return TunnelIdentity(identity.chain_pem, identity.key_pem, identity.bundle_pem)
+
+
+def _certificate_view(running: _Running) -> CertificateView | None:
+    identity = running.identity
+    if identity is None:
+        return None
+    return CertificateView(
+        generation=identity.generation,
+        not_before_unix_ms=int(identity.not_before.timestamp() * 1000),
+        not_after_unix_ms=int(identity.not_after.timestamp() * 1000),
+        renewals=running.renewals,
+    )

@@ -1,0 +1,33 @@
+"""What an agent is started with, parsed once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from drtp.api.reports import AgentRegistration
+from drtp.tunnel import Target
+
+DRAIN_S = 30.0
+"""What cloudflared taught people to expect of a graceful stop."""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSettings:
+    """`state_dir` holds the identity (enrolled before the host starts), epoch and snapshot; one process may use it.
+
+    `targets`: service `<namespace>/<name>` -> the one place this machine lets visitors of it reach. Without
+    `allow_target` a plan that names another one is refused. `local_address`: where `/ready` and `/metrics` are,
+    `(address, port)`, the next free port if taken; None for neither.
+    """
+
+    state_dir: Path
+    targets: Mapping[str, Target] = field(default_factory=dict[str, Target])
+    allow_target: bool = False
+    registration: AgentRegistration = field(default_factory=AgentRegistration)
+    local_address: tuple[str, int] | None = None
+    local_hosts: tuple[str, ...] = ()
+    """Host names beside localhost and the address itself that the status pages answer to (DNS rebinding)."""
+    drain_s: float = DRAIN_S
+    lanes: int = 1

@@ -1,0 +1,486 @@
+"""The DRTP kinds: group datumapis.com, version v1alpha. The one source of their CRDs, validation and OpenAPI."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import Enum
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from drtp.api.fields import (
+    LIST_SET,
+    Cidr,
+    Count,
+    DnsLabel,
+    DnsName,
+    Host,
+    Int64,
+    IpAddress,
+    Port,
+    Text63,
+    Text128,
+    Text253,
+    Text1024,
+    Text2048,
+    list_map,
+    rules,
+)
+from drtp.api.meta import Condition, LocalRef, Model, NamespacedRef, ObjectMeta
+
+GROUP = "datumapis.com"
+VERSION = "v1alpha"
+API_VERSION = f"{GROUP}/{VERSION}"
+
+Conditions = Annotated[
+    tuple[Condition, ...],
+    Meta(
+        max_length=16,
+        description="What is known of the object, one entry for each aspect.",
+        extra_json_schema=list_map("type"),
+    ),
+]
+
+
+class Protocol(Enum):
+    """What visitors speak to the service."""
+
+    HTTP = "HTTP"
+    HTTPS = "HTTPS"
+    TCP = "TCP"
+    TLS = "TLS"
+    UDP = "UDP"
+
+
+class AppProtocol(Enum):
+    """What the agent's local service speaks inside HTTP."""
+
+    HTTP1 = "http1"
+    H2C = "h2c"
+
+
+class ProxyProtocol(Enum):
+    """Whether the local service is told the visitor's address, and how."""
+
+    NONE = "None"
+    V1 = "V1"
+    V2 = "V2"
+
+
+class Role(Enum):
+    """A server's place in a connection."""
+
+    PRIMARY = "Primary"
+    SECONDARY = "Secondary"
+    TERTIARY = "Tertiary"
+    LEAVING = "Leaving"
+    """Takes no new visitors where there is another; keeps those it has until they are gone."""
+
+
+class ProgrammingStatus(Enum):
+    """How far the POP is with a connection's endpoint."""
+
+    INIT = "Init"
+    PROGRAMMING = "Programming"
+    PROGRAMMED = "Programmed"
+    DRAINING = "Draining"
+    FAILED = "Failed"
+
+
+class ClientStatus(Enum):
+    """How the POP sees a connection's agent."""
+
+    WAITING = "Waiting"
+    CONNECTING = "Connecting"
+    CONNECTED = "Connected"
+    DISCONNECTED = "Disconnected"
+
+
+class EndpointMode(Enum):
+    """How a gateway reaches a POP endpoint, and so how the visitor's address is believed."""
+
+    MTLS = "mtls"
+    UNIX = "unix"
+    PLAIN = "plain"
+
+
+class Action(Enum):
+    """What an access rule does."""
+
+    ALLOW = "Allow"
+    DENY = "Deny"
+
+
+class EnforcementPoint(Enum):
+    """Where a policy holds."""
+
+    GATEWAY = "Gateway"
+    TUNNEL = "Tunnel"
+
+
+class Transport(Enum):
+    """How agents reach a tunnel server."""
+
+    TLS = "TLS"
+    QUIC = "QUIC"
+    WEBSOCKET = "WebSocket"
+
+
+class Location(Model, frozen=True):
+    """Signed decimal degrees (WGS 84), as strings because API conventions avoid floating point."""
+
+    latitude: Annotated[
+        str,
+        Meta(
+            max_length=12,
+            pattern=r"^-?[0-9]{1,2}(\.[0-9]{1,8})?$",
+            description='North is positive, for example "40.7128".',
+            extra_json_schema=rules(
+                ("double(self) >= -90.0 && double(self) <= 90.0", "latitude must be between -90 and 90")
+            ),
+        ),
+    ]
+    longitude: Annotated[
+        str,
+        Meta(
+            max_length=13,
+            pattern=r"^-?[0-9]{1,3}(\.[0-9]{1,8})?$",
+            description='East is positive, for example "-74.0060".',
+            extra_json_schema=rules(
+                ("double(self) >= -180.0 && double(self) <= 180.0", "longitude must be between -180 and 180")
+            ),
+        ),
+    ]
+
+
+class ServerListener(Model, frozen=True):
+    """Where agents dial in."""
+
+    transport: Transport
+    port: Port
+
+
+class DRTPServerSpec(Model, frozen=True):
+    """What a tunnel server says of itself when it registers."""
+
+    pop: Annotated[DnsLabel, Meta(description="Point of presence, for example nyc-ac.")]
+    location: Location
+    server_ip: Annotated[IpAddress, Meta(description="WAN address that agents dial.")] = msgspec.field(name="serverIP")
+    listeners: Annotated[
+        tuple[ServerListener, ...], Meta(min_length=1, max_length=8, extra_json_schema=list_map("transport"))
+    ]
+    health_port: Annotated[Port | None, Meta(description="Where gateways probe the server over HTTPS.")] = None
+    node_name: Annotated[Text253 | None, Meta(description="Bare metal host the instance runs on.")] = None
+    instance_id: Annotated[Text253 | None, Meta(description="Pod or process, for debugging.")] = msgspec.field(
+        name="instanceID", default=None
+    )
+    failure_domain: Annotated[
+        Text253 | None, Meta(description="Servers of one domain fail together; the pop where absent.")
+    ] = None
+    max_connections: Annotated[Count | None, Meta(description="Connections accepted; absent means no limit.")] = None
+    unschedulable: Annotated[
+        bool, Meta(description="True while draining: connections move away and none is assigned.")
+    ] = False
+
+
+class DRTPServerStatus(Model, frozen=True):
+    """Health is 0 (down) to 100."""
+
+    health: Annotated[int, Meta(ge=0, le=100, description="0 (down) to 100 (healthy).")] | None = None
+    connections: Annotated[Count | None, Meta(description="Connections assigned now.")] = None
+    version: Text63 | None = None
+    last_heartbeat_time: datetime | None = None
+    observed_generation: Annotated[
+        Int64 | None, Meta(description="The generation of the spec that this status speaks of.")
+    ] = None
+    conditions: Conditions = ()
+
+
+class DRTPServer(Model, frozen=True, kw_only=True):
+    """One tunnel server instance in a POP, registered by itself; cluster-scoped."""
+
+    api_version: str = API_VERSION
+    kind: str = "DRTPServer"
+    metadata: ObjectMeta
+    spec: DRTPServerSpec
+    status: DRTPServerStatus = DRTPServerStatus()
+
+
+class LocalTls(Model, frozen=True):
+    """How the agent trusts an `https` target. `serverName` defaults to the host; trust is the agent's own side's."""
+
+    server_name: Annotated[DnsName | None, Meta(description="The name its certificate must carry.")] = None
+
+
+class LocalService(Model, frozen=True):
+    """The application as the agent reaches it. `tls` present: the agent originates TLS to it."""
+
+    host: Annotated[Host, Meta(description="Host name or IP address, for example sqlserver.corp.com.")]
+    port: Port
+    app_protocol: Annotated[AppProtocol, Meta(description="What it speaks inside HTTP.")] = AppProtocol.HTTP1
+    tls: LocalTls | None = None
+
+
+class Expose(Model, frozen=True):
+    """How the service appears in public. Absent: no public listener."""
+
+    gateway_ref: Annotated[NamespacedRef | None, Meta(description="The Gateway; the operator's where absent.")] = None
+    hostname: Annotated[
+        DnsName | None, Meta(description="Requested name; one under the service domain is vended where absent.")
+    ] = None
+    port: Annotated[Port | None, Meta(description="Requested public port; one is vended where absent.")] = None
+    address: Annotated[
+        IpAddress | None,
+        Meta(description="Requested dedicated address of the operator's pool; any port may be had on it."),
+    ] = None
+    host_header: Annotated[
+        Text253 | None, Meta(description="Host header that the local service gets instead of the visitor's.")
+    ] = None
+
+
+class DRTPServiceSpec(Model, frozen=True):
+    """The service definition. How a local application is reached and by whom."""
+
+    protocol: Annotated[
+        Protocol,
+        Meta(
+            description="What visitors speak; immutable.",
+            extra_json_schema=rules(
+                ("self == oldSelf", "protocol is immutable: delete the service and make a new one")
+            ),
+        ),
+    ]
+    local: LocalService
+    application_type: Annotated[Text63 | None, Meta(description="What it is, such as postgresql.")] = None
+    display_name: Annotated[Text128 | None, Meta(description="Its name for people.")] = None
+    enabled: Annotated[bool, Meta(description="False keeps tunnels and reservations, and refuses visitors.")] = True
+    server_count: Annotated[
+        int, Meta(ge=1, le=3, description="Tunnel servers each connection is given; 1 reads Degraded.")
+    ] = 2
+    edge_allowlist: (
+        Annotated[
+            tuple[Cidr, ...],
+            Meta(
+                max_length=256,
+                description="Networks that visitors may come from. Absent: anyone, once exposed. Empty: nobody.",
+                extra_json_schema=LIST_SET,
+            ),
+        ]
+        | None
+    ) = None
+    proxy_protocol: Annotated[
+        ProxyProtocol, Meta(description="PROXY protocol header that tells the local service the visitor's address.")
+    ] = ProxyProtocol.NONE
+    expose: Annotated[Expose | None, Meta(description="How it appears in public; absent: not at all.")] = None
+
+
+ADDRESSES_MAX = 16
+"""Of a service's status: for people and agents to choose from, not a register of every route that leads to it."""
+
+
+class ServiceAddress(Model, frozen=True):
+    """One place where visitors reach the service."""
+
+    hostname: Text253 | None = None
+    ip: IpAddress | None = None
+    port: Port | None = None
+    url: Text2048 | None = None
+
+
+class DRTPServiceStatus(Model, frozen=True):
+    """Conditions: Accepted, Connected, Exposed, Ready. `localTarget` and `address` are for tables."""
+
+    local_target: Annotated[Text1024 | None, Meta(description="The local service as host:port.")] = None
+    address: Annotated[
+        Text2048 | None, Meta(description="The first of addresses as people write it: a URL, or host:port.")
+    ] = None
+    addresses: Annotated[
+        tuple[ServiceAddress, ...],
+        Meta(max_length=ADDRESSES_MAX, description="Where visitors reach it, the best first."),
+    ] = ()
+    credentials_secret_ref: LocalRef | None = None
+    connections: Annotated[Count | None, Meta(description="Agents registered.")] = None
+    ready_connections: Annotated[Count | None, Meta(description="Agents that visitors can reach.")] = None
+    observed_generation: Annotated[
+        Int64 | None, Meta(description="The generation of the spec that this status speaks of.")
+    ] = None
+    conditions: Conditions = ()
+
+
+class DRTPService(Model, frozen=True, kw_only=True):
+    """A local application to be reached through tunnels."""
+
+    api_version: str = API_VERSION
+    kind: str = "DRTPService"
+    metadata: ObjectMeta
+    spec: Annotated[
+        DRTPServiceSpec,
+        Meta(
+            extra_json_schema=rules(
+                (
+                    "self.protocol != 'UDP' || !has(self.expose) || has(self.edgeAllowlist)",
+                    "an exposed UDP service needs an edgeAllowlist (0.0.0.0/0 if anyone is meant)",
+                ),
+                (
+                    "self.protocol != 'UDP' || !has(self.proxyProtocol) || self.proxyProtocol != 'V1'",
+                    "version 1 of the PROXY protocol has no UDP; use V2",
+                ),
+            )
+        ),
+    ]
+    status: DRTPServiceStatus = DRTPServiceStatus()
+
+
+class ConnectionClient(Model, frozen=True):
+    """What the agent said when it registered, and where it was seen from. `agent_id` is its identity's uid."""
+
+    agent_id: Text128 | None = msgspec.field(name="agentID", default=None)
+    ip: Annotated[IpAddress | None, Meta(description="WAN address the control plane saw.")] = None
+    hostname: Text253 | None = None
+    version: Text63 | None = None
+    location: Location | None = None
+
+
+class AssignedServer(Model, frozen=True):
+    """A tunnel server given to a connection, as nodeName is to a pod."""
+
+    role: Role
+    server_ref: LocalRef
+
+
+class DRTPConnectionSpec(Model, frozen=True):
+    """`servers` is written by placement unless set."""
+
+    service_ref: Annotated[
+        LocalRef,
+        Meta(
+            description="The service it serves; immutable.",
+            extra_json_schema=rules(("self == oldSelf", "serviceRef is immutable")),
+        ),
+    ]
+    client: Annotated[ConnectionClient, Meta(description="What the agent said when it registered.")] = (
+        ConnectionClient()
+    )
+    servers: Annotated[
+        tuple[AssignedServer, ...],
+        Meta(
+            max_length=4,
+            description="Tunnel servers, written by placement unless set.",
+            extra_json_schema=list_map("role")
+            | rules(
+                (
+                    "size(self) == 0 || self.exists_one(s, s.role == 'Primary')",
+                    "exactly one server must be Primary",
+                ),
+                (
+                    "self.all(a, self.exists_one(b, b.serverRef.name == a.serverRef.name))",
+                    "each server may be assigned once",
+                ),
+            ),
+        ),
+    ] = ()
+    access_policy_ref: LocalRef | None = None
+
+
+class ServerStatus(Model, frozen=True):
+    """One assigned server's side. `pod_address`:`pod_port` is where a gateway reaches this connection on that POP.
+
+    Where `endpoint_mode` is `unix`, `pod_path` takes the place of address and port.
+    """
+
+    role: Role
+    server_ref: LocalRef
+    programming_status: ProgrammingStatus
+    client_status: ClientStatus
+    pod_address: Annotated[IpAddress | None, Meta(description="Endpoint on the POP's pod network.")] = None
+    pod_port: Port | None = None
+    pod_path: Text1024 | None = None
+    endpoint_mode: EndpointMode | None = None
+    round_trip_millis: Count | None = None
+    message: Text1024 | None = None
+
+
+class DRTPConnectionStatus(Model, frozen=True):
+    """Conditions: Scheduled, Programmed, Connected, Ready."""
+
+    servers: Annotated[tuple[ServerStatus, ...], Meta(max_length=16)] = ()
+    observed_generation: Annotated[
+        Int64 | None, Meta(description="The generation of the spec that this status speaks of.")
+    ] = None
+    conditions: Conditions = ()
+
+
+class DRTPConnection(Model, frozen=True, kw_only=True):
+    """One agent's registration for one service, and the servers it is given."""
+
+    api_version: str = API_VERSION
+    kind: str = "DRTPConnection"
+    metadata: ObjectMeta
+    spec: DRTPConnectionSpec
+    status: DRTPConnectionStatus = DRTPConnectionStatus()
+
+
+class PolicyTarget(Model, frozen=True):
+    """What a policy attaches to (GEP-713), in the policy's namespace."""
+
+    group: Text253
+    kind: Annotated[str, Meta(min_length=1, max_length=63)]
+    name: DnsName
+    section_name: Text253 | None = None
+
+
+class AccessRule(Model, frozen=True):
+    """One line of the list. Empty `clientCIDRs` matches every visitor."""
+
+    name: DnsLabel
+    action: Action
+    client_cidrs: Annotated[
+        tuple[Cidr, ...],
+        Meta(
+            max_length=256,
+            description="Networks it speaks of; empty matches every visitor.",
+            extra_json_schema=LIST_SET,
+        ),
+    ] = msgspec.field(name="clientCIDRs", default=())
+
+
+class DRTPAccessPolicySpec(Model, frozen=True):
+    """First match wins, then `defaultAction`. Empty `enforcementPoints` means both."""
+
+    target_refs: Annotated[
+        tuple[PolicyTarget, ...], Meta(max_length=16, description="What it attaches to, in its own namespace.")
+    ] = ()
+    enforcement_points: Annotated[
+        tuple[EnforcementPoint, ...],
+        Meta(max_length=2, description="Where it holds; both where empty.", extra_json_schema=LIST_SET),
+    ] = ()
+    rules: Annotated[
+        tuple[AccessRule, ...],
+        Meta(max_length=64, description="The list; first match wins.", extra_json_schema=list_map("name")),
+    ] = ()
+    default_action: Annotated[Action, Meta(description="What happens where no rule matches.")] = Action.DENY
+
+
+class PolicyAncestor(Model, frozen=True):
+    """How one target took the policy. Conditions: Accepted, Enforced."""
+
+    ancestor_ref: PolicyTarget
+    controller_name: Text253
+    conditions: Conditions = ()
+
+
+class DRTPAccessPolicyStatus(Model, frozen=True):
+    """One entry for each target."""
+
+    ancestors: Annotated[tuple[PolicyAncestor, ...], Meta(max_length=16)] = ()
+
+
+class DRTPAccessPolicy(Model, frozen=True, kw_only=True):
+    """An access list attached to services; attached lists can only narrow."""
+
+    api_version: str = API_VERSION
+    kind: str = "DRTPAccessPolicy"
+    metadata: ObjectMeta
+    spec: DRTPAccessPolicySpec
+    status: DRTPAccessPolicyStatus = DRTPAccessPolicyStatus()

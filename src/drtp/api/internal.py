@@ -1,0 +1,190 @@
+"""Records of the control plane that no API serves: group internal.datumapis.com, version v1, all cluster-scoped.
+
+They live in the Store like everything else, so that consumption of a secret, a renewal or a claim is one conditional
+write (`resourceVersion` precondition). Nothing here is a secret: secrets are kept as digests.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import Enum
+
+from drtp.api.feed import EdgeRole
+from drtp.api.meta import Model, ObjectMeta
+
+GROUP = "internal.datumapis.com"
+VERSION = "v1"
+API_VERSION = f"{GROUP}/{VERSION}"
+
+ENROLMENT_SECRET = f"EnrolmentSecret.{GROUP}"
+EDGE_IDENTITY = f"EdgeIdentity.{GROUP}"
+ACCOUNT = f"Account.{GROUP}"
+API_TOKEN = f"ApiToken.{GROUP}"
+CLAIM = f"Claim.{GROUP}"
+
+
+class Bound(Model, frozen=True):
+    """The object an identity or a secret is bound to, by uid; the name is for people. Kind as in `Key.kind`."""
+
+    kind: str
+    name: str
+    namespace: str = ""
+    uid: str = ""
+
+
+class SecretUse(Model, frozen=True):
+    """One consumption. The same `public_key` asking again gets the same identity and certificate."""
+
+    public_key: str
+    identity: str
+    at: datetime
+    remote: str
+
+
+class EnrolmentSecretSpec(Model, frozen=True):
+    """A one-time secret.
+
+    `digest`: HMAC-SHA256 with the pepper (hex). `replays`: refused uses by other keys, beyond the cap.
+    """
+
+    digest: str
+    role: EdgeRole
+    bound: Bound
+    expires_at: datetime
+    uses_max: int = 1
+    source_cidrs: tuple[str, ...] = ()
+    uses: tuple[SecretUse, ...] = ()
+    replays: int = 0
+    last_replay_at: datetime | None = None
+    created_by: str = ""
+
+
+class EnrolmentSecret(Model, frozen=True, kw_only=True, omit_defaults=False):
+    """Named by the id in the secret (12 characters)."""
+
+    api_version: str = API_VERSION
+    kind: str = "EnrolmentSecret"
+    metadata: ObjectMeta
+    spec: EnrolmentSecretSpec
+
+
+class EdgeIdentitySpec(Model, frozen=True):
+    """One edge as its certificate names it.
+
+    `bound`: an agent's DRTPServices, a POP's one DRTPServer; empty for a gateway (its `edge_name` names it).
+    `namespace`: an agent's tenant. `generation` counts certificates; `key_now` and `key_before` are the SHA-256 of the
+    public keys of that certificate and of the one before (hex). `used_generation`: the newest one that has connected;
+    an older one coming later is a copied key, and locks the identity. `key_superseded` is the key that a new enrolment
+    of the same edge replaced: it is refused, but no sign of a copy.
+    `addresses`, `version`, `hostname`: from the newest Hello (a gateway's public listeners are reached at `addresses`).
+    """
+
+    role: EdgeRole
+    uri: str
+    namespace: str = ""
+    bound: tuple[Bound, ...] = ()
+    edge_name: str = ""
+    generation: int = 1
+    used_generation: int = 0
+    key_now: str = ""
+    key_before: str = ""
+    key_superseded: str = ""
+    certificate_pem: str = ""
+    not_after: datetime | None = None
+    revoked: bool = False
+    locked: bool = False
+    reason: str = ""
+    created_by: str = ""
+    addresses: tuple[str, ...] = ()
+    version: str = ""
+    hostname: str = ""
+
+    @property
+    def denied(self) -> bool:
+        """Nothing this identity presents is accepted any more; it belongs on the deny-list with -1."""
+        return self.revoked or self.locked
+
+
+class EdgeIdentity(Model, frozen=True, kw_only=True, omit_defaults=False):
+    """Named by the identity's uid, the last part of its SPIFFE URI.
+
+    A POP's uid is its DRTPServer's `metadata.uid`, so `PlanServer.server` and `PopEndpoint.server` are that uid; an
+    agent's uid is `DRTPConnection.spec.client.agentID`; a gateway's is its own. This object's `metadata.uid` is unused.
+    """
+
+    api_version: str = API_VERSION
+    kind: str = "EdgeIdentity"
+    metadata: ObjectMeta
+    spec: EdgeIdentitySpec
+
+
+class AccountSpec(Model, frozen=True):
+    """A person or program. Groups hold for its tokens and certificates alike; roles are bound to `name` and to them."""
+
+    name: str
+    groups: tuple[str, ...] = ()
+    disabled: bool = False
+
+
+class Account(Model, frozen=True, kw_only=True, omit_defaults=False):
+    """Named by the user's uid, as in `.../user/<uid>`."""
+
+    api_version: str = API_VERSION
+    kind: str = "Account"
+    metadata: ObjectMeta
+    spec: AccountSpec
+
+
+class ApiTokenSpec(Model, frozen=True):
+    """A user's bearer token `drtp_pat_<id:12>_<secret>_<crc>`; `digest` as in `EnrolmentSecretSpec`.
+
+    Unless `namespaces` is empty, the token does nothing outside them.
+    """
+
+    digest: str
+    account: str
+    namespaces: tuple[str, ...] = ()
+    expires_at: datetime | None = None
+    description: str = ""
+
+
+class ApiToken(Model, frozen=True, kw_only=True, omit_defaults=False):
+    """Named by the id in the token (12 characters). Deleting it revokes it."""
+
+    api_version: str = API_VERSION
+    kind: str = "ApiToken"
+    metadata: ObjectMeta
+    spec: ApiTokenSpec
+
+
+class ClaimKind(Enum):
+    """What a claim holds."""
+
+    HOSTNAME = "Hostname"
+    PORT = "Port"
+    ADDRESS = "Address"
+
+
+class ClaimSpec(Model, frozen=True):
+    """Who owns a hostname, a port on a shared address (`value` `<address>:<port>`), or a dedicated address.
+
+    `released_at`: the owner let go; other tenants get it only after the quarantine. `owner_namespace_uid` tells a
+    namespace from a later one of the same name, which may be another tenant's; "" in claims older than the field.
+    """
+
+    kind: ClaimKind
+    value: str
+    owner_namespace: str
+    owner_namespace_uid: str = ""
+    owner_uid: str = ""
+    owner: str = ""
+    released_at: datetime | None = None
+
+
+class Claim(Model, frozen=True, kw_only=True, omit_defaults=False):
+    """Named after the claimed thing, so that two controllers cannot both win."""
+
+    api_version: str = API_VERSION
+    kind: str = "Claim"
+    metadata: ObjectMeta
+    spec: ClaimSpec

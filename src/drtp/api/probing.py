@@ -1,0 +1,13 @@
+"""What gateways and POPs say to each other at `/healthz`, over mutual TLS, with the control plane up or down.
+
+A gateway asks every second. Its question says whether it sends visitors to this POP; the answer says whether it should.
+So a POP that stops on purpose knows when the last gateway has moved, and one that is back when it is in use again.
+"""
+
+from __future__ import annotations
+
+SENDS_VISITORS = "drtp-sends-visitors"
+"""Header of the question: `yes` or `no`. Absent: an older gateway, which does not say."""
+
+LEAVING = frozenset({"draining", "returning"})
+"""Values of `status` in the answer by which a POP itself asks for no visitors. It still serves those who come."""

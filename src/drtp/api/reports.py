@@ -1,0 +1,146 @@
+"""Observed state on its way up: what each edge sees, as keyed entries like the snapshots.
+
+A report set is whole again on every reconnect, so a restarted control plane heals by itself. `sources` repeats the
+applied snapshot entry's sources: conditions are concluded from exactly these.
+
+What goes from here into an object's status has the bounds that the status has: the feed of an edge that exceeds them
+ends, and no object suffers.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Annotated
+
+from msgspec import Meta
+
+from drtp.api.drtp import ClientStatus, DRTPServerSpec, ProgrammingStatus, Role
+from drtp.api.fields import Count, Text1024
+from drtp.api.meta import Model
+from drtp.api.snapshots import EndpointMode, Source
+
+
+class SessionState(Model, frozen=True):
+    """How the POP sees the agent's session for one connection."""
+
+    status: ClientStatus
+    agent: str = ""
+    epoch: int = 0
+    since_unix_ms: int = 0
+    peer: str = ""
+    lanes: int = 0
+    round_trip_ms: Annotated[float, Meta(ge=0)] | None = None
+
+
+class RouteReport(Model, frozen=True, tag="route", tag_field="type"):
+    """Key `route/<connection uid>`, from a POP. Where the endpoint is and who is behind it."""
+
+    connection: str
+    programming: ProgrammingStatus
+    mode: EndpointMode = EndpointMode.MTLS
+    address: Annotated[str, Meta(max_length=45)] = ""
+    port: Annotated[int, Meta(ge=0, le=65535)] = 0
+    path: Text1024 = ""
+    session: SessionState = SessionState(status=ClientStatus.WAITING)
+    visitors: Count | None = None
+    """Streams open now, while the connection leaves this POP; else nothing, for it would change with every visit."""
+    message: str = ""
+    sources: tuple[Source, ...] = ()
+
+
+class PopReport(Model, frozen=True, tag="pop", tag_field="type"):
+    """Key `self`, from a POP. `health` 0-100."""
+
+    health: Annotated[int, Meta(ge=0, le=100)]
+    connections: Count = 0
+    streams: int = 0
+    draining: bool = False
+
+
+class LocalState(Enum):
+    """The agent's view of its local service."""
+
+    UNKNOWN = "Unknown"
+    REACHABLE = "Reachable"
+    UNREACHABLE = "Unreachable"
+
+
+class ServiceReport(Model, frozen=True, tag="service", tag_field="type"):
+    """Key `service/<connection uid>`, from an agent."""
+
+    connection: str
+    local: LocalState = LocalState.UNKNOWN
+    message: str = ""
+    connect_ms: float | None = None
+    sources: tuple[Source, ...] = ()
+
+
+class TunnelReport(Model, frozen=True, tag="tunnel", tag_field="type"):
+    """Key `tunnel/<server uid>`, from an agent: its session with one POP."""
+
+    server: str
+    status: ClientStatus
+    role: Role | None = None
+    round_trip_ms: float | None = None
+    message: str = ""
+
+
+class RoundTrips(Model, frozen=True, tag="roundtrips", tag_field="type"):
+    """Key `roundtrips`, from an agent: measured ms to tunnel servers by name; placement prefers these to distance."""
+
+    millis: dict[str, float] = {}
+
+
+class ExposureState(Enum):
+    """Whether Envoy took an entry."""
+
+    PROGRAMMED = "Programmed"
+    FAILED = "Failed"
+
+
+class ExposureReport(Model, frozen=True, tag="exposure", tag_field="type"):
+    """Key: the snapshot entry's key, from a gateway, once Envoy has answered for everything made of it."""
+
+    state: ExposureState
+    message: str = ""
+    sources: tuple[Source, ...] = ()
+
+
+class GatewayReport(Model, frozen=True, tag="gateway", tag_field="type"):
+    """Key `self`, from a gateway."""
+
+    envoy_ready: bool
+    connections: int = 0
+
+
+Report = RouteReport | PopReport | ServiceReport | TunnelReport | RoundTrips | ExposureReport | GatewayReport
+Reports = dict[str, Report]
+"""Everything one edge has to say, by key."""
+
+
+class PopRegistration(Model, frozen=True, tag="pop", tag_field="type"):
+    """What a POP says of itself at each connect; becomes DRTPServer `name`."""
+
+    name: str
+    spec: DRTPServerSpec
+    version: str = ""
+
+
+class AgentRegistration(Model, frozen=True, tag="agent", tag_field="type"):
+    """What an agent says of itself at each connect."""
+
+    hostname: str = ""
+    version: str = ""
+    latitude: str | None = None
+    longitude: str | None = None
+
+
+class GatewayRegistration(Model, frozen=True, tag="gateway", tag_field="type"):
+    """What a gateway says of itself at each connect: the address its public listeners are reached at."""
+
+    name: str
+    addresses: tuple[str, ...] = ()
+    version: str = ""
+
+
+Registration = PopRegistration | AgentRegistration | GatewayRegistration

@@ -1,0 +1,350 @@
+"""Desired state on its way down: what one edge is told, as keyed entries under one generation.
+
+RouteTable for a POP, TunnelPlan for an agent, GatewayTable for a gateway. Each is a set of entries by key; meaning is
+always the whole set. An entry names the objects it was computed from, so that a report of "applied" can be held
+against exactly those. The native core reads `RouteEntry`, `TrustEntry`, `DenyEntry`, `PlanServer` and `PlanService`
+from this very JSON; `tests/vectors` holds examples that both languages read.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+import msgspec
+
+from drtp.api.drtp import Action, AppProtocol, EndpointMode, LocalService, Protocol, ProxyProtocol, Role, ServiceAddress
+from drtp.api.meta import Model
+
+
+class Generation(msgspec.Struct, frozen=True, order=True, array_like=True):
+    """(incarnation, sequence), ordered. Incarnation: max(stored + 1, unix ms) at each start of the control plane."""
+
+    incarnation: int
+    sequence: int
+
+
+class Source(msgspec.Struct, frozen=True, array_like=True):
+    """One object an entry was computed from."""
+
+    uid: str
+    generation: int
+
+
+class AccessListRule(Model, frozen=True):
+    """One rule. Empty `cidrs` matches every visitor."""
+
+    action: Action
+    cidrs: tuple[str, ...] = ()
+
+
+class AccessList(Model, frozen=True):
+    """First match wins, then `default`."""
+
+    default: Action = Action.DENY
+    rules: tuple[AccessListRule, ...] = ()
+
+
+class Access(Model, frozen=True):
+    """Who may pass: every list must allow. No list at all denies."""
+
+    lists: tuple[AccessList, ...] = ()
+
+
+class Limits(Model, frozen=True):
+    """Caps on one connection at one POP. 0: the POP's own default."""
+
+    streams_max: int = 0
+    streams_half_open_max: int = 0
+    new_streams_per_s: int = 0
+
+
+# ---- RouteTable: for one POP ---------------------------------------------------------------------------------------
+
+
+class RouteEntry(Model, frozen=True, tag="route", tag_field="type"):
+    """Key `route/<connection uid>`. One connection's endpoint on this POP. The POP chooses the port itself."""
+
+    connection: str
+    service: str
+    namespace: str
+    name: str
+    agents: tuple[str, ...]
+    access: Access
+    protocol: Protocol = Protocol.TCP
+    mode: EndpointMode = EndpointMode.MTLS
+    plain_from: tuple[str, ...] = ()
+    enabled: bool = True
+    leaving: bool = False
+    """The connection moves to other POPs; this one says how many visitors it still has."""
+    limits: Limits = Limits()
+    sources: tuple[Source, ...] = ()
+
+
+class TrustEntry(Model, frozen=True, tag="trust", tag_field="type"):
+    """Key `trust`. Gateways (uids) that may use this POP's `mtls` endpoints."""
+
+    gateways: tuple[str, ...] = ()
+
+
+class DenyEntry(Model, frozen=True, tag="deny", tag_field="type"):
+    """Key `deny`. Identity uid -> -1: none of its certificates is accepted, live sessions end.
+
+    0 and more would be the lowest generation still accepted. A certificate does not carry its generation, so a POP
+    cannot hold it: it takes the entry with a warning, and the authority, which knows the newest, locks a clone.
+    """
+
+    minimum_generation: dict[str, int] = {}
+
+
+# ---- TunnelPlan: for one agent -------------------------------------------------------------------------------------
+
+
+class PlanServer(Model, frozen=True, tag="server", tag_field="type"):
+    """Key `server/<server uid>`. A tunnel server to keep a session with; `name` is what its certificate must carry."""
+
+    server: str
+    name: str
+    pop: str
+    address: str
+    port: int
+    role: Role
+    sources: tuple[Source, ...] = ()
+
+
+class PlanService(Model, frozen=True, tag="service", tag_field="type"):
+    """Key `service/<connection uid>`. A service to answer for, and what is known of it, for the agent to show."""
+
+    connection: str
+    connection_name: str
+    service: str
+    namespace: str
+    name: str
+    protocol: Protocol
+    local: LocalService
+    proxy_protocol: ProxyProtocol = ProxyProtocol.NONE
+    enabled: bool = True
+    servers: tuple[str, ...] = ()
+    addresses: tuple[ServiceAddress, ...] = ()
+    ready: bool = False
+    reason: str = ""
+    message: str = ""
+    sources: tuple[Source, ...] = ()
+
+
+# ---- GatewayTable: for one gateway ---------------------------------------------------------------------------------
+
+
+class ListenerProtocol(Enum):
+    """What a public listener terminates."""
+
+    HTTP = "HTTP"
+    HTTPS = "HTTPS"
+    TLS_PASSTHROUGH = "TLS"
+    TCP = "TCP"
+    UDP = "UDP"
+
+
+class GatewayListener(Model, frozen=True, tag="listener", tag_field="type"):
+    """Key `listener/<address>/<port>`, and `/udp` behind it for UDP. One bound socket; a TCP one has a `TcpExposure` of
+    that address and port, a UDP one a `UdpExposure`, and Envoy has no part in it.
+    """
+
+    address: str
+    port: int
+    protocol: ListenerProtocol
+    certificates: tuple[str, ...] = ()
+    sources: tuple[Source, ...] = ()
+
+
+class ServingCertificate(Model, frozen=True, tag="certificate", tag_field="type"):
+    """Key `certificate/<id>`. Chain and key in PEM; the key is a secret. `names` may hold one-level wildcards."""
+
+    names: tuple[str, ...]
+    chain_pem: str
+    key_pem: str
+    sources: tuple[Source, ...] = ()
+
+
+class PopEndpoint(Model, frozen=True):
+    """One connection on one POP. `unix`: `path` instead of address and port. Lower priority is used first."""
+
+    connection: str
+    server: str
+    server_name: str
+    mode: EndpointMode
+    address: str = ""
+    port: int = 0
+    path: str = ""
+    priority: int = 0
+
+
+class Backend(Model, frozen=True, tag="backend", tag_field="type"):
+    """Key `backend/<service uid>`. A service as a gateway reaches it. `tls`: the visitor's bytes are TLS already."""
+
+    service: str
+    namespace: str
+    name: str
+    protocol: Protocol
+    app_protocol: AppProtocol = AppProtocol.HTTP1
+    host_header: str | None = None
+    endpoints: tuple[PopEndpoint, ...] = ()
+    sources: tuple[Source, ...] = ()
+
+
+class WeightedBackend(Model, frozen=True):
+    """A share of the traffic for one `Backend`, by service uid; "" is a reference that does not resolve: 500."""
+
+    service: str
+    weight: int = 1
+
+
+class PathMatch(Enum):
+    """Gateway API HTTPPathMatch types."""
+
+    EXACT = "Exact"
+    PREFIX = "PathPrefix"
+    REGEX = "RegularExpression"
+
+
+class ValueMatch(Model, frozen=True):
+    """A header or query parameter: exact value, or a regular expression."""
+
+    name: str
+    value: str
+    regex: bool = False
+
+
+class HttpMatch(Model, frozen=True):
+    """All parts must hold."""
+
+    path_type: PathMatch = PathMatch.PREFIX
+    path: str = "/"
+    method: str | None = None
+    headers: tuple[ValueMatch, ...] = ()
+    query: tuple[ValueMatch, ...] = ()
+
+
+class HeaderChange(Model, frozen=True):
+    """Gateway API HTTPHeaderFilter."""
+
+    set: dict[str, str] = {}
+    add: dict[str, str] = {}
+    remove: tuple[str, ...] = ()
+
+
+class Redirect(Model, frozen=True):
+    """Gateway API HTTPRequestRedirectFilter; paths as in `Rewrite`."""
+
+    scheme: str | None = None
+    hostname: str | None = None
+    port: int | None = None
+    status: int = 302
+    replace_full_path: str | None = None
+    replace_prefix_match: str | None = None
+
+
+class Rewrite(Model, frozen=True):
+    """Gateway API HTTPURLRewriteFilter."""
+
+    hostname: str | None = None
+    replace_full_path: str | None = None
+    replace_prefix_match: str | None = None
+
+
+class HttpRule(Model, frozen=True):
+    """Any match selects it; rules come sorted in Gateway API precedence. `access` holds before anything is sent on."""
+
+    matches: tuple[HttpMatch, ...]
+    access: Access
+    backends: tuple[WeightedBackend, ...] = ()
+    request_headers: HeaderChange | None = None
+    response_headers: HeaderChange | None = None
+    redirect: Redirect | None = None
+    rewrite: Rewrite | None = None
+    request_timeout_s: float | None = None
+
+
+class HttpHost(Model, frozen=True, tag="http", tag_field="type"):
+    """Key `http/<address>/<port>/<hostname>`. A virtual host; `hostname` may be `*.suffix`, or `*`."""
+
+    address: str
+    port: int
+    hostname: str
+    rules: tuple[HttpRule, ...]
+    sources: tuple[Source, ...] = ()
+
+
+class TcpExposure(Model, frozen=True, tag="tcp", tag_field="type"):
+    """Key `tcp/<address>/<port>`. A vended port, or a port on a dedicated address.
+
+    `enabled` False: every service behind it is disabled, and nothing listens there until one is enabled again.
+    """
+
+    address: str
+    port: int
+    access: Access
+    backends: tuple[WeightedBackend, ...]
+    enabled: bool = True
+    sources: tuple[Source, ...] = ()
+
+
+class UdpExposure(Model, frozen=True, tag="udp", tag_field="type"):
+    """Key `udp/<address>/<port>`. A UDP port that the gateway host itself receives datagrams on; otherwise as TCP's."""
+
+    address: str
+    port: int
+    access: Access
+    backends: tuple[WeightedBackend, ...]
+    enabled: bool = True
+    sources: tuple[Source, ...] = ()
+
+
+class SniExposure(Model, frozen=True, tag="sni", tag_field="type"):
+    """Key `sni/<address>/<port>/<hostname>`. TLS passed through by server name."""
+
+    address: str
+    port: int
+    hostname: str
+    access: Access
+    backends: tuple[WeightedBackend, ...]
+    sources: tuple[Source, ...] = ()
+
+
+class ProbeTarget(Model, frozen=True, tag="pop", tag_field="type"):
+    """Key `pop/<server uid>`. A POP that the gateway host probes by itself over HTTPS with mutual TLS.
+
+    `tunnel_port`: where it takes lanes, which carry UDP; 0: nowhere.
+    """
+
+    server: str
+    name: str
+    address: str
+    health_port: int
+    tunnel_port: int = 0
+    sources: tuple[Source, ...] = ()
+
+
+Entry = (
+    RouteEntry
+    | TrustEntry
+    | DenyEntry
+    | PlanServer
+    | PlanService
+    | GatewayListener
+    | ServingCertificate
+    | Backend
+    | HttpHost
+    | TcpExposure
+    | UdpExposure
+    | SniExposure
+    | ProbeTarget
+)
+Entries = dict[str, Entry]
+"""A snapshot's meaning: every entry by its key."""
+
+
+class Snapshot(Model, frozen=True):
+    """One whole state and its place in time; what an edge persists and applies."""
+
+    generation: Generation
+    entries: dict[str, Entry]

@@ -1,0 +1,336 @@
+"""The Kubernetes API of the embedded control plane: who asks, may they, then the answer. In this order, always."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import NamedTuple
+
+import msgspec
+from aiohttp import web
+from prometheus_client import Counter, Histogram
+
+from drtp.api import rbac
+from drtp.api.people import Authenticator, TokenIssuer, User
+from drtp.apiserver import discovery, openapi, reviews, usertokens
+from drtp.apiserver.calls import BODY_BYTES_MAX, Call, read_object
+from drtp.apiserver.failures import Failure, not_served, resource_name, translated
+from drtp.apiserver.granting import Granting
+from drtp.apiserver.namespaces import Janitor
+from drtp.apiserver.paths import Target, kind_at, target_of, verb_of
+from drtp.apiserver.rbac import Rbac
+from drtp.apiserver.reads import Reads
+from drtp.apiserver.selectors import selected_name
+from drtp.apiserver.watches import Watches
+from drtp.apiserver.writes import Writes, is_apply
+from drtp.kit import door, errors
+from drtp.kit.clock import Clock
+from drtp.kit.observe import REGISTRY, logger
+from drtp.store.protocol import Store
+
+KUBERNETES_VERSION = "v1.33.0"
+"""The Kubernetes whose conventions are followed; kubectl compares it with its own."""
+
+KEEPALIVE_S = 75.0
+SHUTDOWN_S = 5.0
+CONNECTIONS_MAX = 4096
+
+log = logger("apiserver")
+_REQUESTS = Counter("drtp_api_requests", "Answered, by method and status.", ["method", "code"], registry=REGISTRY)
+_SECONDS = Histogram("drtp_api_request_seconds", "To the answer; watches not counted.", ["method"], registry=REGISTRY)
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
+"""Others are a stranger's words, and share one label."""
+
+
+class ServerInfo(NamedTuple):
+    """What `/.well-known/drtp` tells to anyone: where edges go, and the names of this installation."""
+
+    edge_url: str
+    suffix: str
+    trust_domain: str
+    version: str
+
+
+class Serving(NamedTuple):
+    """A listening server; `port` is the bound one."""
+
+    host: str
+    port: int
+
+
+class ApiServer:
+    """Serves the API over TLS. One per control plane."""
+
+    def __init__(
+        self,
+        store: Store,
+        authenticator: Authenticator,
+        authoriser: Rbac,
+        info: ServerInfo,
+        clock: Clock,
+        *,
+        issuer: TokenIssuer,
+    ) -> None:
+        self._issuer = issuer
+        self._authenticator = authenticator
+        self._authoriser = authoriser
+        self._info = info
+        self._clock = clock
+        self._store = store
+        self._reads = Reads(store, clock)
+        self._watches = Watches(store, self._reads, clock)
+        self._writes = Writes(store, self._reads, Granting(authoriser), clock)
+        self._janitor = Janitor(store, clock)
+        self._clock = clock
+        self.door: door.Door | None = None
+        """While it serves."""
+        self._ready = True
+
+    @property
+    def app(self) -> web.Application:
+        """A new application that serves this API."""
+        app = web.Application(client_max_size=BODY_BYTES_MAX)
+        app.router.add_route("*", r"/{path:[\s\S]*}", self._handle)
+        return app
+
+    @asynccontextmanager
+    async def serve(self, host: str, port: int, ssl_context: ssl.SSLContext) -> AsyncGenerator[Serving]:
+        """Listen until the block is left; then watches are ended and running requests finished. `port` 0 picks one."""
+        listener = door.listen(host, port)
+        bound: tuple[str, int] = listener.getsockname()[:2]
+        async with door.serving(
+            "api",
+            self.app,
+            listener,
+            door.public_limits(CONNECTIONS_MAX),
+            self._clock,
+            tls=lambda: ssl_context,
+            keepalive_s=KEEPALIVE_S,
+            shutdown_s=SHUTDOWN_S,
+            cancels_handlers=True,
+        ) as self.door:
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    janitor = tasks.create_task(self._janitor.run())
+                    log.info("api served", host=bound[0], port=bound[1])
+                    try:
+                        yield Serving(bound[0], bound[1])
+                    finally:
+                        self._ready = False
+                        janitor.cancel()
+            finally:
+                await self._watches.close()
+
+    # ---- one request -----------------------------------------------------------------------------------------------
+
+    async def _handle(self, request: web.Request) -> web.StreamResponse:
+        began = self._clock.monotonic()
+        try:
+            response = await self._answer(request)
+        except Failure as failure:
+            response = _refusal(failure)
+        except errors.DrtpError as error:
+            target = target_of(request.path)
+            group, plural, name = (target.group, target.plural, target.name) if target else ("", "", "")
+            response = _refusal(translated(error, group, plural, name))
+        except web.HTTPException as error:
+            response = _refusal(Failure(error.status, "DRTP-1014", error.reason))
+        except (ConnectionError, asyncio.CancelledError):
+            raise
+        except Exception:
+            # The door's last word: the caller gets a Status, the log the story. The message may hold data: not sent.
+            log.exception("request failed inside", method=request.method, path=request.path)
+            response = _refusal(Failure(500, "DRTP-1021", "Internal error occurred; the server's log tells more"))
+        method = request.method if request.method in _METHODS else "other"
+        _REQUESTS.labels(method, str(response.status)).inc()
+        if not response.prepared:
+            _SECONDS.labels(method).observe(self._clock.monotonic() - began)
+        return response
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
+        if (public := self._public(request)) is not None:
+            public.force_close()  # whoever has not said who they are keeps no connection
+            return public
+        user = await self._user(request)
+        target = target_of(request.raw_path.partition("?")[0])
+        if target is not None:
+            return await self._resource(request, user, target)
+        self._authorise_document(request, user)
+        return _document(request)
+
+    def _public(self, request: web.Request) -> web.Response | None:
+        """What needs no identity, or None."""
+        match request.path.rstrip("/"):
+            case "/healthz" | "/livez":
+                return web.Response(text="ok")
+            case "/readyz":
+                return web.Response(text="ok") if self._ready else web.Response(text="shutting down", status=503)
+            case "/version":
+                return _json(_version())
+            case "/.well-known/drtp":
+                return _json(
+                    {
+                        "edge": self._info.edge_url,
+                        "suffix": self._info.suffix,
+                        "trustDomain": self._info.trust_domain,
+                        "version": self._info.version,
+                    }
+                )
+            case _:
+                return None
+
+    async def _user(self, request: web.Request) -> User:
+        """Raises: Failure 401, the same for every cause."""
+        said = request.headers.getall("Authorization", [])
+        # Of two, who reads the first and who reads the last would see different callers.
+        scheme, _, token = said[0].partition(" ") if len(said) == 1 else ("", "", "")
+        token = token.strip() if scheme.lower() == "bearer" else ""
+        tls = request.get_extra_info("ssl_object")
+        certificate = tls.getpeercert(binary_form=True) if tls is not None else None
+        user = await self._authenticator.authenticate(token, certificate, request.remote or "")
+        if user is None:
+            raise Failure(401, "DRTP-1011", "Unauthorized")
+        if any(name.lower().startswith("impersonate-") for name in request.headers):
+            # Ignoring it would show an operator their own rights under somebody else's name.
+            raise Failure(403, "DRTP-1012", "impersonation is not offered; use a token of that user")
+        return user
+
+    async def _resource(self, request: web.Request, user: User, target: Target) -> web.StreamResponse:
+        group, version, plural, namespace = target[:4]
+        if discovery.review_at(group, version, plural, namespaced=bool(namespace)) is not None:
+            return await self._review(request, user, target)
+        watching = request.query.get("watch", "") in {"1", "true"}
+        verb = verb_of(request.method, target, watching=watching and request.method == "GET")
+        if not target.name and verb in {"list", "watch", "deletecollection"}:
+            # A collection narrowed to one name is that object, as roles for single objects have it.
+            self._authorise(user, verb, target._replace(name=selected_name(request.query.get("fieldSelector", ""))))
+        else:
+            self._authorise(user, verb, target)
+        if verb == "patch" and is_apply(request.content_type):
+            self._authorise(user, "create", target)  # an apply makes what does not exist yet
+        info = kind_at(target)
+        call = Call(request, user, target, info, verb)
+        response = await self._dispatch(call)
+        if target.group == rbac.GROUP and verb not in {"get", "list", "watch"}:
+            await self._authoriser.reached(self._store.revision)
+        return response
+
+    def _authorise(self, user: User, verb: str, target: Target) -> None:
+        """Raises: Failure 403, before anything is looked up, the kind itself included."""
+        # A Namespace is itself the tenant that the question is about.
+        itself = (target.group, target.plural) == ("", "namespaces")
+        decision = self._authoriser.decide(
+            user,
+            verb,
+            target.group,
+            target.plural,
+            target.subresource,
+            target.name if itself else target.namespace,
+            target.name,
+        )
+        if decision.allowed:
+            return
+        what = resource_name(target.group, target.plural)
+        quoted = f'{what} "{target.name}"' if target.name else what
+        full = f"{target.plural}/{target.subresource}" if target.subresource else target.plural
+        where = f'in the namespace "{target.namespace}"' if target.namespace else "at the cluster scope"
+        reason = f": {decision.reason}" if decision.reason else ""
+        message = (
+            f'{quoted} is forbidden: User "{user.name}" cannot {verb} resource "{full}" '
+            f'in API group "{target.group}" {where}{reason}'
+        )
+        raise Failure(403, "DRTP-1012", message, details={"name": target.name, "kind": target.plural})
+
+    def _authorise_document(self, request: web.Request, user: User) -> None:
+        """Raises: Failure 403, whether there is such a document or not."""
+        verb = request.method.lower()
+        if not self._authoriser.reaches(user, "get" if verb == "head" else verb, request.path).allowed:
+            raise Failure(403, "DRTP-1012", f'forbidden: User "{user.name}" cannot {verb} path "{request.path}"')
+
+    async def _dispatch(self, call: Call) -> web.StreamResponse:  # noqa: PLR0911 - one line each
+        match call.verb:
+            case "get":
+                return await self._reads.get(call)
+            case "list":
+                return await self._reads.list(call)
+            case "watch":
+                return await self._watches.run(call)
+            case "create":
+                return await self._writes.create(call)
+            case "update":
+                return await self._writes.update(call)
+            case "patch":
+                return await self._writes.patch(call)
+            case "delete":
+                return await self._writes.delete(call)
+            case _:
+                return await self._writes.delete_collection(call)
+
+    async def _review(self, request: web.Request, user: User, target: Target) -> web.Response:
+        if request.method != "POST" or target.name:
+            raise Failure(405, "DRTP-1018", "the server does not allow this method on the requested resource")
+        self._authorise(user, "create", target)
+        body = await read_object(request)
+        if target.plural == "usertokens":
+            return _json(await usertokens.issue(body, self._issuer), status=201)
+        return _json(reviews.answer(target.plural, body, user, self._authoriser, target.namespace), status=201)
+
+
+def _json(value: object, status: int = 200, content_type: str = "application/json") -> web.Response:
+    return web.Response(body=msgspec.json.encode(value), status=status, headers={"Content-Type": content_type})
+
+
+def _refusal(failure: Failure) -> web.Response:
+    headers = {"Content-Type": "application/json"}
+    if failure.http == 401:
+        headers["WWW-Authenticate"] = 'Bearer realm="drtp"'
+    if failure.details and "retryAfterSeconds" in failure.details:
+        headers["Retry-After"] = str(failure.details["retryAfterSeconds"])
+    response = web.Response(body=failure.encoded(), status=failure.http, headers=headers)
+    if failure.http == 401:
+        response.force_close()
+    return response
+
+
+def _document(request: web.Request) -> web.Response:
+    """Discovery and OpenAPI, for every user. Raises: Failure 404, 405."""
+    if request.method not in {"GET", "HEAD"}:
+        raise Failure(405, "DRTP-1018", "the server does not allow this method on the requested resource")
+    path = request.path.rstrip("/")
+    if path in {"/api", "/apis"} and "as=APIGroupDiscoveryList" in request.headers.get("Accept", ""):
+        return _json(discovery.aggregated(core=path == "/api"), content_type=discovery.AGGREGATED)
+    if path == "/openapi/v3":
+        return web.Response(body=openapi.index(), content_type="application/json")
+    if path.startswith("/openapi/v3/"):
+        return _openapi(path.removeprefix("/openapi/v3/"))
+    if path == "":
+        return _json({"paths": ["/api", "/apis", "/healthz", "/livez", "/openapi/v3", "/readyz", "/version"]})
+    found = discovery.legacy(path)
+    if found is None:
+        raise not_served()
+    return _json(found)
+
+
+def _openapi(root: str) -> web.Response:
+    kind, _, rest = root.partition("/")
+    group, _, version = rest.partition("/") if kind == "apis" else ("", "", rest)
+    if version not in discovery.served().get(group, {}):
+        raise not_served()
+    return web.Response(body=openapi.document(group, version), content_type="application/json")
+
+
+def _version() -> dict[str, str]:
+    major, minor, _patch = KUBERNETES_VERSION.removeprefix("v").split(".")
+    return {
+        "major": major,
+        "minor": minor,
+        "gitVersion": f"{KUBERNETES_VERSION}-drtp",
+        "gitCommit": "",
+        "gitTreeState": "clean",
+        "buildDate": "1970-01-01T00:00:00Z",
+        "goVersion": "",
+        "compiler": "",
+        "platform": "",
+    }

@@ -1,0 +1,154 @@
+"""Where a user's commands go: the context file (private, it may hold a token), and kubeconfigs for kubectl."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+import msgspec
+import yaml
+
+from drtp.kit.errors import Invalid, Terminal
+from drtp.kit.files import read_private, write_atomic
+from drtp.kit.secret import Secret
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """One API, and who the user is there. A client certificate is the pair `cert_pem`, `key_pem`."""
+
+    api: str
+    ca_pem: bytes
+    namespace: str = "default"
+    token: Secret[str] | None = None
+    cert_pem: bytes | None = None
+    key_pem: Secret[bytes] | None = None
+
+
+class _File(msgspec.Struct, frozen=True, omit_defaults=True):
+    """On disk, JSON or YAML. `ca` is PEM or a path beside this file."""
+
+    api: str
+    ca: str
+    namespace: str = "default"
+    token: str = ""
+    certificate: str = ""
+    key: str = ""
+
+
+def save_context(path: Path, context: Context) -> None:
+    """Write `context` (0600), durable and whole."""
+    content = _File(
+        api=context.api,
+        ca=context.ca_pem.decode(),
+        namespace=context.namespace,
+        token=context.token.reveal() if context.token else "",
+        certificate=context.cert_pem.decode() if context.cert_pem else "",
+        key=context.key_pem.reveal().decode() if context.key_pem else "",
+    )
+    write_atomic(path, msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n")
+
+
+def load_context(path: Path) -> Context:
+    """Read a context file, or a kubeconfig in its place.
+
+    Raises: Terminal (absent, or others may use it), Invalid DRTP-3011.
+    """
+    try:
+        raw = read_private(path)
+    except FileNotFoundError:
+        raise Terminal("DRTP-3011", f"There is no context file at {path}.") from None
+    try:
+        document = yaml.safe_load(raw)
+        if isinstance(document, dict) and cast("dict[str, Any]", document).get("kind") == "Config":
+            return load_kubeconfig(path)
+        content = msgspec.convert(document, type=_File)
+        ca = content.ca if content.ca.startswith("-----BEGIN") else (path.parent / content.ca).read_text()
+    except (yaml.YAMLError, msgspec.ValidationError, OSError, ValueError) as error:
+        raise Invalid("DRTP-3011", f"The context file {path} cannot be read: {error}") from None
+    context = Context(
+        api=content.api.rstrip("/"),
+        ca_pem=ca.encode(),
+        namespace=content.namespace,
+        token=Secret(content.token) if content.token else None,
+        cert_pem=content.certificate.encode() if content.certificate else None,
+        key_pem=Secret(content.key.encode()) if content.key else None,
+    )
+    return _usable(context, path)
+
+
+def save_kubeconfig(path: Path, context: Context, name: str = "drtp") -> None:
+    """Write a kubeconfig (0600) that kubectl uses as it is."""
+    user: dict[str, str] = {}
+    if context.token:
+        user["token"] = context.token.reveal()
+    if context.cert_pem and context.key_pem:
+        user["client-certificate-data"] = _b64(context.cert_pem)
+        user["client-key-data"] = _b64(context.key_pem.reveal())
+    cluster = {"server": context.api, "certificate-authority-data": _b64(context.ca_pem)}
+    document = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": name, "cluster": cluster}],
+        "users": [{"name": name, "user": user}],
+        "contexts": [{"name": name, "context": {"cluster": name, "user": name, "namespace": context.namespace}}],
+        "current-context": name,
+    }
+    write_atomic(path, yaml.safe_dump(document, sort_keys=False).encode())
+
+
+def load_kubeconfig(path: Path) -> Context:
+    """The current context of a kubeconfig with inline or file credentials, no plugins. Raises: Invalid DRTP-3011."""
+    try:
+        document = cast("dict[str, Any]", yaml.safe_load(read_private(path)))
+        chosen = _named(document, "contexts", document["current-context"])["context"]
+        cluster = _named(document, "clusters", chosen["cluster"])["cluster"]
+        user = _named(document, "users", chosen["user"])["user"]
+        ca = _data(path, cluster, "certificate-authority")
+        server = str(cluster["server"])
+        certificate, key = _data(path, user, "client-certificate"), _data(path, user, "client-key")
+    except (yaml.YAMLError, LookupError, TypeError, ValueError, OSError) as error:
+        raise Invalid("DRTP-3011", f"The kubeconfig {path} cannot be read: {error!r}") from None
+    token: str | None = user.get("token")
+    context = Context(
+        api=server.rstrip("/"),
+        ca_pem=ca or b"",
+        namespace=chosen.get("namespace") or "default",
+        token=Secret(token) if token else None,
+        cert_pem=certificate,
+        key_pem=Secret(key) if key else None,
+    )
+    return _usable(context, path)
+
+
+def _usable(context: Context, path: Path) -> Context:
+    """`context`, if its address can be one. Raises: Invalid DRTP-3011."""
+    try:
+        parts = urlsplit(context.api)
+        wrong = parts.scheme != "https" or not parts.hostname or parts.port == 0
+    except ValueError:
+        wrong = True
+    if wrong:
+        raise Invalid("DRTP-3011", f"In {path}, {context.api!r} is not the https:// address of an API.")
+    return context
+
+
+def _named(document: dict[str, Any], section: str, name: str) -> dict[str, Any]:
+    for entry in document[section]:
+        if entry["name"] == name:
+            return entry
+    raise KeyError(f"{section}: {name}")
+
+
+def _data(path: Path, section: dict[str, Any], name: str) -> bytes | None:
+    if (inline := section.get(f"{name}-data")) is not None:
+        return base64.b64decode(inline)
+    file = section.get(name)
+    return (path.parent / file).read_bytes() if file else None
+
+
+def _b64(data: bytes) -> str:
+    return base64.b64encode(data).decode()

@@ -1,0 +1,73 @@
+"""The one string that suffices to enrol: `drtp_enr_...@host:port#pin`."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from dataclasses import dataclass
+
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+
+from drtp.api.credentials import ENROLMENT_PREFIX, read
+from drtp.api.spiffe import pin_of
+from drtp.kit.errors import Invalid, Refused
+from drtp.kit.secret import Secret
+
+_JOIN = re.compile(
+    r"(?P<secret>drtp_enr_[0-9A-Za-z_]+)@(?P<host>\[[0-9A-Fa-f:.]+\]|[^\s@:#\[\]]+):(?P<port>\d{1,5})#(?P<pin>\S+)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeAddress:
+    """Where edges connect, and what makes it trusted: the `pin` of a root, or the roots themselves.
+
+    `pin` is base64url SHA-256 of the root's SubjectPublicKeyInfo, without padding.
+    """
+
+    host: str
+    port: int
+    pin: str = ""
+    bundle_pem: bytes = b""
+
+    @property
+    def url(self) -> str:
+        """`https://host:port`."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"https://{host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class JoinString:
+    """A secret and the address it is for."""
+
+    secret: Secret[str]
+    edge: EdgeAddress
+
+
+def parse_join(text: str) -> JoinString:
+    """Read the string people are given. Raises: Invalid DRTP-2013, without repeating the secret."""
+    found = _JOIN.fullmatch(text.strip())
+    if found is None or read(found["secret"], ENROLMENT_PREFIX) is None or not 0 < int(found["port"]) < 65536:
+        raise Invalid("DRTP-2013")
+    pin = found["pin"]
+    try:
+        if len(base64.urlsafe_b64decode(pin + "=")) != 32:
+            raise Invalid("DRTP-2013", "The part after # is not a fingerprint.")
+    except (binascii.Error, ValueError):
+        raise Invalid("DRTP-2013", "The part after # is not a fingerprint.") from None
+    return JoinString(Secret(found["secret"]), EdgeAddress(found["host"].strip("[]"), int(found["port"]), pin))
+
+
+def pinned_root(bundle_pem: bytes, pin: str) -> bytes:
+    """The one root of the bundle that has this pin, PEM. Raises: Refused DRTP-2014."""
+    try:
+        roots = x509.load_pem_x509_certificates(bundle_pem)
+    except ValueError:
+        raise Refused("DRTP-2014", "The control plane's trust bundle cannot be read.") from None
+    for root in roots:
+        if pin_of(root) == pin:
+            return root.public_bytes(serialization.Encoding.PEM)
+    raise Refused("DRTP-2014")

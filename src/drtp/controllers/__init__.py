@@ -1,0 +1,1 @@
+"""reconcile(key, world, now) -> writes: from what is wanted and seen to what is so."""

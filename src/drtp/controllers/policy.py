@@ -1,0 +1,175 @@
+"""DRTPAccessPolicy status: which targets took it, and whether it holds at every point where it should."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+
+from drtp.api.drtp import (
+    GROUP,
+    DRTPAccessPolicy,
+    DRTPAccessPolicyStatus,
+    DRTPConnection,
+    DRTPService,
+    EnforcementPoint,
+    PolicyAncestor,
+    PolicyTarget,
+)
+from drtp.api.internal import EdgeRole
+from drtp.api.meta import Condition, Key
+from drtp.api.reasons import Aspect, Reason
+from drtp.api.reports import ExposureReport, RouteReport
+from drtp.api.snapshots import Source
+from drtp.controllers import surroundings, writing
+from drtp.controllers.runtime import Change, EdgeChange, MapChange, Outcome, World, itself
+from drtp.controllers.writing import Turn
+from drtp.rules import access, attachment, conditions, entrykeys, indexes
+from drtp.rules.conditions import Conclusion, no, unknown, yes
+from drtp.store.view import kind_key
+
+POLICY = kind_key(DRTPAccessPolicy)
+KINDS = (POLICY, kind_key(DRTPService), kind_key(DRTPConnection))
+
+
+class PolicyController:
+    """Keyed by DRTPAccessPolicy."""
+
+    name = "policy"
+
+    @property
+    def watches(self) -> Mapping[str, MapChange]:
+        """Policies, and the services they are on."""
+        routes = {kind_key(model): _of_route for model in surroundings.ROUTES}
+        return {POLICY: itself, kind_key(DRTPService): _of_service, kind_key(DRTPConnection): _of_connection, **routes}
+
+    def from_edge(self, world: World, change: EdgeChange) -> Iterable[Key]:
+        """Edges repeat the sources of what they have in force: the policy itself is among them."""
+        if change.part == "" and change.edge.role is not EdgeRole.AGENT:
+            yield from world.view.keys(POLICY)
+            return
+        report = world.observed.report(change.edge.uid, change.part)
+        if isinstance(report, RouteReport | ExposureReport):
+            for source in report.sources:
+                stored = world.view.by_uid(source.uid)
+                if stored is not None and stored.key.kind == POLICY:
+                    yield stored.key
+
+    def reconcile(self, key: Key, world: World, now: datetime) -> Outcome:
+        """One ancestor for each target."""
+        stored, policy = world.view.stored(key), world.view.get(DRTPAccessPolicy, key.namespace, key.name)
+        if stored is None or policy is None:
+            return Outcome()
+        ancestors = tuple(_ancestor(policy, target, world, now) for target in dict.fromkeys(policy.spec.target_refs))
+        turns = (Turn(_held(policy, one.ancestor_ref), one.conditions, _at(policy, one)) for one in ancestors)
+        return Outcome(
+            writing.status(stored, DRTPAccessPolicyStatus(ancestors=ancestors)),
+            None,
+            writing.transitions(key, *turns),
+        )
+
+
+def _held(policy: DRTPAccessPolicy, target: PolicyTarget) -> tuple[Condition, ...]:
+    return next((one.conditions for one in policy.status.ancestors if one.ancestor_ref == target), ())
+
+
+def _at(policy: DRTPAccessPolicy, ancestor: PolicyAncestor) -> str:
+    """Which target is spoken of, where there are several."""
+    return f"{ancestor.ancestor_ref.name}: " if len(policy.spec.target_refs) > 1 else ""
+
+
+def _ancestor(policy: DRTPAccessPolicy, target: PolicyTarget, world: World, now: datetime) -> PolicyAncestor:
+    held = _held(policy, target)
+    accepted, enforced = _conclusions(policy, target, world)
+    before = conditions.find(held, Aspect.ENFORCED)
+    if enforced.status is conditions.UNKNOWN and before and before.observed_generation < policy.metadata.generation:
+        # What was in force of another generation says nothing of this one, and it must not seem so.
+        enforced = enforced._replace(status=conditions.FALSE)
+    return PolicyAncestor(
+        ancestor_ref=target,
+        controller_name=attachment.CONTROLLER_NAME,
+        conditions=conditions.merge(held, (accepted, enforced), policy.metadata.generation, now),
+    )
+
+
+def _conclusions(policy: DRTPAccessPolicy, target: PolicyTarget, world: World) -> tuple[Conclusion, Conclusion]:
+    if target.group != GROUP or target.kind != "DRTPService":
+        refused = no(
+            Aspect.ACCEPTED,
+            Reason.TARGET_NOT_SUPPORTED,
+            f"A policy on a {target.kind} is not enforced; target a DRTPService.",
+        )
+        return refused, refused._replace(type=Aspect.ENFORCED)
+    service = world.view.get(DRTPService, policy.metadata.namespace, target.name)
+    if service is None:
+        refused = no(Aspect.ACCEPTED, Reason.TARGET_NOT_FOUND, f"DRTPService {target.name} does not exist.")
+        return refused, refused._replace(type=Aspect.ENFORCED)
+    faults = access.policy_faults(policy)
+    accepted = yes(Aspect.ACCEPTED, Reason.ACCEPTED, "The policy narrows who may pass.")
+    if faults:
+        what = f"{faults[0]}; nobody passes until it is mended (DRTP-6009)."
+        accepted = no(Aspect.ACCEPTED, Reason.INVALID, what)
+    return accepted, _enforced(policy, service, world)
+
+
+def _enforced(policy: DRTPAccessPolicy, service: DRTPService, world: World) -> Conclusion:
+    """True only when each live point has reported this generation; nothing live to enforce it at is True as well."""
+    waiting: list[str] = []
+    spoken = False
+    if access.holds_at(policy, EnforcementPoint.TUNNEL):
+        for where, good in _at_tunnels(policy, service, world):
+            spoken = True
+            waiting.extend([] if good else [where])
+    if access.holds_at(policy, EnforcementPoint.GATEWAY):
+        for route in surroundings.routes_to(world, service):
+            for place in surroundings.places(world, route):
+                said = surroundings.said(
+                    world,
+                    place.address,
+                    lambda address, at=place: surroundings.place_key(at, address),
+                    [policy.metadata],
+                )
+                spoken = True
+                waiting.extend([] if said.state else [f"gateway {place.hostname}:{place.port}"])
+    if not spoken:
+        return unknown(Aspect.ENFORCED, Reason.NOTHING_TO_ENFORCE, "No connection and no public place is live yet.")
+    if waiting:
+        return unknown(Aspect.ENFORCED, Reason.PENDING, f"Not confirmed yet by {', '.join(sorted(set(waiting)))}.")
+    return yes(Aspect.ENFORCED, Reason.ENFORCED, "Every enforcement point has this generation.")
+
+
+def _at_tunnels(policy: DRTPAccessPolicy, service: DRTPService, world: World) -> Iterable[tuple[str, bool]]:
+    wanted = Source(policy.metadata.uid, policy.metadata.generation)
+    where = (service.metadata.namespace, service.metadata.name)
+    for connection in world.view.indexed(DRTPConnection, "service", where):
+        for assigned in connection.spec.servers:
+            uid = surroundings.server_uid(world, assigned.server_ref.name)
+            state = world.observed.edge(uid) if uid else None
+            if state is not None and state.connected:
+                report = state.reports.get(entrykeys.route(connection.metadata.uid))
+                yield assigned.server_ref.name, isinstance(report, RouteReport) and wanted in report.sources
+
+
+# ---- which policies a change concerns -------------------------------------------------------------------------------
+
+
+def _on(world: World, namespace: str, name: str) -> Iterable[Key]:
+    for policy in world.view.indexed(DRTPAccessPolicy, "service", (namespace, name)):
+        yield Key(POLICY, policy.metadata.namespace, policy.metadata.name)
+
+
+def _of_service(world: World, change: Change) -> Iterable[Key]:
+    if change.before is None or change.after is None:
+        yield from _on(world, change.key.namespace, change.key.name)
+
+
+def _of_connection(world: World, change: Change) -> Iterable[Key]:
+    for stored in change.versions:
+        yield from _on(world, change.key.namespace, stored.object["spec"]["serviceRef"]["name"])
+
+
+def _of_route(world: World, change: Change) -> Iterable[Key]:
+    model = next(one for one in surroundings.ROUTES if kind_key(one) == change.key.kind)
+    for stored in change.versions:
+        route = world.view.typed(model, stored)
+        for namespace, name in indexes.route_backends(route) if route else ():
+            yield from _on(world, namespace, name)

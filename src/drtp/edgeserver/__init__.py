@@ -1,0 +1,1 @@
+"""The door for edges: enrolment, snapshots down, reports up."""

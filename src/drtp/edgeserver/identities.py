@@ -1,0 +1,244 @@
+"""The records behind certificates: issued, renewed, locked, revoked. Every change is one conditional write."""
+
+from __future__ import annotations
+
+import contextlib
+from datetime import datetime, timedelta
+
+import msgspec
+from cryptography import x509
+
+from drtp.api.feed import EdgeRole, Renewed
+from drtp.api.internal import EDGE_IDENTITY, EdgeIdentity, EdgeIdentitySpec
+from drtp.api.meta import Key, ObjectMeta
+from drtp.api.spiffe import PeerRole, SpiffeId, parse_uri
+from drtp.issuers.audit import AuditLog
+from drtp.issuers.authority import Authority, Issued
+from drtp.issuers.records import Held, as_object, find
+from drtp.issuers.requests import ProvenKey
+from drtp.kit.clock import Clock
+from drtp.kit.errors import Conflict, Refused
+from drtp.store.protocol import Create, NotFound, Store, Update, Write
+
+GRACE = timedelta(days=7)
+"""An edge that was off over a long weekend comes back by itself with its expired certificate's key."""
+FORGOTTEN_AFTER = timedelta(days=1)
+
+ATTEMPTS = 5
+"""Conditional writes that lose a race are judged anew this often; then the caller retries."""
+
+
+class Identities:
+    """What the control plane knows of each edge's certificate."""
+
+    def __init__(self, store: Store, authority: Authority, audit: AuditLog, clock: Clock) -> None:
+        self._store = store
+        self._authority = authority
+        self._audit = audit
+        self._clock = clock
+
+    async def find(self, uid: str) -> Held[EdgeIdentity] | None:
+        """The record of an identity."""
+        return await find(self._store, EdgeIdentity, uid)
+
+    def first(self, wanted: EdgeIdentitySpec, key: ProvenKey, held: Held[EdgeIdentity] | None) -> tuple[Write, str]:
+        """The write that gives `wanted` (no certificate in it yet) a certificate for `key`; and the identity's uid.
+
+        With `held`: the same edge enrols again. The same key keeps its generation; a new one starts the next, and
+        what was locked or revoked is good again, because somebody who may has made a new secret for it.
+        """
+        name = parse_uri(wanted.uri)
+        issued = self._issue(name, wanted, key)
+        spec = _with(wanted, issued, key)
+        if held is None:
+            return Create(as_object(EdgeIdentity(metadata=ObjectMeta(name=name.uid), spec=spec))), name.uid
+        before = held.record.spec
+        same = before.key_now == key.fingerprint
+        spec = msgspec.structs.replace(
+            spec,
+            generation=before.generation if same else before.generation + 1,
+            used_generation=before.used_generation,
+            key_before=before.key_before if same else "",
+            key_superseded=before.key_superseded if same else before.key_now,
+        )
+        return Update(held.replaced(spec)), name.uid
+
+    async def renew(self, uid: str, presented: str, key: ProvenKey, generation: int) -> Renewed:
+        """The next certificate for the holder of the key `presented` (fingerprint), who says it holds `generation`.
+
+        Asking again with the same new key gives the same certificate: an answer may have been lost.
+        Raises: Refused DRTP-2006, -2007 (and locks, where it shows a copied key), -2008; Conflict after lost races.
+        """
+        for _ in range(ATTEMPTS):
+            held = await self._good(uid, presented)
+            spec = held.record.spec
+            again = (key.fingerprint, presented, generation) == (spec.key_now, spec.key_before, spec.generation - 1)
+            if again and usable(spec, self._clock):
+                return self._renewed(spec)
+            if not again and (
+                (presented, generation) != (spec.key_now, spec.generation) or presented == key.fingerprint
+            ):
+                await self.lock(uid, f"renewal from generation {generation}, newest is {spec.generation}")
+                raise Refused("DRTP-2007")
+            following = _with(spec, self._issue(parse_uri(spec.uri), spec, key), key)
+            if not again:
+                following = msgspec.structs.replace(following, generation=spec.generation + 1, key_before=spec.key_now)
+            try:
+                await self._store.update(held.replaced(following))
+            except Conflict:
+                continue
+            self._audit.write("certificate renewed", identity=uid, generation=following.generation)
+            return self._renewed(following)
+        raise Conflict("DRTP-1003")
+
+    async def caught_up(self, uid: str, presented: str, not_after: datetime, generation: int) -> None:
+        """Take over a certificate that this authority gave and this record does not know: the record is older.
+
+        That is so after a restore, for an edge that renewed after the backup. A copied key cannot pass for it: its
+        certificate ends earlier than the recorded one, and the authority records each before it gives it away.
+        `presented`: the key (fingerprint) of a certificate that verified; `generation`: what its holder says.
+        """
+        for _ in range(ATTEMPTS):
+            held = await self.find(uid)
+            if held is None or not _overtaken(held.record.spec, presented, not_after, generation):
+                return
+            spec = held.record.spec
+            following = msgspec.structs.replace(
+                spec,
+                generation=generation,
+                key_now=presented,
+                key_before=spec.key_now if generation == spec.generation + 1 else "",
+                # It cannot be handed out again: what was presented is the leaf alone.
+                certificate_pem="",
+                not_after=not_after,
+            )
+            try:
+                await self._store.update(held.replaced(following))
+            except Conflict:
+                continue
+            self._audit.write("certificate of a later life accepted", identity=uid, generation=generation)
+            return
+
+    async def connected(self, uid: str, presented: str, **seen: str | tuple[str, ...]) -> EdgeIdentitySpec:
+        """A feed came with the key `presented`; `seen` are fields of the record to update from the Hello.
+
+        Raises: Refused as `renew`. A key older than one that has connected is a copy, and locks the identity.
+        """
+        for _ in range(ATTEMPTS):
+            held = await self._good(uid, presented)
+            spec = held.record.spec
+            generation = {spec.key_now: spec.generation, spec.key_before: spec.generation - 1}.get(presented, 0)
+            if generation < spec.used_generation or generation == 0:
+                await self.lock(uid, f"feed with generation {generation}, {spec.used_generation} was in use")
+                raise Refused("DRTP-2007")
+            updated = msgspec.structs.replace(spec, used_generation=generation, **seen)
+            if updated == spec:
+                return spec
+            try:
+                await self._store.update(held.replaced(updated))
+            except Conflict:
+                continue
+            return updated
+        raise Conflict("DRTP-1003")
+
+    async def lock(self, uid: str, reason: str) -> None:
+        """Nothing this identity presents is accepted until it is enrolled anew."""
+        await self._deny(uid, reason, locked=True)
+        self._audit.write("identity locked", identity=uid, reason=reason)
+
+    async def revoke(self, uid: str, reason: str) -> None:
+        """Withdraw an identity; its tunnels and feed are cut at once."""
+        await self._deny(uid, reason, revoked=True)
+        self._audit.write("identity revoked", identity=uid, reason=reason)
+
+    async def collect(self) -> int:
+        """Forget agents that can never come back, and whose deny-list entry nobody needs; gives how many.
+
+        POPs and gateways stay: their uids are known to others.
+        """
+        horizon = self._clock.now() - GRACE - FORGOTTEN_AFTER
+        gone = 0
+        for stored in (await self._store.list(EDGE_IDENTITY)).items:
+            spec = msgspec.json.decode(stored.raw, type=EdgeIdentity).spec
+            if spec.role is EdgeRole.AGENT and spec.not_after is not None and spec.not_after < horizon:
+                with contextlib.suppress(NotFound):
+                    await self._store.delete(stored.key)
+                    gone += 1
+        return gone
+
+    async def _deny(self, uid: str, reason: str, **how: bool) -> None:
+        for _ in range(ATTEMPTS):
+            held = await self.find(uid)
+            if held is None:
+                return
+            try:
+                await self._store.update(held.replaced(msgspec.structs.replace(held.record.spec, reason=reason, **how)))
+                return
+            except Conflict:
+                continue
+        raise Conflict("DRTP-1003")
+
+    async def _good(self, uid: str, presented: str) -> Held[EdgeIdentity]:
+        held = await self.find(uid)
+        if held is None:
+            raise Refused("DRTP-2008")
+        if (code := denial(held.record.spec)) is not None:
+            raise Refused(code)
+        if presented == held.record.spec.key_superseded:
+            raise Refused("DRTP-2006", "This edge has been enrolled again with another key.")
+        return held
+
+    def _issue(self, name: SpiffeId, spec: EdgeIdentitySpec, key: ProvenKey) -> Issued:
+        return self._authority.issue(name, key.public, hosts_of(name, spec, self._authority))
+
+    def _renewed(self, spec: EdgeIdentitySpec) -> Renewed:
+        return Renewed(
+            chain_pem=spec.certificate_pem,
+            bundle_pem=self._authority.bundle_pem.decode(),
+            generation=spec.generation,
+        )
+
+
+def hosts_of(name: SpiffeId, spec: EdgeIdentitySpec, authority: Authority) -> tuple[str, ...]:
+    """What an edge is dialled by: a POP by its server's name, an agent as the end of end-to-end streams."""
+    match name.role:
+        case PeerRole.POP:
+            return (f"{spec.edge_name}.tunnel.{authority.suffix}",)
+        case PeerRole.AGENT:
+            return (f"{name.uid}.agent.{authority.trust_domain}",)
+        case _:
+            return ()
+
+
+def denial(spec: EdgeIdentitySpec) -> str | None:
+    """Why an identity is not accepted; None if it is."""
+    if spec.revoked:
+        return "DRTP-2006"
+    return "DRTP-2007" if spec.locked else None
+
+
+def usable(spec: EdgeIdentitySpec, clock: Clock) -> bool:
+    """Whether the recorded certificate can be handed out again."""
+    return bool(spec.certificate_pem) and spec.not_after is not None and clock.now() < spec.not_after
+
+
+def _overtaken(spec: EdgeIdentitySpec, presented: str, not_after: datetime, generation: int) -> bool:
+    known = (spec.key_now, spec.key_before, spec.key_superseded)
+    newer = generation > spec.generation and spec.not_after is not None and not_after > spec.not_after
+    return denial(spec) is None and presented not in known and newer
+
+
+def identity_key(uid: str) -> Key:
+    """Where the record is."""
+    return Key(EDGE_IDENTITY, "", uid)
+
+
+def leaf_of(chain_pem: str) -> x509.Certificate:
+    """The first certificate of a chain."""
+    return x509.load_pem_x509_certificates(chain_pem.encode())[0]
+
+
+def _with(spec: EdgeIdentitySpec, issued: Issued, key: ProvenKey) -> EdgeIdentitySpec:
+    return msgspec.structs.replace(
+        spec, certificate_pem=issued.chain_pem, not_after=issued.not_after, key_now=key.fingerprint
+    )

@@ -1,0 +1,324 @@
+"""Clusters and endpoints: how a service is reached through the POPs that hold its connections.
+
+An `mtls` endpoint wants the PROXY header inside TLS, but Envoy writes it before the handshake. So the service's front
+cluster writes it into an internal connection; the one internal listener (in the bootstrap) carries that through
+the service's hop cluster, whose connections are mutual TLS. The front cluster's metadata names the hop, so one
+internal listener serves all services and never changes. Failover and retry happen at the hop, before the handshake
+has completed. Endpoints in mode `unix` and `plain` need no hop unless they stand beside `mtls` ones.
+"""
+
+from __future__ import annotations
+
+import base64
+import ipaddress
+from collections.abc import Collection, Mapping
+from enum import Enum
+from functools import lru_cache
+from typing import Any
+
+from drtp.api.drtp import AppProtocol
+from drtp.api.snapshots import Backend, EndpointMode, PopEndpoint
+
+Json = dict[str, Any]
+
+_TYPE = "type.googleapis.com/"
+_SOCKETS = f"{_TYPE}envoy.extensions.transport_sockets."
+
+INTERNAL_LISTENER = "drtp_hop"
+METADATA = "drtp"
+IDENTITY_SECRET = "identity"  # noqa: S105 - a resource name
+BUNDLE_SECRET = "bundle"  # noqa: S105 - a resource name
+
+SERVICE_TLV = 0xE1
+STREAM_TLV = 0xE0
+STREAM_STATE = "drtp.stream"
+"""Filter state of an HTTP visitor's connection: its id, a UUID, for the POP. Requests in it have ids of their own."""
+
+CONNECT_TIMEOUT = "0.5s"  # a frozen POP costs a visitor this long, once
+UPSTREAM_IDLE_TIMEOUT = "4s"  # below the 5 s keep-alive of common servers, so the reuse of a dying connection is rare
+CONNECT_ATTEMPTS_MAX = 5  # where all endpoints are suspect, attempts choose among them at random
+KEEPALIVE: Json = {"keepalive_time": 3, "keepalive_interval": 1, "keepalive_probes": 3}
+"""To POPs: who waits in silence hears of a POP that has vanished after 6 s. No TCP_USER_TIMEOUT beside it: the kernel
+counts a full window into that, and would cut visitors whose service does not read for a while.
+"""
+CONNECTIONS_MAX = 100_000  # per service: unset, every cluster stops at 1,024
+
+
+class Carries(Enum):
+    """What travels through a front cluster."""
+
+    STREAM = "l4"
+    HTTP = "http"
+
+
+class StreamIdFrom(Enum):
+    """Where the stream id in the PROXY header comes from.
+
+    HTTP has one upstream connection for each visitor's, and takes the id that the listener gave to that. The TCP proxy
+    adds its own, but not behind a load balancer, whose header's fields it would keep instead.
+    """
+
+    TCP_PROXY = 1
+    STATE = 2
+
+
+def front_name(service: str, carries: Carries) -> str:
+    """The cluster that listeners and routes refer to."""
+    return f"{carries.value}/{service}"
+
+
+def hop_name(service: str) -> str:
+    """The mutual-TLS cluster behind the internal listener; also the name of its endpoints."""
+    return f"hop/{service}"
+
+
+def direct_name(service: str) -> str:
+    """The endpoints of a front cluster that needs no hop."""
+    return f"direct/{service}"
+
+
+def needs_hop(backend: Backend) -> bool:
+    """Any endpoint in mode `mtls`, or none at all (the usual mode stands ready)."""
+    return not backend.endpoints or any(endpoint.mode is EndpointMode.MTLS for endpoint in backend.endpoints)
+
+
+def endpoints_name(backend: Backend) -> str:
+    """The one ClusterLoadAssignment that this backend uses."""
+    return hop_name(backend.service) if needs_hop(backend) else direct_name(backend.service)
+
+
+def front_cluster(name: str, backend: Backend, carries: Carries, stream: StreamIdFrom) -> Json:
+    """The cluster that writes the PROXY header, straight to the endpoints or into the internal listener."""
+    cluster: Json = {"name": name, **_limits()}
+    if carries is Carries.HTTP:
+        cluster["typed_extension_protocol_options"] = _http_options(backend.app_protocol)
+        cluster["connection_pool_per_downstream_connection"] = True
+    proxy = _proxy_socket(backend.service, stream)
+    if not needs_hop(backend):
+        return cluster | {"transport_socket": proxy} | _from_eds(direct_name(backend.service))
+    return cluster | {
+        "connect_timeout": "5s",
+        "metadata": {"filter_metadata": {METADATA: {"hop": hop_name(backend.service)}}},
+        "transport_socket": {
+            "name": "internal",
+            "typed_config": {
+                "@type": f"{_SOCKETS}internal_upstream.v3.InternalUpstreamTransport",
+                "passthrough_metadata": [{"kind": {"cluster": {}}, "name": METADATA}],
+                "transport_socket": proxy,
+            },
+        },
+        "load_assignment": {
+            "cluster_name": name,
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _internal_address()}}]}],
+        },
+    }
+
+
+def hop_cluster(service: str) -> Json:
+    """Mutual TLS to the POPs: the certificate's name is each endpoint's own; clear endpoints beside them are marked."""
+    raw = {"name": "raw", "typed_config": {"@type": f"{_SOCKETS}raw_buffer.v3.RawBuffer"}}
+    return {
+        "name": hop_name(service),
+        **_limits(),
+        **_from_eds(hop_name(service)),
+        "upstream_connection_options": {"tcp_keepalive": KEEPALIVE},
+        "transport_socket_matches": [{"name": "clear", "match": {"clear": True}, "transport_socket": raw}],
+        "transport_socket": {
+            "name": "tls",
+            "typed_config": {
+                "@type": f"{_SOCKETS}tls.v3.UpstreamTlsContext",
+                "auto_host_sni": True,
+                "auto_sni_san_validation": True,
+                "max_session_keys": 0,  # resumption admitted clients that a full handshake would refuse
+                "common_tls_context": {
+                    "tls_params": {
+                        "tls_minimum_protocol_version": "TLSv1_3",
+                        "tls_maximum_protocol_version": "TLSv1_3",
+                    },
+                    "tls_certificate_sds_secret_configs": [sds(IDENTITY_SECRET)],
+                    "validation_context_sds_secret_config": sds(BUNDLE_SECRET),
+                },
+            },
+        },
+    }
+
+
+def name_connection(words: str) -> Json:
+    """The network filter that names a connection, in Envoy's format language, for `StreamIdFrom.STATE`."""
+    return {
+        "name": "envoy.filters.network.set_filter_state",
+        "typed_config": {
+            "@type": f"{_TYPE}envoy.extensions.filters.network.set_filter_state.v3.Config",
+            "on_new_connection": [
+                {
+                    "object_key": STREAM_STATE,
+                    "factory_key": "envoy.hashable_string",  # part of the pool's key: no visitor has another's id
+                    "format_string": {"text_format_source": {"inline_string": words}},
+                    "shared_with_upstream": "ONCE",
+                }
+            ],
+        },
+    }
+
+
+class Shun(Enum):
+    """Why a server gets no visitors, and how Envoy is told."""
+
+    DEAD = "marked"
+    """It may be back already, and is tried when all else fails."""
+    LEAVING = "left out"
+    """It has asked for it, and shuts its doors: no try is wasted on it. Those who are on it stay."""
+
+
+def avoided(backend: Backend, dead: Collection[str], leaving: Collection[str]) -> dict[str, Shun]:
+    """Servers of the backend that get no visitors.
+
+    Where nobody else is there, one that is `leaving` serves on, and where all are `dead` each is tried: that costs less
+    than a certain refusal, and the fault may be the gateway's own.
+    """
+    servers = {endpoint.server for endpoint in backend.endpoints}
+    shunned = {server: Shun.DEAD for server in servers if server in dead and server not in leaving}
+    if len(shunned) == len(servers):
+        return {}
+    going = {server: Shun.LEAVING for server in servers if server in leaving}
+    return shunned if len(shunned) + len(going) == len(servers) else shunned | going
+
+
+def load_assignment(backend: Backend, shunned: Mapping[str, Shun]) -> Json:
+    """The backend's endpoints by priority, without those that leave or have a fault.
+
+    `shunned`: as `avoided` has it. Duplicate addresses count once, or Envoy refuses all.
+    """
+    endpoints = [one for one in backend.endpoints if shunned.get(one.server) is not Shun.LEAVING]
+    ranks = {priority: rank for rank, priority in enumerate(sorted({e.priority for e in endpoints}))}
+    groups: list[list[Json]] = [[] for _rank in ranks]
+    seen: set[tuple[str, int, str]] = set()
+    for endpoint in endpoints:
+        identity = (endpoint.address, endpoint.port, endpoint.path)
+        if identity not in seen and not _fault(endpoint):
+            seen.add(identity)
+            groups[ranks[endpoint.priority]].append(_endpoint(endpoint, endpoint.server in shunned))
+    return {
+        "cluster_name": endpoints_name(backend),
+        "endpoints": [{"priority": rank, "lb_endpoints": group} for rank, group in enumerate(groups)],
+    }
+
+
+def endpoints_fault(backend: Backend) -> str:
+    """What is wrong with the endpoints that are left out; "" if nothing."""
+    faults = [f"endpoint of {e.server}: {fault}" for e in backend.endpoints if (fault := _fault(e))]
+    return "; ".join(faults)
+
+
+def sds(name: str) -> Json:
+    """Take the secret of this name from the one ADS stream."""
+    return {"name": name, "sds_config": ADS}
+
+
+ADS: Json = {"ads": {}, "resource_api_version": "V3"}
+
+
+@lru_cache(maxsize=65_536)  # every build asks again for every endpoint
+def _fault(endpoint: PopEndpoint) -> str:
+    """Why Envoy would refuse this endpoint, and with it all of the backend's; "" if it would not."""
+    if endpoint.mode is EndpointMode.UNIX:
+        return "" if endpoint.path.startswith("/") else "its socket path is not absolute"
+    try:
+        ipaddress.ip_address(endpoint.address)
+    except ValueError:
+        return f"{endpoint.address!r} is not an IP address"
+    if not 0 < endpoint.port < 65536:
+        return f"{endpoint.port} is not a port"
+    if endpoint.mode is EndpointMode.MTLS and not endpoint.server_name:
+        return "there is no server name to hold its certificate against"
+    return ""
+
+
+def _endpoint(endpoint: PopEndpoint, unhealthy: bool) -> Json:
+    found: Json = {}
+    entry: Json = {"endpoint": found}
+    if endpoint.mode is EndpointMode.UNIX:
+        found["address"] = {"pipe": {"path": endpoint.path}}
+    else:
+        found["address"] = {"socket_address": {"address": endpoint.address, "port_value": endpoint.port}}
+    if endpoint.mode is EndpointMode.MTLS:
+        found["hostname"] = endpoint.server_name
+    else:
+        entry["metadata"] = {"filter_metadata": {"envoy.transport_socket_match": {"clear": True}}}
+    if unhealthy:
+        entry["health_status"] = "UNHEALTHY"
+    return entry
+
+
+def _from_eds(name: str) -> Json:
+    return {
+        "type": "EDS",
+        "eds_cluster_config": {"service_name": name, "eds_config": ADS},
+        "connect_timeout": CONNECT_TIMEOUT,
+        "ignore_health_on_host_removal": True,
+        "common_lb_config": {
+            # Less than one in a hundred is none at all: then every endpoint is tried, because one may be back already,
+            # and a try costs less than a certain refusal.
+            "healthy_panic_threshold": {"value": 1},
+            # Unset, an ejection or a health change within 1 s of the cluster's last one is kept back for that second,
+            # and all attempts of a visitor go to the dead POP.
+            "update_merge_window": "0s",
+        },
+        "outlier_detection": {
+            "split_external_local_origin_errors": True,
+            "consecutive_local_origin_failure": 1,
+            "enforcing_consecutive_local_origin_failure": 100,
+            "enforcing_local_origin_success_rate": 0,
+            "enforcing_consecutive_5xx": 0,  # a service's own errors say nothing about the path to it
+            "enforcing_consecutive_gateway_failure": 0,
+            "enforcing_success_rate": 0,
+            # A restarted POP is back within two seconds, and should count when the other one goes. One that is still
+            # dead costs one visitor a retry at each end of its ejection, until the host's own probe has found it.
+            "interval": "0.25s",
+            "base_ejection_time": "1s",
+            "max_ejection_time": "5s",
+            "max_ejection_percent": 100,
+        },
+    }
+
+
+def _limits() -> Json:
+    cap = {"max_connections": CONNECTIONS_MAX, "max_pending_requests": CONNECTIONS_MAX, "max_requests": CONNECTIONS_MAX}
+    retries = {"max_retries": 10_000}
+    return {
+        "circuit_breakers": {"thresholds": [cap | retries, cap | retries | {"priority": "HIGH"}]},
+        "per_connection_buffer_limit_bytes": 262_144,
+    }
+
+
+def _proxy_socket(service: str, stream: StreamIdFrom) -> Json:
+    """PROXY v2 with the visitor's address, the service id, and the stream id unless the TCP proxy adds that."""
+    tlvs: list[Json] = [{"type": SERVICE_TLV, "value": base64.b64encode(service.encode()).decode()}]
+    if stream is StreamIdFrom.STATE:
+        stated = f"%FILTER_STATE({STREAM_STATE}:PLAIN)%"
+        tlvs.append({"type": STREAM_TLV, "format_string": {"text_format_source": {"inline_string": stated}}})
+    return {
+        "name": "proxy",
+        "typed_config": {
+            "@type": f"{_SOCKETS}proxy_protocol.v3.ProxyProtocolUpstreamTransport",
+            "config": {"version": "V2", "pass_through_tlvs": {"match_type": "INCLUDE_ALL"}, "added_tlvs": tlvs},
+            "transport_socket": {"name": "raw", "typed_config": {"@type": f"{_SOCKETS}raw_buffer.v3.RawBuffer"}},
+        },
+    }
+
+
+def _internal_address() -> Json:
+    return {"envoy_internal_address": {"server_listener_name": INTERNAL_LISTENER}}
+
+
+def _http_options(protocol: AppProtocol) -> Json:
+    explicit: Json = {"http_protocol_options": {}}
+    if protocol is AppProtocol.H2C:
+        explicit = {"http2_protocol_options": {"allow_connect": True, "max_concurrent_streams": 1000}}
+    return {
+        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+            "@type": f"{_TYPE}envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+            "common_http_protocol_options": {"idle_timeout": UPSTREAM_IDLE_TIMEOUT},
+            "explicit_http_config": explicit,
+        }
+    }

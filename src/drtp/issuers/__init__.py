@@ -1,0 +1,1 @@
+"""The internal certificate authority, one-time secrets and tokens."""

@@ -1,0 +1,160 @@
+"""Who a caller is: bearer tokens hashed at rest, and client certificates of users. Implements `Authenticator`."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from datetime import timedelta
+
+import msgspec
+from prometheus_client import Counter
+
+from drtp.api.credentials import TOKEN_PREFIX, read
+from drtp.api.internal import Account, AccountSpec, ApiToken, ApiTokenSpec
+from drtp.api.meta import Key, ObjectMeta
+from drtp.api.people import AUTHENTICATED, IssuedToken, User
+from drtp.api.spiffe import PeerRole, identity_of
+from drtp.issuers.audit import AuditLog
+from drtp.issuers.digests import Pepper, new_credential
+from drtp.issuers.records import as_object, find
+from drtp.issuers.secrets import Minted
+from drtp.kit.clock import Clock
+from drtp.kit.errors import NotFound, Refused
+from drtp.kit.observe import REGISTRY
+from drtp.store.protocol import AlreadyExists, Store
+
+_REFUSED = Counter("drtp_tokens_refused", "Bearer tokens that prove nobody.", registry=REGISTRY)
+
+TOKEN_LIFETIME = timedelta(days=90)
+REFUSALS_SAID_PER_S = 20
+"""Enough to see an attack by, at about 300 bytes each."""
+
+
+_ACCOUNTS = uuid.UUID("6e2f2a5e-3f0e-5d6c-9a51-9f1f0f6d7c11")
+"""Name space of accounts that are made by name: a random constant."""
+
+
+class Accounts:
+    """People and programs, and what they present. One `Authenticator` for both doors."""
+
+    def __init__(self, store: Store, pepper: Pepper, audit: AuditLog, clock: Clock, trust_domain: str) -> None:
+        self._store = store
+        self._pepper = pepper
+        self._audit = audit
+        self._clock = clock
+        self._trust_domain = trust_domain
+        self._second = clock.now()
+        self._refusals = 0
+
+    async def ensure(self, uid: str, name: str, *, groups: Sequence[str] = ()) -> None:
+        """Make the account, or bring it to exactly these groups."""
+        spec = AccountSpec(name=name, groups=tuple(groups))
+        try:
+            await self._store.create(as_object(Account(metadata=ObjectMeta(name=uid), spec=spec)))
+        except AlreadyExists:
+            held = await find(self._store, Account, uid)
+            if held is None:
+                return await self.ensure(uid, name, groups=groups)
+            if held.record.spec != spec:
+                await self._store.update(held.replaced(spec))
+        return None
+
+    async def mint_token(
+        self,
+        account: str,
+        *,
+        namespaces: Sequence[str] = (),
+        lifetime: timedelta | None = TOKEN_LIFETIME,
+        description: str = "",
+    ) -> Minted:
+        """A bearer token, shown once. `lifetime` None: until revoked. Raises: NotFound for an unknown account."""
+        if await find(self._store, Account, account) is None:
+            raise NotFound("DRTP-1001", f"There is no account {account}.")
+        name, token = new_credential(TOKEN_PREFIX)
+        expires_at = self._clock.now() + (lifetime or timedelta(days=36500))
+        spec = ApiTokenSpec(
+            digest=self._pepper.digest(token.reveal()),
+            account=account,
+            namespaces=tuple(namespaces),
+            expires_at=expires_at if lifetime else None,
+            description=description,
+        )
+        await self._store.create(as_object(ApiToken(metadata=ObjectMeta(name=name), spec=spec)))
+        self._audit.write("token minted", token=name, account=account)
+        return Minted(name, token, expires_at)
+
+    async def issue(self, user: str, lifetime: timedelta) -> IssuedToken:
+        """As `TokenIssuer.issue`. An account that is in groups may be an administrator's: the operator's socket alone
+        makes its tokens.
+        """
+        uid = account_uid(user)
+        held = await find(self._store, Account, uid)
+        if held is None:
+            await self.ensure(uid, user)
+        elif held.record.spec.groups or held.record.spec.disabled:
+            raise Refused("DRTP-1031", f"No token of {user} is made here.")
+        minted = await self.mint_token(uid, lifetime=lifetime, description="API")
+        return IssuedToken(uid, minted.secret, minted.expires_at)
+
+    async def revoke_token(self, token_id: str) -> None:
+        """From now on it proves nobody. Raises: NotFound."""
+        await self._store.delete(Key("ApiToken.internal.datumapis.com", "", token_id))
+        self._audit.write("token revoked", token=token_id)
+
+    async def authenticate(self, token: str, peer_cert_der: bytes | None, remote: str) -> User | None:
+        """The user behind a token, or where there is none, behind a verified client certificate; None for nobody.
+
+        A token that is presented decides alone: a bad one is nobody, whatever the certificate says.
+        """
+        if token:
+            return await self._of_token(token, remote)
+        return await self._of_certificate(peer_cert_der) if peer_cert_der else None
+
+    async def _of_token(self, token: str, remote: str) -> User | None:
+        credential = read(token, TOKEN_PREFIX)
+        held = await find(self._store, ApiToken, credential.id) if credential else None
+        spec = held.record.spec if held else None
+        if not self._pepper.fits(token, spec.digest if spec else "0" * 64) or spec is None:
+            self._refused(credential.id if credential else "", remote)
+            return None
+        if spec.expires_at is not None and self._clock.now() >= spec.expires_at:
+            return None
+        return await self._user(spec.account, spec.namespaces)
+
+    def _refused(self, token_id: str, remote: str) -> None:
+        """Say it in the audit log, but let no stranger fill the disk: beyond a pace, refusals are counted only."""
+        _REFUSED.inc()
+        now = self._clock.now()
+        if now - self._second >= timedelta(seconds=1):
+            if self._refusals > REFUSALS_SAID_PER_S:
+                self._audit.write("tokens refused unsaid", count=self._refusals - REFUSALS_SAID_PER_S)
+            self._second, self._refusals = now, 0
+        self._refusals += 1
+        if self._refusals <= REFUSALS_SAID_PER_S:
+            self._audit.write("token refused", token=token_id, remote=remote)
+
+    async def _of_certificate(self, leaf_der: bytes) -> User | None:
+        try:
+            identity = identity_of(leaf_der)
+        except Refused:
+            return None
+        if identity.role is not PeerRole.USER or identity.trust_domain != self._trust_domain:
+            return None
+        return await self._user(identity.uid, ())
+
+    async def _user(self, uid: str, narrowed_to: tuple[str, ...]) -> User | None:
+        held = await find(self._store, Account, uid)
+        if held is None or held.record.spec.disabled:
+            return None
+        spec = held.record.spec
+        return User(name=spec.name, uid=uid, groups=(*spec.groups, AUTHENTICATED), within=frozenset(narrowed_to))
+
+
+def account_uid(name: str) -> str:
+    """The same account for the same name, whoever asks first."""
+    return str(uuid.uuid5(_ACCOUNTS, name))
+
+
+def disabled(spec: AccountSpec) -> AccountSpec:
+    """The same account, shut."""
+    return msgspec.structs.replace(spec, disabled=True)

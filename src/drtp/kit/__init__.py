@@ -1,0 +1,1 @@
+"""Tools with no domain word in them: the ground floor."""

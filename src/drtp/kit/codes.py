@@ -1,0 +1,608 @@
+"""The registry of error codes: what happened and what to do. The error pages are generated from it.
+
+Blocks: 1000 API and validation; 2000 identity and enrolment; 3000 feed and edges; 4000 tunnel and agent;
+5000 gateway; 6000 conditions that controllers conclude; 7000 commands and supervisor.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Code(NamedTuple):
+    """One code's page: a short title, what happened, what to do."""
+
+    title: str
+    what: str
+    remedy: str
+
+
+API: dict[str, Code] = {
+    "DRTP-1001": Code("Not found", "There is no such object.", "Check the name and the namespace."),
+    "DRTP-1002": Code("Already exists", "An object of this name exists.", "Choose another name, or update the object."),
+    "DRTP-1003": Code("Conflict", "The object has changed since it was read.", "Read it again and repeat the change."),
+    "DRTP-1004": Code("Expired", "The history asked for is gone.", "List again and watch from the new version."),
+    "DRTP-1005": Code(
+        "Malformed object", "The object lacks what every object has.", "Give apiVersion, kind and metadata.name."
+    ),
+    "DRTP-1006": Code(
+        "Store cannot write",
+        "A change could not be made durable.",
+        "Make room on the disk of the control plane's data directory, or check its health; then repeat the change. "
+        "Reading, edges and visitors go on meanwhile, and no restart is needed.",
+    ),
+    "DRTP-1007": Code(
+        "Store in use", "Another process uses this data directory.", "Stop it, or use another directory."
+    ),
+    "DRTP-1008": Code(
+        "Store unusable",
+        "The store's file is damaged, or is not a store.",
+        "Restore a backup with `drtp restore`, or move the file away to start empty.",
+    ),
+    "DRTP-1009": Code(
+        "Store too new",
+        "A newer version of DRTP has written this store.",
+        "Run that version or a newer one, or restore the copy made before the migration.",
+    ),
+    "DRTP-1010": Code("Invalid object", "The object breaks its kind's rules.", "Correct every fault listed."),
+    "DRTP-1011": Code(
+        "Not signed in", "The request proves no identity.", "Give a valid token or client certificate; tokens expire."
+    ),
+    "DRTP-1012": Code("Not allowed", "You may not do this.", "Ask the owner of the project or the operator."),
+    "DRTP-1013": Code(
+        "Unknown path or kind", "The API serves nothing there.", "Look at `kubectl api-resources` for what there is."
+    ),
+    "DRTP-1014": Code(
+        "Unreadable body",
+        "The body could not be read as the content type it names.",
+        "Send JSON, or what kubectl sends.",
+    ),
+    "DRTP-1015": Code("Body too large", "The body is larger than the API takes.", "Send less than the limit named."),
+    "DRTP-1016": Code(
+        "Unsupported content type",
+        "The API does not take this kind of body here.",
+        "Use client-side apply or one of the patch types named.",
+    ),
+    "DRTP-1017": Code(
+        "Wrong parameter", "A parameter of the request has a value that is not taken.", "Correct the parameter named."
+    ),
+    "DRTP-1018": Code("Method not taken", "The resource does not take this method.", "Use another verb."),
+    "DRTP-1019": Code(
+        "Namespace is going away", "The namespace is being deleted.", "Wait until it is gone, then make it again."
+    ),
+    "DRTP-1020": Code(
+        "Too many requests", "This connection or caller has too many requests open.", "Close some, or try again later."
+    ),
+    "DRTP-1021": Code("Failure inside", "The API failed by its own fault.", "Try again; if it lasts, see its log."),
+    "DRTP-1030": Code(
+        "More than you have",
+        "A role or binding would give a permission that you do not hold yourself.",
+        "Give less, or ask somebody who holds it; `kubectl auth can-i --list` shows what you hold.",
+    ),
+    "DRTP-1031": Code(
+        "No token of this user",
+        "The user is in groups, such as the operator's, or is shut: the API makes no token for such users.",
+        "Make it over the control plane's operator socket.",
+    ),
+    "DRTP-1040": Code(
+        "Entry not known here",
+        "The other side sent an entry or a report that this version cannot read. It is left out; the others go on.",
+        "Upgrade the older part.",
+    ),
+}
+
+IDENTITY: dict[str, Code] = {
+    "DRTP-2001": Code(
+        "Enrolment refused",
+        "The enrolment was refused.",
+        "Make a new secret and use it within its lifetime, from an allowed address; secrets made before a restore are "
+        "void. The log of the control plane says which check failed.",
+    ),
+    "DRTP-2002": Code(
+        "Secret used already",
+        "This one-time secret has been used by another key as often as it may be.",
+        "Make a new secret. If you did not use the old one, somebody else did: revoke what enrolled with it.",
+    ),
+    "DRTP-2003": Code(
+        "Too many attempts", "Too many attempts come from this address.", "Wait a minute and try again, less often."
+    ),
+    "DRTP-2004": Code(
+        "Token not accepted", "The token is unknown, expired or revoked.", "Log in again, or make a new token."
+    ),
+    "DRTP-2005": Code(
+        "Not allowed for this service",
+        "You may not change one of the services named.",
+        "Check the namespace and the names, or ask an owner of the namespace.",
+    ),
+    "DRTP-2006": Code(
+        "Identity revoked",
+        "This identity was revoked.",
+        "Enrol again with a new secret, in an empty state directory.",
+    ),
+    "DRTP-2007": Code(
+        "Identity locked",
+        "An older certificate of this identity was used after a newer one: its key may have been copied.",
+        "Find out where the state directory was copied to, then enrol again with a new secret.",
+    ),
+    "DRTP-2008": Code(
+        "Identity unknown",
+        "The control plane does not know this identity.",
+        "If its database was restored from a backup older than this identity, enrol again with a new secret, in an "
+        "empty state directory; until then the edge goes on by its last snapshot.",
+    ),
+    "DRTP-2009": Code(
+        "Certificate expired too long ago",
+        "The certificate expired longer ago than the grace period.",
+        "Enrol again with a new secret.",
+    ),
+    "DRTP-2010": Code(
+        "No identity in the certificate",
+        "The certificate does not carry exactly one identity of the expected role.",
+        "Use the certificate that enrolment gave.",
+    ),
+    "DRTP-2011": Code("Key not accepted", "The key is not ECDSA P-256.", "Let the agent make its own key."),
+    "DRTP-2012": Code(
+        "Certificate request not accepted",
+        "The certificate request cannot be read, or its signature is wrong.",
+        "Let the agent make its own request.",
+    ),
+    "DRTP-2013": Code(
+        "Secret cannot be read",
+        "The secret is not of the form drtp_enr_...@host:port#pin, or a character is wrong.",
+        "Copy the whole string again.",
+    ),
+    "DRTP-2014": Code(
+        "Wrong certificate authority",
+        "The control plane's authority does not have the fingerprint that the secret or context names.",
+        "Check the address. If it is right, somebody may stand between you and the control plane.",
+    ),
+    "DRTP-2015": Code(
+        "Not enrolled", "There is no identity in the state directory.", "Enrol with a secret or as a logged-in user."
+    ),
+    "DRTP-2016": Code(
+        "Request too large", "The request is larger than an enrolment can be.", "Send less; the cap is 64 KiB."
+    ),
+    "DRTP-2017": Code(
+        "Service not found", "The service that the secret was made for is gone.", "Make a secret for another service."
+    ),
+    "DRTP-2018": Code(
+        "Renewal too often", "The certificate was renewed a moment ago.", "Nothing: the edge asks again by itself."
+    ),
+    "DRTP-2019": Code(
+        "Audit log damaged",
+        "The audit log is not the unbroken chain it was written as.",
+        "Keep the file for examination, move it away, and start again.",
+    ),
+    "DRTP-2020": Code(
+        "Secret request not valid",
+        "A secret cannot be made with these values.",
+        "Correct the number of uses, the lifetime or the source networks.",
+    ),
+}
+
+FEED: dict[str, Code] = {
+    "DRTP-3001": Code(
+        "Control plane unreachable",
+        "The control plane cannot be reached.",
+        "Nothing, if it is being restarted: what worked goes on. Otherwise check address, network and proxy.",
+    ),
+    "DRTP-3002": Code(
+        "Control plane stopping", "The control plane is going down.", "Nothing: the edge comes back by itself."
+    ),
+    "DRTP-3003": Code(
+        "Replaced by a newer connection",
+        "The same identity connected from another process.",
+        "Run one process per state directory, and never copy one.",
+    ),
+    "DRTP-3004": Code(
+        "Feed protocol error", "The other side sent something the feed does not allow.", "Upgrade the older part."
+    ),
+    "DRTP-3005": Code(
+        "Feed silent", "Nothing was heard from the other side for three heartbeats.", "Nothing: it reconnects."
+    ),
+    "DRTP-3006": Code(
+        "Feed version not supported", "The two parts' versions are too far apart.", "Upgrade the older part."
+    ),
+    "DRTP-3007": Code(
+        "Registration refused",
+        "The edge registered under a name, or with values, that its identity may not use.",
+        "Start it with the name it was enrolled for, or enrol it again.",
+    ),
+    "DRTP-3008": Code(
+        "Tunnel server deleted",
+        "The DRTPServer of this POP was deleted.",
+        "Enrol the POP again with a new secret if it should come back.",
+    ),
+    "DRTP-3009": Code(
+        "Proxy refused",
+        "The proxy on the way to the control plane refused the connection.",
+        "Check HTTPS_PROXY and NO_PROXY, and the proxy's user name and password.",
+    ),
+    "DRTP-3010": Code(
+        "Request refused", "The API server refused the request.", "Correct the request as the message says."
+    ),
+    "DRTP-3011": Code(
+        "Context not usable", "The context file cannot be read.", "Check the file given by --context or DRTP_CONTEXT."
+    ),
+    "DRTP-3012": Code(
+        "Clock differs",
+        "By this machine's clock the control plane's certificate is not valid now.",
+        "Set this machine's clock (chrony, systemd-timesyncd). If it is right, the control plane's is wrong, or its "
+        "certificate was not renewed.",
+    ),
+}
+
+TUNNEL: dict[str, Code] = {
+    "DRTP-4001": Code(
+        "Identity not usable",
+        "The certificate, its key or the roots cannot be used for the tunnel.",
+        "Enrol again with a new secret; if that does not help, check the machine's clock.",
+    ),
+    "DRTP-4002": Code(
+        "Tunnel configuration not usable",
+        "The tunnel could not read what it was given.",
+        "Upgrade the older of control plane and edge; their versions may be too far apart.",
+    ),
+    "DRTP-4003": Code(
+        "No socket for the tunnel",
+        "A socket, thread or address that the tunnel needs could not be had.",
+        "Stop the program that uses the address, or raise the limit of open files (ulimit -n).",
+    ),
+    "DRTP-4004": Code("Tunnel closed", "The tunnel has ended.", "Start it again; its log says why it ended."),
+    "DRTP-4010": Code(
+        "State directory in use",
+        "Another process runs with this state directory.",
+        "Stop that process, or give this one its own --state-dir.",
+    ),
+    "DRTP-4011": Code(
+        "Replaced by a newer instance",
+        "A newer process with the same identity serves now, so this one stopped.",
+        "Run one process per state directory, and never copy one: give each machine its own secret.",
+    ),
+    "DRTP-4012": Code(
+        "Target not allowed here",
+        "The control plane names another local target than the one that was given on this machine.",
+        "Start it with the new target, or with --allow-target if the control plane may choose.",
+    ),
+    "DRTP-4013": Code(
+        "Local service unreachable",
+        "The local service does not accept connections.",
+        "Start it, and check host and port; visitors are refused until it answers.",
+    ),
+    "DRTP-4014": Code(
+        "State not readable",
+        "A file in the state directory is damaged.",
+        "Restore the state directory, or enrol again with a new secret in an empty one.",
+    ),
+    "DRTP-4015": Code(
+        "Services not usable",
+        "Some services of this agent could not be put in force.",
+        "Read each service's message; the others go on.",
+    ),
+    "DRTP-4016": Code(
+        "Local status address taken",
+        "No port near the wanted one is free for the agent's own status pages.",
+        "Choose another port for them, or 0 for any.",
+    ),
+    "DRTP-4017": Code(
+        "Target never dialled",
+        "The target is, or its name leads to, an address that an agent never dials: of cloud metadata, link-local, "
+        "multicast, or loopback that was not named as such.",
+        "Name a target of the private network, or localhost.",
+    ),
+    "DRTP-4020": Code(
+        "No endpoint port free",
+        "Every port of the POP's range is in use or in quarantine.",
+        "Give the POP a wider range or another address of its pod network.",
+    ),
+    "DRTP-4021": Code(
+        "Endpoint ports not readable",
+        "The POP's file of endpoint ports is damaged.",
+        "Restore it, or remove it: gateways then learn new ports as soon as the POP reports them.",
+    ),
+    "DRTP-4022": Code(
+        "Endpoint ports not usable",
+        "The range of endpoint ports reaches into the ports that the system hands out by itself, or is empty.",
+        "Choose a range between 1024 and 32767.",
+    ),
+    "DRTP-4023": Code(
+        "Endpoint path too long",
+        "The path of a Unix endpoint would be longer than the system allows.",
+        "Give the POP a data directory with a shorter path.",
+    ),
+    "DRTP-4024": Code(
+        "Entry not for a POP", "The snapshot holds an entry that a POP does not know.", "Upgrade the POP."
+    ),
+    "DRTP-4025": Code(
+        "Tunnel driver stuck",
+        "The POP's tunnel driver has not moved for some seconds.",
+        "Restart the POP; visitors reach the service through the other POP meanwhile.",
+    ),
+    "DRTP-4040": Code(
+        "State directory is a copy",
+        "This state directory was copied from another place, and the original may still serve with the same identity.",
+        "Enrol anew in an empty directory, with its own secret. If it was moved and the original is gone: --moved.",
+    ),
+}
+
+GATEWAY: dict[str, Code] = {
+    "DRTP-5001": Code(
+        "Nothing here",
+        "No service is reachable under this name and path.",
+        "Check the address; if it is yours, check that the service is exposed and enabled.",
+    ),
+    "DRTP-5002": Code(
+        "Service not connected",
+        "The service exists, but no agent serves it at the moment.",
+        "Try again in a moment; if it is yours, start `datumctl serve` where the service runs.",
+    ),
+    "DRTP-5003": Code(
+        "Not allowed",
+        "The owner of this service does not let your address in.",
+        "Ask the owner to add your address to the service's access policy.",
+    ),
+    "DRTP-5004": Code(
+        "Route incomplete",
+        "The route leads to a service that does not exist or may not be used from here.",
+        "If the route is yours, check its backend references and their ReferenceGrants.",
+    ),
+    "DRTP-5005": Code(
+        "Service too slow",
+        "The service did not answer within the time that its route allows.",
+        "Try again; if it is yours, look at the service, or raise the route's request timeout.",
+    ),
+    "DRTP-5006": Code(
+        "Request refused",
+        "The gateway could not pass this request on.",
+        "Check the request; the status code and the trace id say more to the operator.",
+    ),
+    "DRTP-5010": Code(
+        "Envoy not found",
+        "The gateway needs an Envoy binary and found none.",
+        "Install it with `pip install 'drtp[gateway]'`, or set ENVOY to the path of one.",
+    ),
+    "DRTP-5011": Code(
+        "Envoy did not start",
+        "Envoy ended or stayed silent before it was ready.",
+        "Read envoy.log in the gateway's directory; the last lines name the cause.",
+    ),
+    "DRTP-5012": Code(
+        "Refused by Envoy",
+        "Envoy did not take what was made of this object.",
+        "The message names the field; correct the object.",
+    ),
+    "DRTP-5013": Code(
+        "Entry cannot be built",
+        "The object holds something that a gateway cannot express.",
+        "The message names it; correct the object.",
+    ),
+    "DRTP-5014": Code(
+        "Access policy unreadable",
+        "The access policy holds something unreadable, so nobody is let in.",
+        "Correct the policy; each rule's CIDRs must be networks such as 192.0.2.0/24.",
+    ),
+    "DRTP-5017": Code(
+        "Envoy not replaced",
+        "The next Envoy did not take over; the one before it goes on.",
+        "Read envoy.log in the gateway's directory; try again, or restart the gateway where visitors can spare it.",
+    ),
+    "DRTP-5015": Code(
+        "Gateway directory in use",
+        "Another gateway host runs with this directory.",
+        "Stop that one, or choose another directory.",
+    ),
+    "DRTP-5016": Code(
+        "Gateway not enrolled",
+        "There is no identity in the gateway's directory.",
+        "Enrol it with a join secret first.",
+    ),
+    "DRTP-5040": Code(
+        "Not a load balancer's network",
+        "A network given by --proxy-protocol-from cannot be used: PROXY headers from it would be believed.",
+        "Name the addresses or networks of the load balancers alone, such as 10.0.3.0/24.",
+    ),
+}
+
+CONDITIONS: dict[str, Code] = {
+    "DRTP-6001": Code(
+        "Tunnel server not healthy",
+        "A tunnel server has gone silent or reports bad health, so agents are moved to others.",
+        "Look at the POP's own log and its network path to the control plane; restart it if it hangs.",
+    ),
+    "DRTP-6002": Code(
+        "No tunnel server",
+        "No healthy tunnel server takes new connections.",
+        "Check `datumctl servers`; the operator must start or uncordon a POP.",
+    ),
+    "DRTP-6003": Code(
+        "Fewer tunnels than asked for",
+        "The service is served over fewer tunnels than `serverCount`, so losing one may lose visitors.",
+        "Wait for a server to come back, or have the operator add a POP in another failure domain.",
+    ),
+    "DRTP-6004": Code(
+        "Endpoint not opened",
+        "A POP could not open the endpoint of a connection.",
+        "The message says why; often the POP's port range is used up or an address is missing.",
+    ),
+    "DRTP-6005": Code(
+        "Local service unreachable",
+        "The agent is connected, but the local service does not answer it.",
+        "Start the service, or correct host and port; try the same address from the agent's machine.",
+    ),
+    "DRTP-6006": Code(
+        "Hostname, port or address taken",
+        "Somebody else owns it, it was released less than a day ago, or it is reserved.",
+        "Choose another one, or leave it out and have one vended.",
+    ),
+    "DRTP-6007": Code(
+        "Agent disconnected",
+        "The agent has no tunnel to any of its servers.",
+        "See that it runs and that its network lets it dial out; its own log names the server it cannot reach.",
+    ),
+    "DRTP-6008": Code(
+        "Protocol not served",
+        "This protocol cannot be exposed publicly by this version.",
+        "Use TCP, UDP, TLS, HTTP or HTTPS.",
+    ),
+    "DRTP-6009": Code(
+        "Unreadable access list",
+        "An entry of an access list is no address and no network, so the whole list denies.",
+        "Write networks as 203.0.113.0/24 or 2001:db8::/32, without host bits.",
+    ),
+    "DRTP-6010": Code(
+        "No agent",
+        "No agent has registered for the service.",
+        "Run `datumctl serve` beside the local service.",
+    ),
+    "DRTP-6011": Code(
+        "Gateway could not serve",
+        "The gateway refused or could not bind what it was told.",
+        "The message is the gateway's own; the operator's gateway log has more.",
+    ),
+    "DRTP-6012": Code(
+        "No such gateway",
+        "The Gateway asked for does not exist, is not DRTP's, or has no listener for this protocol.",
+        "Leave `gatewayRef` out to use the operator's Gateway, or name one that exists.",
+    ),
+    "DRTP-6013": Code(
+        "Pool exhausted",
+        "No free port, name or address was found in the pool.",
+        "Ask for a particular one, or have the operator enlarge the pool.",
+    ),
+    "DRTP-6014": Code(
+        "Object left out",
+        "A stored object, or what an edge is told of it, cannot be read there, so everything else goes on without it.",
+        "Correct the field named, or write the object anew; upgrade the part that is older. Until then an access "
+        "policy that cannot be read closes its namespace.",
+    ),
+    "DRTP-6020": Code(
+        "Reference not granted",
+        "A route or listener refers to another namespace, which has not granted it. Whether it is there is not said.",
+        "Ask the owner there for a ReferenceGrant to your namespace and kind, or refer to something of your own.",
+    ),
+}
+
+COMMANDS: dict[str, Code] = {
+    "DRTP-7001": Code(
+        "File modes too open",
+        "A private file or directory may be used by others.",
+        "Run `chmod go-rwx` on it; if others could read it, replace the keys in it.",
+    ),
+    "DRTP-7002": Code(
+        "Wrong usage",
+        "The command was not understood.",
+        "Run it again with --help.",
+    ),
+    "DRTP-7003": Code(
+        "No context",
+        "There is no context file, so it is unknown which control plane to talk to.",
+        "Give `--context PATH` (`drtp up` prints the path), or set DRTP_CONTEXT.",
+    ),
+    "DRTP-7004": Code(
+        "Target not understood",
+        "The thing to serve is not a port, host:port or URL that can be served.",
+        "Use 8080, localhost:8080, http://…, https://…, tcp://host:port, tls://host:port or udp://host:port.",
+    ),
+    "DRTP-7005": Code(
+        "UDP needs an allowlist",
+        "A UDP service would be open to everybody, and the source of a datagram is easily forged.",
+        "Say who may visit with --allow CIDR; --allow 0.0.0.0/0 is any IPv4 visitor.",
+    ),
+    "DRTP-7006": Code(
+        "Data directory in use",
+        "Another `drtp up` runs with this data directory.",
+        "Stop that one, or choose another --data-dir.",
+    ),
+    "DRTP-7007": Code(
+        "Port taken",
+        "A port that this start needs is used by another program.",
+        "Stop that program, or choose another port (0 picks a free one).",
+    ),
+    "DRTP-7008": Code(
+        "A part did not start",
+        "A child process of `drtp up` ended or stayed silent before everything was ready.",
+        "Read its log in the data directory's logs folder; the last lines name the cause.",
+    ),
+    "DRTP-7009": Code(
+        "Not ready in time",
+        "The address was not reachable end to end within the time given.",
+        "Run without --once to keep trying, and look at the reason given; `datumctl status` shows each part.",
+    ),
+    "DRTP-7040": Code(
+        "Unknown part",
+        "No part of this instance has that name.",
+        "Name controlplane, a POP, gateway, envoy, hello, or all.",
+    ),
+    "DRTP-7041": Code(
+        "Not running here",
+        "No `drtp up` runs with this data directory, or it has not finished its start.",
+        "Give the --data-dir of the one that runs; it answers as soon as it has said that it is ready.",
+    ),
+    "DRTP-7042": Code(
+        "Part did not come back",
+        "A part was restarted and does not serve again within a minute; the parts after it were left as they are.",
+        "Read its log in the data directory's logs folder, mend what it names, and restart it again.",
+    ),
+    "DRTP-7050": Code(
+        "No room on the disk",
+        "A file that is needed to start cannot be written.",
+        "Make room on the disk named, then start again.",
+    ),
+    "DRTP-7030": Code(
+        "Another trust domain",
+        "The authority in this data directory was made for another trust domain.",
+        "Leave the trust domain out, or use another data directory.",
+    ),
+    "DRTP-7010": Code(
+        "Secret not readable",
+        "The secret could not be read from where it was said to be.",
+        "Give it by --secret-file FILE (- for stdin) or DRTP_SECRET; it looks like drtp_enr_…@host:port#pin.",
+    ),
+    "DRTP-7011": Code(
+        "Control plane unreachable",
+        "The control plane does not answer.",
+        "Check that it runs and that the address in the context is right; the command tries again by itself.",
+    ),
+    "DRTP-7012": Code(
+        "Login is not there yet",
+        "Signing in through a browser comes with a later release.",
+        "Use a context file with a token: `drtp up` writes one, an operator makes others.",
+    ),
+    "DRTP-7013": Code(
+        "Configuration unreadable",
+        "A settings or manifest file cannot be read or holds something unknown.",
+        "Correct the file; `drtp config check` names each fault.",
+    ),
+    "DRTP-7014": Code(
+        "Unknown kind",
+        "The control plane serves no resource of this name.",
+        "List what there is with `datumctl get --kinds`.",
+    ),
+    "DRTP-7015": Code(
+        "Name belongs to another protocol",
+        "A service of this name exists with another protocol, which cannot be changed.",
+        "Choose another --name, or delete the service first.",
+    ),
+    "DRTP-7016": Code(
+        "Local target not pinned",
+        "The service has a local target that was never agreed to on this machine.",
+        "Name the target on the command line, or give --allow-target to accept what the service says.",
+    ),
+    "DRTP-7060": Code(
+        "Failure inside",
+        "The command failed by its own fault.",
+        "Run it again; if it fails again, report it with the file that the message names.",
+    ),
+    "DRTP-7061": Code(
+        "File not usable",
+        "The operating system refused a file or directory.",
+        "Check that it exists, is of the right kind, and may be used by you.",
+    ),
+    "DRTP-7017": Code(
+        "Part missing",
+        "This installation holds the agent only.",
+        "Install the server parts: pip install 'drtp[all]'.",
+    ),
+}
+
+CODES: dict[str, Code] = {**API, **IDENTITY, **FEED, **TUNNEL, **GATEWAY, **CONDITIONS, **COMMANDS}

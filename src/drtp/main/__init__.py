@@ -1,0 +1,1 @@
+"""Composition: settings, parts, commands."""

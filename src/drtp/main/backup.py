@@ -1,0 +1,126 @@
+"""Backup and restore of a control plane: one file with everything that cannot be made again.
+
+A backup may be taken while the control plane runs. A restore starts a new life of it: the store's revision leaps, the
+incarnation grows at the next start, and the pepper of enrolment secrets is a new one, so spent secrets stay spent.
+Edges keep their identities: the authority is in the backup too, which therefore is as secret as the authority itself.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import apsw
+
+from drtp.kit.errors import Terminal
+from drtp.kit.exclusive import exclusive
+from drtp.kit.files import private_directory, sync_directory
+from drtp.main.settings import SETTLED_FILE
+from drtp.store import database
+from drtp.store.sqlite import FILE, LOCK
+
+STORE = "store"
+AUTHORITY = "authority"
+PEPPERS = "peppers"
+ENROLMENT_PEPPER = "pepper-enrolment"
+_KEPT = (SETTLED_FILE, AUTHORITY, PEPPERS, "audit")
+
+
+def back_up(directory: Path, target: Path) -> None:
+    """Write a backup of the control plane in `directory` to the new file `target` (0600), whole or not at all.
+
+    Raises: Terminal (DRTP-1008) if there is no control plane, its store cannot be read, or a link stands where a file
+    or directory should: the backup would hold the link alone.
+    """
+    source = directory / STORE / FILE
+    if not source.exists():
+        raise Terminal("DRTP-1008", f"There is no control plane in {directory}.")
+    with tempfile.TemporaryDirectory(prefix=".backup-", dir=target.parent) as scratch:
+        # The store first: the authority's files are only ever added to, so what the store names is there afterwards.
+        copy = Path(scratch) / FILE
+        _copy_store(source, copy)
+        packed = Path(scratch) / "packed"
+        with os.fdopen(os.open(packed, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            with tarfile.open(fileobj=file, mode="w") as archive:
+                archive.add(copy, f"{STORE}/{FILE}")
+                for name in _KEPT:
+                    if (directory / name).exists():
+                        archive.add(directory / name, name, filter=_plain)
+            file.flush()
+            os.fsync(file.fileno())
+        packed.replace(target)
+    sync_directory(target.parent)
+
+
+def restore(backup: Path, directory: Path) -> None:
+    """Put the control plane in `backup` in the place of the one in `directory`, which must not be running.
+
+    What was there is kept beside it, as `<directory>.before-restore`. Raises: Terminal for a file that is no sound
+    backup (then nothing has changed), and DRTP-1007 while a control plane runs there.
+    """
+    fresh = directory.with_name(f".{directory.name}.restoring")
+    shutil.rmtree(fresh, ignore_errors=True)
+    _unpack(backup, private_directory(fresh))
+    (fresh / PEPPERS / ENROLMENT_PEPPER).unlink(missing_ok=True)
+    _make_private(fresh)
+    unpacked = fresh / STORE / FILE
+    leapt = fresh / STORE / f"{FILE}.leapt"
+    database.restore(unpacked, leapt)
+    leapt.replace(unpacked)
+    _switch(fresh, directory)
+
+
+def _plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    """Files and directories only, on the way in and out (CVE-2026-42275). Raises: Terminal."""
+    if not (member.isreg() or member.isdir()):
+        raise Terminal(
+            "DRTP-1008", f"{member.name} is neither a file nor a directory, and a backup holds nothing else."
+        )
+    return member
+
+
+def _copy_store(source: Path, copy: Path) -> None:
+    try:
+        connection = apsw.Connection(str(source), flags=apsw.SQLITE_OPEN_READWRITE)
+        try:
+            database.copy_database(connection, copy)
+        finally:
+            connection.close()
+    except apsw.Error as error:
+        raise Terminal("DRTP-1008", f"{source} cannot be read: {error}.") from error
+
+
+def _unpack(backup: Path, into: Path) -> None:
+    try:
+        with tarfile.open(backup, mode="r:") as archive:
+            if f"{STORE}/{FILE}" not in archive.getnames():
+                raise Terminal("DRTP-1008", f"{backup} is no backup of a control plane.")
+            archive.extractall(into, [_plain(member) for member in archive], filter="data")
+    except (tarfile.TarError, OSError) as error:
+        raise Terminal("DRTP-1008", f"{backup} is no backup of a control plane: {error}.") from error
+
+
+def _make_private(directory: Path) -> None:
+    for path in (directory, *_walk(directory)):
+        path.chmod(0o700 if path.is_dir() else 0o600)
+
+
+def _walk(directory: Path) -> Iterator[Path]:
+    return directory.rglob("*")
+
+
+def _switch(fresh: Path, directory: Path) -> None:
+    before = directory.with_name(f"{directory.name}.before-restore")
+    if not directory.exists():
+        fresh.replace(directory)
+    else:
+        private_directory(directory / STORE)
+        with exclusive(directory / STORE / LOCK, "DRTP-1007", f"A control plane runs in {directory}."):
+            shutil.rmtree(before, ignore_errors=True)
+            directory.replace(before)
+            fresh.replace(directory)
+    sync_directory(directory.parent)

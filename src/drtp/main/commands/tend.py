@@ -1,0 +1,58 @@
+"""`drtp drain, join`: the operator's calls to a running control plane, over its socket."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from drtp.main.commands.options import OutputForm, output_option
+from drtp.main.embedded.layout import Layout
+from drtp.main.embedded.operator_client import OperatorClient
+
+_data_dir = click.option(
+    "--data-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    envvar="DRTP_DATA_DIR",
+    required=True,
+    help="That of the control plane.",
+)
+
+
+@click.command()
+@click.argument("server")
+@_data_dir
+@click.option("--back", is_flag=True, help="Take it back into use.")
+def drain(server: str, data_dir: Path, *, back: bool) -> None:
+    """Take the tunnel server SERVER out of use: its agents move elsewhere, then it can be stopped."""
+    _call(data_dir, "/v1/drain", {"server": server, "drain": not back})
+    click.echo(f"{server} {'is in use again' if back else 'takes no new connections'}", err=True)
+
+
+@click.command()
+@click.argument("role", type=click.Choice(["pop", "gateway"]))
+@click.argument("name")
+@_data_dir
+@click.option("--lifetime", type=click.IntRange(1, 1440), default=30, show_default=True, help="Minutes.")
+@click.option("--uses", type=click.IntRange(1, 1000), default=1, show_default=True, help="Parts that may use it.")
+@output_option
+def join(role: str, name: str, *, data_dir: Path, lifetime: int, uses: int, output: OutputForm) -> None:
+    """Make the one-time string with which the POP or gateway NAME joins; it is printed on stdout alone."""
+    ask = {"role": role, "name": name, "lifetimeS": lifetime * 60, "uses": uses}
+    made = _call(data_dir, "/v1/secrets", ask)
+    if output is OutputForm.JSON:
+        click.echo(msgspec.json.encode(made).decode())
+        return
+    click.echo(made["secret"])
+    click.echo(f"Good until {made['expiresAt']}. Give it to `drtp {role} --name {name} --join-file -`.", err=True)
+
+
+def _call(data_dir: Path, target: str, body: dict[str, Any]) -> dict[str, Any]:
+    layout = Layout(data_dir.absolute())
+    # Below `drtp up` the control plane has a directory of its own.
+    inner = layout.operator_socket
+    socket = inner if inner.exists() else layout.root / "operator.sock"
+    return asyncio.run(OperatorClient(socket).call("POST", target, body))

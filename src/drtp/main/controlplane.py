@@ -1,0 +1,233 @@
+"""The control plane: every room of the tower, put together in one process.
+
+    store -> view -> controllers -> store
+                `-> projections -> publisher -> edge server -> edges
+    edges -> edge server -> observed -> controllers
+
+Stopping goes the other way round: the doors close first (watches ended, edges told when to come back), then what
+decides, then the store. A kill at any moment loses nothing that was acknowledged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+import msgspec
+
+from drtp import __version__
+from drtp.api.registry import REGISTRY
+from drtp.apiserver.rbac import Rbac
+from drtp.apiserver.server import ApiServer, ServerInfo
+from drtp.controllers import assembly, events
+from drtp.controllers.loop import Manager
+from drtp.controllers.runtime import World
+from drtp.edgeserver.server import EdgeServer, Issuing
+from drtp.issuers.audit import AuditLog
+from drtp.issuers.authority import Authority
+from drtp.issuers.digests import Pepper
+from drtp.issuers.secrets import EnrolmentSecrets
+from drtp.issuers.serving import ControlplaneTls, ensure_serving_secret, keep_serving_secret
+from drtp.issuers.tokens import Accounts
+from drtp.kit.backoff import full_jitter
+from drtp.kit.clock import Clock, SystemClock
+from drtp.kit.descriptors import raise_descriptor_limit
+from drtp.kit.errors import DrtpError
+from drtp.kit.files import private_directory
+from drtp.kit.observe import logger
+from drtp.main.bootstrap import SERVING_SECRET, bootstrap
+from drtp.main.operator_socket import OperatorSocket, metrics_served
+from drtp.main.publisher import Publisher
+from drtp.main.settings import ControlPlaneSettings, settle
+from drtp.projections.projector import Projector
+from drtp.projections.settings import ProjectionSettings
+from drtp.store.incarnation import next_incarnation
+from drtp.store.observed import Observed
+from drtp.store.sqlite import SqliteStore
+from drtp.store.view import View
+
+_COLLECT_EVERY_S = 3600.0
+"""Expired enrolment secrets are forgotten after a day; an hour more does no harm."""
+
+_log = logger("controlplane")
+
+
+@dataclass(frozen=True)
+class Tower:
+    """The rooms below the doors, of one running control plane."""
+
+    settings: ControlPlaneSettings
+    clock: Clock
+    store: SqliteStore
+    view: View
+    observed: Observed
+    authority: Authority
+    audit: AuditLog
+    secrets: EnrolmentSecrets
+    accounts: Accounts
+    publisher: Publisher
+    manager: Manager
+    tls: ControlplaneTls
+
+
+async def run_controlplane(settings: ControlPlaneSettings, *, clock: Clock | None = None) -> int:
+    """Run until SIGTERM or SIGINT; gives the exit status. Raises: Terminal where it cannot start."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        async with running_controlplane(settings, clock or SystemClock()) as tower:
+            announce(tower.settings)
+            await stop.wait()
+            _log.info("stopping")
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+    return 0
+
+
+@asynccontextmanager
+async def running_controlplane(settings: ControlPlaneSettings, clock: Clock) -> AsyncGenerator[Tower]:
+    """A control plane that answers at all its doors while the block runs."""
+    raise_descriptor_limit()
+    private_directory(settings.directory)
+    async with AsyncExitStack() as stack:
+        tower = await _build(settle(settings), clock, stack)
+        async with asyncio.TaskGroup() as tasks:
+            background = [
+                tasks.create_task(work)
+                for work in (
+                    tower.view.run(),
+                    tower.publisher.run(),
+                    tower.manager.run(),
+                    tower.tls.run(),
+                    _persisting(tower, _keep_serving),
+                    _persisting(tower, _collect),
+                )
+            ]
+            await tower.view.synced.wait()
+            async with _doors(tower):
+                yield tower
+            for task in background:
+                task.cancel()
+
+
+def announce(settings: ControlPlaneSettings) -> None:
+    """The ready line, one JSON object: to the descriptor in the settings, or to standard output."""
+    line = msgspec.json.encode(
+        {
+            "event": "ready",
+            "api": settings.api_url,
+            "edge": settings.edge_url,
+            "operator": str(settings.operator_socket),
+            "pid": os.getpid(),
+        }
+    )
+    if settings.ready_fd is None:
+        sys.stdout.write(line.decode() + "\n")
+        sys.stdout.flush()
+    else:
+        with os.fdopen(settings.ready_fd, "wb") as ready:
+            ready.write(line + b"\n")
+
+
+async def _build(settings: ControlPlaneSettings, clock: Clock, stack: AsyncExitStack) -> Tower:
+    directory = settings.directory
+    store = await SqliteStore.open(directory / "store", clock)
+    stack.push_async_callback(store.close)
+    audit = AuditLog(private_directory(directory / "audit") / "audit.log", clock)
+    stack.callback(audit.close)
+    authority = Authority(directory / "authority", settings.trust_domain, settings.suffix, clock)
+    await bootstrap(store, settings)
+    # Before any gateway asks: a listener without its certificate would be published once as broken.
+    await ensure_serving_secret(store, authority, clock, name=SERVING_SECRET, hosts=_public_hosts(settings))
+    view = View(store, (info.key for info in REGISTRY), clock)
+    observed = Observed()
+    projector = Projector(view, ProjectionSettings(settings.suffix, settings.endpoint_mode, settings.plain_from))
+    controllers = assembly.controllers(view, settings.suffix)
+    peppers = directory / "peppers"
+    return Tower(
+        settings=settings,
+        clock=clock,
+        store=store,
+        view=view,
+        observed=observed,
+        authority=authority,
+        audit=audit,
+        secrets=EnrolmentSecrets(store, Pepper.open(peppers, "enrolment"), audit, clock),
+        accounts=Accounts(store, Pepper.open(peppers, "tokens"), audit, clock, settings.trust_domain),
+        publisher=Publisher(view, projector, await next_incarnation(store, clock)),
+        manager=Manager(store, World(view, observed), controllers, clock, recorder=events.record),
+        tls=ControlplaneTls(authority, directory / "tls", settings.names, clock),
+    )
+
+
+@asynccontextmanager
+async def _doors(tower: Tower) -> AsyncGenerator[None]:
+    """API, edge server, operator socket; closed in this order, each with its own farewell."""
+    settings = tower.settings
+    authoriser = Rbac(tower.view)
+    info = ServerInfo(settings.edge_url, settings.suffix, settings.trust_domain, __version__)
+    api = ApiServer(tower.store, tower.accounts, authoriser, info, tower.clock, issuer=tower.accounts)
+    edges = EdgeServer(
+        tower.store,
+        tower.observed,
+        tower.publisher,
+        Issuing(tower.authority, tower.secrets, tower.audit),
+        authenticator=tower.accounts,
+        authoriser=authoriser,
+        clock=tower.clock,
+        advertised_host=settings.names[0],
+        advertised_port=settings.edge_port,
+    )
+    operator = OperatorSocket(
+        settings=settings,
+        store=tower.store,
+        view=tower.view,
+        observed=tower.observed,
+        authority=tower.authority,
+        secrets=tower.secrets,
+        accounts=tower.accounts,
+        clock=tower.clock,
+    )
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(operator.serving())
+        if settings.metrics_port is not None:
+            await stack.enter_async_context(metrics_served(settings.metrics_port, tower.clock))
+        await stack.enter_async_context(edges.serving(settings.host, settings.edge_port, tower.tls.context()))
+        await stack.enter_async_context(api.serve(settings.host, settings.api_port, tower.tls.context()))
+        yield
+
+
+async def _persisting(tower: Tower, work: Callable[[Tower], Awaitable[None]]) -> None:
+    """Chores outlive a full disk or a lost race: said, then tried again ever more slowly, with the doors open."""
+    delays = full_jitter(1.0, 300.0)
+    while True:
+        try:
+            await work(tower)
+        except DrtpError as error:
+            _log.warning("chore failed", chore=work.__name__.strip("_"), code=error.code, reason=error.what)
+        await tower.clock.sleep(next(delays))
+
+
+async def _keep_serving(tower: Tower) -> None:
+    hosts = _public_hosts(tower.settings)
+    await keep_serving_secret(tower.store, tower.authority, tower.clock, name=SERVING_SECRET, hosts=hosts)
+
+
+async def _collect(tower: Tower) -> None:
+    while True:
+        gone = await tower.secrets.collect()
+        if gone:
+            _log.info("expired secrets forgotten", count=gone)
+        await tower.clock.sleep(_COLLECT_EVERY_S)
+
+
+def _public_hosts(settings: ControlPlaneSettings) -> tuple[str, ...]:
+    return (f"*.{settings.suffix}", settings.suffix)

@@ -1,0 +1,1 @@
+"""What `datumctl` does: one file for each command, and what they share."""

@@ -1,0 +1,190 @@
+"""The live screen of `serve`: addresses, tunnel servers, traffic, the last visitors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from drtp.agent.view import AgentPhase, AgentView, PopView, ServiceView
+from drtp.api.drtp import ClientStatus
+from drtp.api.reports import LocalState
+from drtp.kit.errors import DrtpError
+from drtp.kit.observe import printable
+from drtp.main.datum.blockers import Blocker
+from drtp.main.datum.changes import Event, addresses_of, server_name
+from drtp.main.datum.tables import size
+from drtp.main.shell import no_colour_wanted
+
+_FLOWS_SHOWN = 8
+_NARROW = 72
+"""Below this width the columns that one can live without are left out."""
+
+_LABEL = 11
+"""Columns of the words on the left."""
+
+_COLOURS = {
+    ClientStatus.CONNECTED: "green",
+    ClientStatus.CONNECTING: "yellow",
+    ClientStatus.WAITING: "yellow",
+    ClientStatus.DISCONNECTED: "red",
+}
+
+
+class ScreenForm:
+    """Redraws at most a few times a second; stdout gets each address once, so that it can be piped and copied."""
+
+    def __init__(self, targets: Mapping[str, str], console: Console | None = None) -> None:
+        self._targets = targets
+        self._console = console or Console(stderr=True, no_color=no_colour_wanted(), highlight=False)
+        self._live = self._begin()
+        self._served = False
+
+    def ready(self, event: Event) -> None:
+        """The address above the screen."""
+        from drtp.main.datum.speaker import to_stdout
+
+        if event["address"]:
+            self._live.stop()
+            to_stdout(event["address"])
+            # A new one: the former would take the address for a line of its own, and wipe it.
+            self._live = self._begin()
+            self._served = True
+
+    def changed(self, event: Event) -> None:
+        """The screen shows the state itself."""
+
+    def show(self, view: AgentView) -> None:
+        """Draw."""
+        self._live.update(picture(view, self._targets, self._console.width), refresh=True)
+
+    def waiting(self, event: Event) -> None:
+        """The screen shows the state itself."""
+
+    def blocked(self, blocker: Blocker) -> None:
+        """The screen shows the state itself."""
+
+    def retrying(self, error: DrtpError, after_s: float) -> None:
+        """One line above the screen."""
+        line = f"{error.code}: {error.what} Trying again in {after_s:.0f} s."
+        self._console.print(Text(printable(line), style="yellow"))
+
+    def failed(self, error: DrtpError) -> None:
+        """The shell's door says it, below the screen."""
+
+    def close(self) -> None:
+        """Leave the terminal as it was, with the addresses on it."""
+        self._live.stop()
+        if self._served:
+            words = "Stopped. Name and address stay reserved; the same command serves them again."
+            self._console.print(Text(words, style="dim"))
+
+    def _begin(self) -> Live:
+        live = Live(console=self._console, transient=True, auto_refresh=False)
+        live.start()
+        return live
+
+
+def picture(view: AgentView, targets: Mapping[str, str], width: int) -> RenderableType:
+    """Everything as one block of `width` columns."""
+    parts: list[RenderableType] = []
+    for service in view.services:
+        parts += _service_lines(service, targets.get(service.name, service.local.target), width)
+    if not view.services:
+        parts.append(_row("Status", view.feed.message or "connecting to the control plane", "yellow"))
+    closing = view.phase in {AgentPhase.DRAINING, AgentPhase.STOPPED}
+    if view.feed.state == "Down" and not closing:
+        parts.append(_row("Control", f"unreachable, visitors go on. {view.feed.message}", "yellow"))
+    if view.local_url:
+        parts.append(_row("Inspect", view.local_url))
+    if view.pops:
+        parts += [Text(), _pops(view, width)]
+    if view.flows:
+        parts += [Text(), _flows(view, width)]
+    parts += [
+        Text(),
+        Text("Letting visitors finish; Ctrl-C again ends now." if closing else "Ctrl-C stops.", style="dim"),
+    ]
+    return Group(*parts)
+
+
+def _service_lines(service: ServiceView, target: str, width: int) -> list[RenderableType]:
+    from drtp.main.datum.speaker import waiting_words
+
+    lines: list[RenderableType] = []
+    for address in addresses_of(service):
+        fits = _LABEL + len(address) + len(target) + 4 <= width
+        lines.append(_row("Forwarding", f"{address} -> {target}" if fits else address, "bold"))
+        if not fits:
+            lines.append(_row("", f"-> {target}", "bold"))
+    lines = lines or [_row("Serving", f"{service.namespace}/{service.name} -> {target}", "bold")]
+    if service.ready:
+        lines.append(_row("Status", "ready", "green"))
+    else:
+        lines.append(_row("Status", waiting_words(service), "yellow"))
+    lines.append(_local_line(service))
+    rates = service.rates
+    lines.append(
+        _row(
+            "Visitors",
+            f"{service.streams} open, {service.streams_total} in all"
+            + (f", {service.denied_total} denied" if service.denied_total else "")
+            + f"; in {size(rates.bytes_in_per_s)}/s, out {size(rates.bytes_out_per_s)}/s",
+        )
+    )
+    return lines
+
+
+def _local_line(service: ServiceView) -> Text:
+    local = service.local
+    if local.state is LocalState.REACHABLE:
+        took = "" if local.connect_ms is None else f", connects in {local.connect_ms:.1f} ms"
+        return _row("Local", f"{local.target} reachable{took}", "green")
+    if local.state is LocalState.UNREACHABLE:
+        return _row("Local", f"{local.target}: {local.message or 'unreachable'}", "red")
+    return _row("Local", f"{local.target} not tried yet")
+
+
+def _pops(view: AgentView, width: int) -> Table:
+    narrow = width < _NARROW
+    table = Table(box=None, pad_edge=False, show_edge=False, header_style="dim")
+    table.add_column("POP", overflow="ellipsis", no_wrap=True)
+    for title in ("State", "Round trip") if narrow else ("Role", "State", "Round trip", "Jitter", "Loss"):
+        table.add_column(title, justify="right" if title in ("Round trip", "Jitter", "Loss") else "left", no_wrap=True)
+    for pop in view.pops:
+        state = Text(pop.state.value, style=_COLOURS.get(pop.state, ""))
+        cells: list[RenderableType] = [printable(server_name(pop)), state, _millis(pop.round_trip_ms)]
+        if not narrow:
+            cells = [printable(server_name(pop)), pop.role.value, state, *_measures(pop)]
+        table.add_row(*cells)
+    return table
+
+
+def _measures(pop: PopView) -> tuple[str, str, str]:
+    return _millis(pop.round_trip_ms), _millis(pop.jitter_ms), f"{pop.loss * 100:.0f} %"
+
+
+def _flows(view: AgentView, width: int) -> Table:
+    narrow = width < _NARROW
+    table = Table(box=None, pad_edge=False, show_edge=False, header_style="dim")
+    table.add_column("Last visitors", overflow="ellipsis", no_wrap=True)
+    for title in ("In", "Out", "Took") if narrow else ("Service", "In", "Out", "Took", "End"):
+        table.add_column(title, justify="left" if title in ("Service", "End") else "right", no_wrap=True)
+    for flow in reversed(view.flows[-_FLOWS_SHOWN:]):
+        numbers = (size(flow.bytes_in), size(flow.bytes_out), _millis(flow.duration_ms))
+        visitor = printable(flow.visitor)
+        table.add_row(visitor, *numbers) if narrow else table.add_row(
+            visitor, printable(flow.service), *numbers, printable(str(flow.outcome))
+        )
+    return table
+
+
+def _row(label: str, words: str, style: str = "") -> Text:
+    return Text(f"{label:<{_LABEL}}", style="dim", no_wrap=False).append(printable(words), style=style or "not dim")
+
+
+def _millis(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f} ms"

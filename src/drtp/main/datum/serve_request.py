@@ -1,0 +1,96 @@
+"""What `serve` was asked for, parsed once."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from pathlib import Path
+
+from drtp.api.drtp import Protocol, ProxyProtocol
+from drtp.kit.secret import Secret
+from drtp.main.commands.options import OutputForm
+from drtp.main.datum.target import Target
+from drtp.main.shell import Misused
+
+
+@dataclass(frozen=True)
+class ServeRequest:
+    """One service to serve. None means "not said": what exists is kept.
+
+    `name` is the service's; `predefined`: it must exist already, and is not changed. `allow` empty means not said.
+    """
+
+    name: str
+    namespace: str | None
+    target: Target | None
+    predefined: bool = False
+    hostname: str | None = None
+    port: int | None = None
+    address: str | None = None
+    allow: tuple[str, ...] = ()
+    proxy_protocol: ProxyProtocol | None = None
+    host_header: str | None = None
+    expose: bool = True
+    wait_for_enable: bool = False
+    trust: Path | None = None
+
+
+@dataclass(frozen=True)
+class ServeSettings:
+    """How to go about it. `state_dir` None: derived from the service; `inspector` None: no local status pages."""
+
+    requests: tuple[ServeRequest, ...]
+    file: Path | None = None
+    """Where the requests were read from, and are read again at SIGHUP."""
+    secret: Secret[str] | None = None
+    state_dir: Path | None = None
+    location: tuple[str, str] | None = None
+    once: bool = False
+    allow_target: bool = False
+    moved: bool = False
+    """The state directory was moved, and the original is gone."""
+    inspector: tuple[str, int] | None = None
+    drain_s: float = 30.0
+    output: OutputForm = OutputForm.TEXT
+
+
+def networks(written: tuple[str, ...]) -> tuple[str, ...]:
+    """CIDRs in canonical form; a bare address means itself. Raises: Misused (DRTP-7002) naming the wrong one."""
+    found: list[str] = []
+    for text in written:
+        for part in text.split(","):
+            try:
+                found.append(str(ipaddress.ip_network(part.strip(), strict=False)))
+            except ValueError as fault:
+                raise Misused(
+                    "DRTP-7002",
+                    f"--allow {part!r} is no network.",
+                    "Give networks such as 203.0.113.0/24 or 2001:db8::/32; 0.0.0.0/0 is any IPv4 visitor.",
+                ) from fault
+    return tuple(dict.fromkeys(found))
+
+
+def check(request: ServeRequest) -> ServeRequest:
+    """Refuse combinations that cannot mean anything. Raises: Misused (DRTP-7002)."""
+    protocol = request.target.protocol if request.target else None
+    if not request.expose and (request.hostname or request.port or request.address):
+        raise Misused("DRTP-7002", "--no-expose leaves no place for --hostname, --port or --address.", "Drop one side.")
+    if protocol is Protocol.UDP and request.proxy_protocol is ProxyProtocol.V1:
+        raise Misused("DRTP-7002", "Version 1 of the PROXY protocol has no UDP.", "Use --proxy-protocol v2.")
+    if request.hostname and protocol in (Protocol.TCP, Protocol.UDP):
+        raise Misused(
+            "DRTP-7002",
+            f"{protocol.value} visitors do not say which host they want, so --hostname cannot select the service.",
+            "Use --port, or tls:// if visitors speak TLS.",
+        )
+    if (request.port or request.address) and protocol not in (None, Protocol.TCP, Protocol.UDP):
+        raise Misused(
+            "DRTP-7002",
+            "HTTP and TLS visitors come to the gateway's own ports, so --port and --address select nothing.",
+            "Use --hostname, or tcp:// or udp:// for a port of its own.",
+        )
+    if request.host_header and protocol not in (None, Protocol.HTTP, Protocol.HTTPS):
+        raise Misused("DRTP-7002", "--host-header is for HTTP services.", "Drop it.")
+    if request.trust and protocol is not Protocol.HTTPS:
+        raise Misused("DRTP-7002", "--trust is for https:// targets.", "Name the target with https://.")
+    return request

@@ -1,0 +1,47 @@
+"""The POP's numbers for Prometheus, from the newest stats. Tenants are no labels: their number has no bound."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from prometheus_client import Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from drtp.pop.vitals import Vitals
+from drtp.tunnel import Stats
+
+
+class PopCollector(Collector):
+    """Reads when somebody asks."""
+
+    def __init__(self, stats: Callable[[], Stats], vitals: Callable[[], Vitals]) -> None:
+        self._stats = stats
+        self._vitals = vitals
+
+    def collect(self) -> Iterator[Metric]:
+        """One family for each number."""
+        stats, vitals = self._stats(), self._vitals()
+        gauges: dict[str, tuple[str, float]] = {
+            "drtp_pop_health": ("0 to 100.", vitals.health),
+            "drtp_pop_sessions": ("Live agents' sessions.", sum(session.live for session in stats.sessions)),
+            "drtp_pop_connections": ("Routes.", len(stats.connections)),
+            "drtp_pop_connections_live": ("Routes that accept visitors.", sum(one.live for one in stats.connections)),
+            "drtp_pop_streams": ("Open visitors.", stats.streams),
+            "drtp_pop_pre_auth": ("Connections that have not shown who they are.", stats.pre_auth),
+            "drtp_pop_parked_bytes": ("Bytes waiting for slow receivers.", stats.parked_bytes),
+            "drtp_pop_descriptors_ratio": ("Share of descriptors in use.", vitals.descriptors_share),
+        }
+        counters: dict[str, tuple[str, float]] = {
+            "drtp_pop_driver_ticks": ("Turns of the driver.", stats.ticks),
+            "drtp_pop_streams_opened": ("Visitors since start.", sum(one.streams_total for one in stats.connections)),
+            "drtp_pop_streams_denied": ("Visitors refused or cut.", sum(one.denied_total for one in stats.connections)),
+            "drtp_pop_bytes_in": ("Visitor to service.", sum(one.bytes_in for one in stats.connections)),
+            "drtp_pop_bytes_out": ("Service to visitor.", sum(one.bytes_out for one in stats.connections)),
+            "drtp_pop_accept_paused": ("Times that descriptors ran out.", stats.accept_paused_total),
+            "drtp_pop_events_dropped": ("Events that the host did not read in time.", stats.events_dropped),
+        }
+        for name, (text, value) in gauges.items():
+            yield GaugeMetricFamily(name, text, value=float(value))
+        for name, (text, value) in counters.items():
+            yield CounterMetricFamily(name, text, value=float(value))

@@ -1,0 +1,147 @@
+"""From the table and the core's stats to what this POP says of each route: pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from drtp.api.drtp import ClientStatus, ProgrammingStatus
+from drtp.api.reports import PopReport, Report, RouteReport, SessionState
+from drtp.api.snapshots import EndpointMode, RouteEntry
+from drtp.pop.table import Table
+from drtp.pop.vitals import Fitness, Vitals
+from drtp.tunnel import SessionStats, Stats
+
+NOTEWORTHY_SHARE = 0.2
+NOTEWORTHY_STEP = 1.0
+"""A gauge that moved by less than either is not worth a message to the control plane."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How the core took the table: `bound` addresses, `failed` entries, `warnings` of those that deny in part."""
+
+    bound: dict[str, str] = field(default_factory=dict[str, str])
+    failed: dict[str, str] = field(default_factory=dict[str, str])
+    warnings: dict[str, str] = field(default_factory=dict[str, str])
+
+
+def reports_of(
+    table: Table, standing: Standing, stats: Stats, vitals: Vitals, said: Mapping[str, Report]
+) -> dict[str, Report]:
+    """Everything this POP says. `said`: what it said last, so that gauges do not chatter and a loss can be told."""
+    draining = vitals.fitness is Fitness.DRAINING
+    sessions = _by_agent(stats)
+    visitors = {connection.connection: connection.streams for connection in stats.connections}
+    reports: dict[str, Report] = {
+        key: _route_report(
+            key,
+            entry,
+            table,
+            standing=standing,
+            sessions=sessions,
+            draining=draining,
+            # How many are left matters to whoever waits for the last one.
+            visitors=visitors.get(entry.connection, 0) if draining or entry.leaving else None,
+            said=said.get(key),
+        )
+        for key, entry in table.routes.items()
+    }
+    before = said.get("self")
+    streams_said = before.streams if isinstance(before, PopReport) else None
+    reports["self"] = PopReport(
+        health=vitals.health,
+        connections=len(table.routes),
+        streams=round(settled(streams_said, stats.streams) or 0),
+        draining=draining,
+    )
+    return reports
+
+
+def settled(said: float | None, measured: float | None) -> float | None:
+    """The gauge to say: the old one unless the new one differs noteworthily, or is nothing."""
+    if said is None or not measured:
+        return measured if measured is None else round(measured, 2)
+    moved = abs(measured - said)
+    return said if moved < NOTEWORTHY_STEP or moved < said * NOTEWORTHY_SHARE else round(measured, 2)
+
+
+def _by_agent(stats: Stats) -> dict[str, SessionStats]:
+    """Each agent's best session: live before not, newer epoch before older."""
+    best: dict[str, SessionStats] = {}
+    for session in stats.sessions:
+        other = best.get(session.peer)
+        if other is None or (session.live, session.epoch) > (other.live, other.epoch):
+            best[session.peer] = session
+    return best
+
+
+def _route_report(
+    key: str,
+    entry: RouteEntry,
+    table: Table,
+    *,
+    standing: Standing,
+    sessions: Mapping[str, SessionStats],
+    draining: bool,
+    visitors: int | None,
+    said: Report | None,
+) -> RouteReport:
+    fault = table.refused.get(key) or standing.failed.get(key)
+    before = said.session if isinstance(said, RouteReport) else SessionState(status=ClientStatus.WAITING)
+    if fault:
+        # Not in force, so it repeats no sources.
+        return RouteReport(
+            connection=entry.connection,
+            programming=ProgrammingStatus.FAILED,
+            mode=entry.mode,
+            session=_session(entry, sessions, before),
+            visitors=visitors,
+            message=fault,
+        )
+    bound = standing.bound.get(key, "")
+    address, port, path = _split(entry.mode, bound)
+    programming = ProgrammingStatus.PROGRAMMED if bound else ProgrammingStatus.PROGRAMMING
+    return RouteReport(
+        connection=entry.connection,
+        programming=ProgrammingStatus.DRAINING if draining else programming,
+        mode=entry.mode,
+        address=address,
+        port=port,
+        path=path,
+        session=_session(entry, sessions, before),
+        visitors=visitors,
+        message=standing.warnings.get(key, ""),
+        sources=entry.sources if bound else (),
+    )
+
+
+def _split(mode: EndpointMode, bound: str) -> tuple[str, int, str]:
+    """(address, port, path) of what the core says is bound."""
+    if not bound:
+        return "", 0, ""
+    if mode is EndpointMode.UNIX:
+        return "", 0, bound
+    address, _, port = bound.rpartition(":")
+    return address.strip("[]"), int(port), ""
+
+
+def _session(entry: RouteEntry, sessions: Mapping[str, SessionStats], before: SessionState) -> SessionState:
+    mine = [sessions[agent] for agent in entry.agents if agent in sessions]
+    session = max(mine, key=lambda one: (one.live, one.epoch), default=None)
+    if session is None or not session.live:
+        if session is not None and before.status in {ClientStatus.WAITING, ClientStatus.CONNECTING}:
+            return SessionState(status=ClientStatus.CONNECTING, agent=session.peer, epoch=session.epoch)
+        known = before.status in {ClientStatus.CONNECTED, ClientStatus.DISCONNECTED}
+        status = ClientStatus.DISCONNECTED if known else ClientStatus.WAITING
+        return SessionState(status=status, agent=before.agent, epoch=before.epoch)
+    same = before.agent == session.peer and before.epoch == session.epoch
+    return SessionState(
+        status=ClientStatus.CONNECTED,
+        agent=session.peer,
+        epoch=session.epoch,
+        since_unix_ms=session.since_unix_ms,
+        peer=session.address,
+        lanes=len(session.lanes),
+        round_trip_ms=settled(before.round_trip_ms if same else None, session.round_trip_ms),
+    )

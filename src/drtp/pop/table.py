@@ -1,0 +1,81 @@
+"""The RouteTable as this POP reads it: every route with its own endpoint, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from drtp.api.snapshots import DenyEntry, EndpointMode, RouteEntry, Snapshot, TrustEntry
+from drtp.pop.ports import Place
+
+PATH_BYTES_MAX = 107
+"""sockaddr_un holds 108 with the closing zero."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """By entry key: routes, documents for the core, and reasons of those that are not in force."""
+
+    routes: dict[str, RouteEntry] = field(default_factory=dict[str, RouteEntry])
+    documents: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
+    refused: dict[str, str] = field(default_factory=dict[str, str])
+    gateways: frozenset[str] = frozenset()
+
+
+def port_users(snapshot: Snapshot) -> set[str]:
+    """Connections whose endpoint is a TCP port."""
+    return {
+        entry.connection
+        for entry in snapshot.entries.values()
+        if isinstance(entry, RouteEntry) and entry.mode is not EndpointMode.UNIX
+    }
+
+
+def read_table(
+    snapshot: Snapshot, places: Mapping[str, Place | None], sockets: Path, before: Table | None = None
+) -> Table:
+    """Give each route its bind address. One refused entry never stops another.
+
+    Documents of entries that are the very ones of `before` are taken over, so that a change costs what has changed.
+    """
+    known = before or Table()
+    table = Table(gateways=_trusted(snapshot))
+    for key, entry in snapshot.entries.items():
+        match entry:
+            case RouteEntry():
+                table.routes[key] = entry
+                bind = _bind(entry, places, sockets)
+                if isinstance(bind, str):
+                    table.refused[key] = bind
+                elif known.routes.get(key) is entry and known.documents.get(key, {}).get("bind") == bind:
+                    table.documents[key] = known.documents[key]
+                else:
+                    table.documents[key] = {**msgspec.to_builtins(entry), "bind": bind}
+            case TrustEntry() | DenyEntry():
+                table.documents[key] = msgspec.to_builtins(entry)
+            case _:
+                table.refused[key] = "DRTP-4024: this entry is not for a POP."
+    return table
+
+
+def _bind(entry: RouteEntry, places: Mapping[str, Place | None], sockets: Path) -> dict[str, str | int] | str:
+    """Where the endpoint is bound, or why nowhere."""
+    if entry.mode is EndpointMode.UNIX:
+        path = sockets / f"{entry.connection}.sock"
+        if "/" in entry.connection or len(bytes(path)) > PATH_BYTES_MAX:
+            return f"DRTP-4023: {path} cannot be the path of a socket."
+        return {"path": str(path)}
+    place = places.get(entry.connection)
+    if place is None:
+        return "DRTP-4020: every endpoint port of this POP is in use or resting."
+    return {"address": place.address, "port": place.port}
+
+
+def _trusted(snapshot: Snapshot) -> frozenset[str]:
+    return frozenset(
+        uid for entry in snapshot.entries.values() if isinstance(entry, TrustEntry) for uid in entry.gateways
+    )

@@ -1,0 +1,146 @@
+"""What several units ask of the View: edges, services with their access, claims, grants, labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple, cast
+
+from drtp.api.core import Namespace
+from drtp.api.drtp import DRTPAccessPolicy, DRTPConnection, DRTPService, EnforcementPoint
+from drtp.api.gatewayapi import (
+    Gateway,
+    HTTPRoute,
+    ListenerSet,
+    ReferenceGrant,
+    Route,
+    TCPRoute,
+    TLSRoute,
+    UDPRoute,
+)
+from drtp.api.internal import Claim, ClaimKind, EdgeIdentity
+from drtp.api.meta import ObjectMeta
+from drtp.api.snapshots import Access, Source
+from drtp.projections.cells import Index, Reader, Unit
+from drtp.rules import access, attachment, indexes, vending
+from drtp.store.observed import EdgeRef
+
+ROUTES: Mapping[str, type[HTTPRoute | TCPRoute | TLSRoute | UDPRoute]] = {
+    "HTTPRoute": HTTPRoute,
+    "TCPRoute": TCPRoute,
+    "TLSRoute": TLSRoute,
+    "UDPRoute": UDPRoute,
+}
+
+GATEWAYS: Unit = ("gateways",)
+POPS: Unit = ("pops",)
+
+INDEXES = (
+    Index(DRTPConnection, "service", indexes.connection_service),
+    Index(DRTPAccessPolicy, "service", indexes.policy_services),
+    Index(EdgeIdentity, "role", indexes.identity_role),
+    Index(EdgeIdentity, "denied", indexes.identity_denied),
+    Index(ReferenceGrant, "namespace", lambda grant: (grant.metadata.namespace,)),
+    *(Index(model, "backend", indexes.route_backends) for model in ROUTES.values()),
+)
+
+
+class GatewayEdge(NamedTuple):
+    """A gateway that may be told things, and the shared addresses it receives visitors on."""
+
+    edge: EdgeRef
+    addresses: tuple[str, ...]
+
+
+def source(metadata: ObjectMeta) -> Source:
+    """An object as an entry names it."""
+    return Source(metadata.uid, metadata.generation)
+
+
+def sources(objects: Iterable[ObjectMeta]) -> tuple[Source, ...]:
+    """Each object once, in a stable order."""
+    return tuple(sorted({source(one) for one in objects}, key=lambda one: (one.uid, one.generation)))
+
+
+def gateways(read: Reader) -> Sequence[GatewayEdge]:
+    """Every gateway that is not denied."""
+    return cast("Sequence[GatewayEdge]", read.value(GATEWAYS) or ())
+
+
+def shared_addresses(read: Reader) -> frozenset[str]:
+    """Addresses that all tenants of a gateway share."""
+    return frozenset(address for gateway in gateways(read) for address in gateway.addresses)
+
+
+def labels_of(read: Reader) -> attachment.LabelsOf:
+    """Namespace labels by name."""
+
+    def labels(name: str) -> Mapping[str, str]:
+        namespace = read.get(Namespace, "", name)
+        return namespace.metadata.labels if namespace else {}
+
+    return labels
+
+
+def claim_of(read: Reader) -> attachment.ClaimOf:
+    """Claims by what they hold."""
+
+    def claim(kind: ClaimKind, value: str) -> Claim | None:
+        return read.get(Claim, "", vending.claim_name(kind, value))
+
+    return claim
+
+
+def grants_in(read: Reader) -> attachment.GrantsIn:
+    """ReferenceGrants by namespace."""
+    return lambda namespace: read.indexed(ReferenceGrant, "namespace", namespace)
+
+
+def service_of(read: Reader) -> attachment.ServiceOf:
+    """DRTPServices by namespace and name."""
+    return lambda namespace, name: read.get(DRTPService, namespace, name)
+
+
+def route_of(read: Reader, kind: str, namespace: str, name: str) -> Route | None:
+    """A route of any kind."""
+    return read.get(ROUTES[kind], namespace, name)
+
+
+def policies(read: Reader, service: DRTPService) -> Sequence[DRTPAccessPolicy]:
+    """Policies attached to a service, by name."""
+    where = (service.metadata.namespace, service.metadata.name)
+    return access.attached(read.indexed(DRTPAccessPolicy, "service", where), service)
+
+
+def service_access(read: Reader, service: DRTPService, point: EnforcementPoint) -> tuple[Access, list[ObjectMeta]]:
+    """What `point` evaluates for a service, and the objects that it came from."""
+    attached = policies(read, service)
+    compiled = access.compile_access(service, attached, point, exposed=exposed(read, service))
+    if read.unreadable(DRTPAccessPolicy, service.metadata.namespace):
+        # Nobody knows which service an unreadable policy is meant for, so it closes those of its namespace.
+        compiled = Access(lists=(*compiled.lists, access.NOBODY))
+    return compiled, [service.metadata, *(policy.metadata for policy in attached)]
+
+
+def exposed(read: Reader, service: DRTPService) -> bool:
+    """Whether somebody who may has asked for a public place: `spec.expose`, or a route that leads here."""
+    if service.spec.expose is not None:
+        return True
+    where = (service.metadata.namespace, service.metadata.name)
+    for model in ROUTES.values():
+        for route in read.indexed(model, "backend", where):
+            for ref in indexes.backend_refs(route):
+                found = attachment.resolve(route, ref, grants_in(read), service_of(read)).service
+                if found is not None and found.metadata.uid == service.metadata.uid:
+                    return True
+    return False
+
+
+def identity(read: Reader, uid: str) -> EdgeIdentity | None:
+    """An edge that is not denied."""
+    found = read.get(EdgeIdentity, "", uid)
+    return None if found is None or found.spec.denied else found
+
+
+def listeners_owner(read: Reader, kind: str, namespace: str, name: str) -> Gateway | ListenerSet | None:
+    """A Gateway or ListenerSet."""
+    return read.get(Gateway if kind == "Gateway" else ListenerSet, namespace, name)

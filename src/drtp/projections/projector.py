@@ -1,0 +1,151 @@
+"""The door: changed keys in, edges whose entries have changed out.
+
+Interface: `Projector(view, settings)`, `rebuild()`, `changed(keys)`, `entries(edge)`. Pure but for its own memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+from drtp.api import gatewayapi
+from drtp.api.drtp import DRTPConnection, DRTPServer
+from drtp.api.internal import EdgeIdentity
+from drtp.api.meta import Key
+from drtp.api.snapshots import Entry
+from drtp.projections import exposures, facts, listeners, tunnels
+from drtp.projections.cells import Cells, Reader, Result, Unit
+from drtp.projections.settings import ProjectionSettings
+from drtp.store.observed import EdgeRef
+from drtp.store.view import View, kind_key
+
+Compute = Callable[[Unit, Reader, ProjectionSettings], Result]
+
+_UNITS: Mapping[str, tuple[int, Compute]] = {
+    "gateways": (0, tunnels.gateways),
+    "identity": (0, tunnels.identity),
+    "pops": (0, tunnels.pops),
+    "trust": (1, tunnels.trust),
+    "deny": (1, tunnels.deny),
+    "server": (1, tunnels.server),
+    "gateway": (1, listeners.gateway),
+    "listenerset": (1, listeners.listener_set),
+    "connection": (1, tunnels.connection),
+    "agent": (2, tunnels.agent),
+    "port": (2, listeners.port),
+    "certificate": (3, listeners.certificate),
+    "route": (3, exposures.route),
+    "host": (4, exposures.host),
+    "tcp": (4, exposures.tcp),
+    "udp": (4, exposures.udp),
+    "sni": (4, exposures.sni),
+    "backend": (5, exposures.backend),
+}
+"""Kind of unit -> rank and computation. Values and facts go to higher ranks only."""
+
+_ALWAYS: tuple[Unit, ...] = (facts.GATEWAYS, facts.POPS, ("trust",), ("deny",))
+
+_SPAWNS: Mapping[str, Callable[[Key], Unit]] = {
+    kind_key(DRTPConnection): lambda key: ("connection", key.namespace, key.name),
+    kind_key(DRTPServer): lambda key: ("server", key.name),
+    kind_key(EdgeIdentity): lambda key: ("identity", key.name),
+    gatewayapi.GATEWAY: lambda key: ("gateway", key.namespace, key.name),
+    gatewayapi.LISTENER_SET: lambda key: ("listenerset", key.namespace, key.name),
+    **{
+        kind_key(model): lambda key, kind=kind: ("route", kind, key.namespace, key.name)
+        for kind, model in facts.ROUTES.items()
+    },
+}
+"""Objects that have a unit of their own, for as long as they exist."""
+
+
+_OBJECTS: Mapping[str, str] = {
+    "connection": kind_key(DRTPConnection),
+    "server": kind_key(DRTPServer),
+    "identity": kind_key(EdgeIdentity),
+    "gateway": gatewayapi.GATEWAY,
+    "listenerset": gatewayapi.LISTENER_SET,
+}
+"""Kinds of units that are of one object, routes beside them, and the kind of that."""
+
+
+class Projector:
+    """Everything every edge is told, kept current. One loop, no locks; call `rebuild` once the View has synced."""
+
+    def __init__(self, view: View, settings: ProjectionSettings) -> None:
+        self._view = view
+        self._settings = settings
+        ranks = {kind: rank for kind, (rank, _) in _UNITS.items()}
+        self._cells = Cells(view, self._compute, ranks, facts.INDEXES, rests=self._rests)
+
+    def rebuild(self) -> set[EdgeRef]:
+        """Take in everything the View holds. Gives every edge whose entries have changed."""
+        keys = [key for kind in _KINDS for key in self._view.keys(kind)]
+        return self._cells.change(keys, (*_ALWAYS, *self._spawned(keys)))
+
+    def changed(self, keys: Iterable[Key]) -> set[EdgeRef]:
+        """Recompute what these objects reach, after the View has changed. Gives the edges to tell."""
+        known = [key for key in keys if key.kind in _KINDS]
+        return self._cells.change(known, self._spawned(known))
+
+    def entries(self, edge: EdgeRef) -> Mapping[str, Entry]:
+        """Everything one edge is told, by entry key; empty for an edge that nothing concerns."""
+        return self._cells.entries(edge)
+
+    def edges(self) -> set[EdgeRef]:
+        """Every edge that has entries."""
+        return self._cells.edges()
+
+    @property
+    def faults(self) -> Mapping[Unit, str]:
+        """Units that could not be computed, with the error; their entries are withdrawn, others go on."""
+        return self._cells.faults
+
+    @property
+    def runs(self) -> int:
+        """How many units have been computed so far: the measure of O(changed)."""
+        return self._cells.runs
+
+    @property
+    def remembered(self) -> int:
+        """Of how many units it is known what they read: the measure of memory."""
+        return self._cells.remembered
+
+    def _rests(self, unit: Unit) -> bool:
+        """Units of objects rest while the object is gone, those that are sent facts while they have none."""
+        kind, *about = unit[1:] if unit[0] == "route" else (_OBJECTS.get(unit[0], ""), *unit[1:])
+        if unit in _ALWAYS:
+            return False
+        if not kind:
+            return True
+        kind = kind_key(facts.ROUTES[kind]) if unit[0] == "route" else kind
+        namespace, name = about if len(about) == 2 else ("", about[0])
+        return self._view.stored(Key(kind, namespace, name)) is None
+
+    def _spawned(self, keys: Iterable[Key]) -> list[Unit]:
+        return [_SPAWNS[key.kind](key) for key in keys if key.kind in _SPAWNS]
+
+    def _compute(self, unit: Unit, read: Reader) -> Result:
+        return _UNITS[unit[0]][1](unit, read, self._settings)
+
+
+KINDS: tuple[str, ...] = (
+    "Namespace",
+    "Secret",
+    "DRTPService.datumapis.com",
+    "DRTPConnection.datumapis.com",
+    "DRTPServer.datumapis.com",
+    "DRTPAccessPolicy.datumapis.com",
+    gatewayapi.GATEWAY_CLASS,
+    gatewayapi.GATEWAY,
+    gatewayapi.LISTENER_SET,
+    gatewayapi.HTTP_ROUTE,
+    gatewayapi.TCP_ROUTE,
+    gatewayapi.TLS_ROUTE,
+    gatewayapi.UDP_ROUTE,
+    gatewayapi.REFERENCE_GRANT,
+    "EdgeIdentity.internal.datumapis.com",
+    "Claim.internal.datumapis.com",
+)
+"""Kinds that a View must follow for projections."""
+
+_KINDS = frozenset(KINDS)

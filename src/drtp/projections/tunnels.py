@@ -1,0 +1,196 @@
+"""Units about tunnels: connections for POPs and agents, servers for agents and gateways, trust and denial."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import msgspec
+
+from drtp.api.drtp import (
+    DRTPAccessPolicy,
+    DRTPConnection,
+    DRTPServer,
+    DRTPService,
+    EnforcementPoint,
+    Role,
+    Transport,
+)
+from drtp.api.internal import EdgeIdentity, EdgeRole
+from drtp.api.meta import ConditionStatus
+from drtp.api.reasons import Aspect
+from drtp.api.snapshots import Access, DenyEntry, PlanServer, PlanService, ProbeTarget, RouteEntry, TrustEntry
+from drtp.projections import facts
+from drtp.projections.cells import Reader, Result, Unit
+from drtp.projections.settings import ProjectionSettings
+from drtp.rules import access, conditions, entrykeys
+from drtp.rules.placement import ROLES
+from drtp.store.observed import EdgeRef
+
+_Assigned = tuple[tuple[str, Role], ...]
+"""What a connection tells its agent's unit: servers, and their roles for it."""
+
+
+def gateways(_unit: Unit, read: Reader, _settings: ProjectionSettings) -> Result:
+    """Every gateway that is not denied, with its addresses."""
+    found = [
+        facts.GatewayEdge(EdgeRef(EdgeRole.GATEWAY, one.metadata.name), one.spec.addresses)
+        for one in read.indexed(EdgeIdentity, "role", EdgeRole.GATEWAY.value)
+        if not one.spec.denied
+    ]
+    return Result(value=tuple(found))
+
+
+def pops(_unit: Unit, read: Reader, _settings: ProjectionSettings) -> Result:
+    """Every POP that is not denied."""
+    found = [
+        EdgeRef(EdgeRole.POP, one.metadata.name)
+        for one in read.indexed(EdgeIdentity, "role", EdgeRole.POP.value)
+        if not one.spec.denied
+    ]
+    return Result(value=tuple(found))
+
+
+def trust(_unit: Unit, read: Reader, _settings: ProjectionSettings) -> Result:
+    """Which gateways every POP believes."""
+    trusted = tuple(sorted(gateway.edge.uid for gateway in facts.gateways(read)))
+    entry = TrustEntry(gateways=trusted)
+    return Result({(pop, entrykeys.TRUST): entry for pop in read.value(facts.POPS) or ()})
+
+
+def deny(_unit: Unit, read: Reader, _settings: ProjectionSettings) -> Result:
+    """Whose certificates no POP accepts any more."""
+    denied = {one.metadata.name: -1 for one in read.indexed(EdgeIdentity, "denied", True)}
+    entry = DenyEntry(minimum_generation=denied)
+    return Result({(pop, entrykeys.DENY): entry for pop in read.value(facts.POPS) or ()})
+
+
+def connection(unit: Unit, read: Reader, settings: ProjectionSettings) -> Result:
+    """One connection: its endpoint on each assigned POP, and the service in its agent's plan."""
+    found = read.get(DRTPConnection, unit[1], unit[2])
+    if found is None or found.metadata.deletion_timestamp is not None:
+        return Result()
+    result = Result()
+    agent = agent_of(read, found)
+    if agent is not None:
+        result.facts["agent", agent.uid] = tuple((one.server_ref.name, one.role) for one in found.spec.servers)
+    service = read.get(DRTPService, unit[1], found.spec.service_ref.name)
+    if service is None or service.metadata.deletion_timestamp is not None:
+        return result
+    route = _route(read, settings, found, service, agent)
+    servers: list[str] = []
+    for assigned in found.spec.servers:
+        server = read.get(DRTPServer, "", assigned.server_ref.name)
+        if server is not None:
+            servers.append(server.metadata.uid)
+            leaving = assigned.role is Role.LEAVING
+            entry = msgspec.structs.replace(route, leaving=True) if leaving else route
+            result.entries[EdgeRef(EdgeRole.POP, server.metadata.uid), entrykeys.route(found.metadata.uid)] = entry
+    if agent is not None:
+        result.entries[agent, entrykeys.service(found.metadata.uid)] = _plan(found, service, tuple(servers))
+    return result
+
+
+def agent_of(read: Reader, found: DRTPConnection) -> EdgeRef | None:
+    """The agent that may serve a connection: an identity of that role and tenant, not denied. A claim is no proof."""
+    uid = found.spec.client.agent_id
+    tenant: str | None = read.value(("identity", uid)) if uid else None
+    return EdgeRef(EdgeRole.AGENT, uid) if uid and tenant == found.metadata.namespace else None
+
+
+def identity(unit: Unit, read: Reader, _settings: ProjectionSettings) -> Result:
+    """The tenant of an agent that is not denied: of its whole record, what its many connections depend on."""
+    known = facts.identity(read, unit[1])
+    return Result(value=known.spec.namespace if known and known.spec.role is EdgeRole.AGENT else None)
+
+
+def _route(
+    read: Reader, settings: ProjectionSettings, found: DRTPConnection, service: DRTPService, agent: EdgeRef | None
+) -> RouteEntry:
+    compiled, origin = facts.service_access(read, service, EnforcementPoint.TUNNEL)
+    if found.spec.access_policy_ref is not None:
+        own = read.get(DRTPAccessPolicy, found.metadata.namespace, found.spec.access_policy_ref.name)
+        # A connection that names a policy nobody has is closed, not open.
+        compiled = Access(lists=(*compiled.lists, access.policy_list(own) if own else access.NOBODY))
+        origin.extend([own.metadata] if own else [])
+    return RouteEntry(
+        connection=found.metadata.uid,
+        service=service.metadata.uid,
+        namespace=found.metadata.namespace,
+        name=service.metadata.name,
+        agents=(agent.uid,) if agent else (),
+        access=compiled,
+        protocol=service.spec.protocol,
+        mode=settings.endpoint_mode,
+        plain_from=settings.plain_from,
+        enabled=service.spec.enabled,
+        limits=settings.limits,
+        sources=facts.sources([found.metadata, *origin]),
+    )
+
+
+def _plan(found: DRTPConnection, service: DRTPService, servers: tuple[str, ...]) -> PlanService:
+    ready = conditions.find(service.status.conditions, Aspect.READY)
+    return PlanService(
+        connection=found.metadata.uid,
+        connection_name=found.metadata.name,
+        service=service.metadata.uid,
+        namespace=found.metadata.namespace,
+        name=service.metadata.name,
+        protocol=service.spec.protocol,
+        local=service.spec.local,
+        proxy_protocol=service.spec.proxy_protocol,
+        enabled=service.spec.enabled,
+        servers=servers,
+        addresses=service.status.addresses,
+        ready=ready is not None and ready.status is ConditionStatus.TRUE,
+        reason=ready.reason if ready else "",
+        message=ready.message if ready else "",
+        sources=facts.sources([found.metadata, service.metadata]),
+    )
+
+
+def agent(unit: Unit, read: Reader, settings: ProjectionSettings) -> Result:
+    """The tunnel servers an agent keeps sessions with: those of all its connections, each in its foremost role."""
+    uid = unit[1]
+    result = Result()
+    roles: dict[str, Role] = {}
+    for name, assigned in (pair for pairs in read.facts().values() for pair in cast("_Assigned", pairs)):
+        # To an agent a server that leaves is a last one: it keeps the session that visitors are on.
+        role = Role.TERTIARY if assigned is Role.LEAVING else assigned
+        roles[name] = min(roles.get(name, role), role, key=ROLES.index)
+    for name, role in roles.items():
+        server = read.get(DRTPServer, "", name)
+        port = _tunnel_port(server) if server else None
+        if server is None or port is None:
+            continue
+        result.entries[EdgeRef(EdgeRole.AGENT, uid), entrykeys.server(server.metadata.uid)] = PlanServer(
+            server=server.metadata.uid,
+            name=settings.server_name(name),
+            pop=server.spec.pop,
+            address=server.spec.server_ip,
+            port=port,
+            role=role,
+            sources=facts.sources([server.metadata]),
+        )
+    return result
+
+
+def _tunnel_port(server: DRTPServer) -> int | None:
+    return next((one.port for one in server.spec.listeners if one.transport is Transport.TLS), None)
+
+
+def server(unit: Unit, read: Reader, settings: ProjectionSettings) -> Result:
+    """A POP that every gateway probes by itself."""
+    found = read.get(DRTPServer, "", unit[1])
+    if found is None or found.spec.health_port is None:
+        return Result()
+    target = ProbeTarget(
+        server=found.metadata.uid,
+        name=settings.server_name(found.metadata.name),
+        address=found.spec.server_ip,
+        health_port=found.spec.health_port,
+        tunnel_port=_tunnel_port(found) or 0,
+        sources=facts.sources([found.metadata]),
+    )
+    key = entrykeys.pop(found.metadata.uid)
+    return Result({(gateway.edge, key): target for gateway in facts.gateways(read)})

@@ -1,0 +1,1 @@
+"""Where objects live, and the cache that deciders read."""

@@ -1,0 +1,70 @@
+"""The Python face of the native tunnel core: typed documents, and its events in the host's own loop.
+
+The sole importer of `drtp_native`. Hosts hold a `TunnelServer`, a `TunnelAgent` or a `TunnelGateway`, apply deltas made
+of snapshot entries, and learn what became of them by events and stats. No payload byte comes this way.
+"""
+
+from drtp.tunnel.config import (
+    AgentConfig,
+    CoreLimits,
+    GatewayConfig,
+    Liveness,
+    ServerConfig,
+    Target,
+    TargetTls,
+    TunnelIdentity,
+)
+from drtp.tunnel.delta import ApplyOutcome, Delta, EntryOutcome, delta_between
+from drtp.tunnel.events import (
+    Event,
+    Fenced,
+    FlowEnded,
+    LocalDown,
+    LocalUp,
+    Refused,
+    RouteBound,
+    RouteFailed,
+    SessionDown,
+    SessionUp,
+    TunnelDown,
+    TunnelUp,
+)
+from drtp.tunnel.face import TunnelAgent, TunnelGateway, TunnelServer
+from drtp.tunnel.stats import ConnectionStats, FlowRecord, LaneStats, LocalStats, SessionPhase, SessionStats, Stats
+
+__all__ = [
+    "AgentConfig",
+    "ApplyOutcome",
+    "ConnectionStats",
+    "CoreLimits",
+    "Delta",
+    "EntryOutcome",
+    "Event",
+    "Fenced",
+    "FlowEnded",
+    "FlowRecord",
+    "GatewayConfig",
+    "LaneStats",
+    "Liveness",
+    "LocalDown",
+    "LocalStats",
+    "LocalUp",
+    "Refused",
+    "RouteBound",
+    "RouteFailed",
+    "ServerConfig",
+    "SessionDown",
+    "SessionPhase",
+    "SessionStats",
+    "SessionUp",
+    "Stats",
+    "Target",
+    "TargetTls",
+    "TunnelAgent",
+    "TunnelDown",
+    "TunnelGateway",
+    "TunnelIdentity",
+    "TunnelServer",
+    "TunnelUp",
+    "delta_between",
+]

@@ -1,0 +1,76 @@
+"""What the core starts with. Defaults that are left out are the core's own, described in drtp-core's `config.rs`."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from drtp.api.drtp import AppProtocol
+from drtp.api.meta import Model
+from drtp.kit.secret import Secret
+
+
+class TunnelIdentity(NamedTuple):
+    """Leaf first, then intermediates; its key; and the private roots that peers must chain to. All PEM."""
+
+    chain_pem: bytes
+    key_pem: Secret[bytes]
+    roots_pem: bytes
+
+
+class Liveness(Model, frozen=True, omit_defaults=False):
+    """How soon a silent peer counts as dead, milliseconds: with visitors there, and when idle."""
+
+    ping_ms: int = 800
+    dead_ms: int = 2_500
+    idle_ping_ms: int = 2_000
+    idle_dead_ms: int = 2_500
+
+
+class CoreLimits(Model, frozen=True, omit_defaults=False):
+    """Caps on strangers. `pre_auth_max`: connections of each kind of door that have not yet shown who they are."""
+
+    pre_auth_max: int = 2_048
+
+
+class ServerConfig(Model, frozen=True):
+    """A POP's core. `listeners` are `address:port` (`[v6]:port`) where agents dial in; port 0 takes a free one."""
+
+    listeners: tuple[str, ...]
+    liveness: Liveness = Liveness()
+    limits: CoreLimits = CoreLimits()
+
+
+class TargetTls(Model, frozen=True):
+    """Trust in an `https` target, decided on the agent's own side: its roots (PEM; the system's when absent), or
+    exactly one leaf (base64 of DER).
+    """
+
+    server_name: str | None = None
+    roots_pem: str | None = None
+    pinned_leaf_der: str | None = None
+
+
+class Target(Model, frozen=True):
+    """The one place that the agent dials for a service. `tls` present: it originates TLS."""
+
+    host: str
+    port: int
+    tls: TargetTls | None = None
+    app_protocol: AppProtocol = AppProtocol.HTTP1
+
+
+class GatewayConfig(Model, frozen=True):
+    """A gateway's core, which listens for UDP and brings flows to POPs. `epoch` as an agent's."""
+
+    epoch: int
+    liveness: Liveness = Liveness()
+
+
+class AgentConfig(Model, frozen=True):
+    """An agent's core. `targets` by `<namespace>/<name>` of the service; `allow_target` lets the plan name one."""
+
+    epoch: int
+    targets: dict[str, Target] = {}
+    allow_target: bool = False
+    liveness: Liveness = Liveness()
+    lanes: int = 1

@@ -1,0 +1,48 @@
+"""The agent's status pages: for this machine only."""
+
+from __future__ import annotations
+
+import socket
+
+import aiohttp
+
+from drtp.agent.pages import free_socket, status_pages
+from drtp.agent.view import AgentPhase, AgentView
+from drtp.kit.clock import SystemClock
+from drtp.kit.latest import Latest
+
+
+async def fetch(url: str, headers: dict[str, str] | None = None) -> tuple[int, str]:
+    async with aiohttp.ClientSession() as session, session.get(url, headers=headers) as answer:
+        return answer.status, await answer.text()
+
+
+async def test_ready_is_503_until_everything_is_proven() -> None:
+    view: Latest[AgentView] = Latest(AgentView(phase=AgentPhase.CONNECTING))
+    async with status_pages(free_socket("127.0.0.1", 0), view, (), SystemClock()) as url:
+        status, text = await fetch(f"{url}/ready")
+        assert status == 503
+        assert '"phase":"Connecting"' in text
+
+
+async def test_dns_rebinding_is_refused() -> None:
+    """CVE-2022-41924: a web page elsewhere must not reach the local daemon under another name."""
+    async with status_pages(free_socket("127.0.0.1", 0), Latest(AgentView()), ("box.lan",), SystemClock()) as url:
+        assert (await fetch(f"{url}/metrics"))[0] == 200
+        assert (await fetch(f"{url}/metrics", {"Host": "box.lan:4040"}))[0] == 200
+        assert (await fetch(f"{url}/metrics", {"Host": "evil.example"}))[0] == 403
+        assert (await fetch(f"{url}/ready", {"Host": "evil.example:80"}))[0] == 403
+        assert (await fetch(f"{url}/ready", {"Origin": "http://evil.example"}))[0] == 403
+
+
+async def test_the_pages_answer_on_ipv6() -> None:
+    async with status_pages(free_socket("::1", 0), Latest(AgentView()), (), SystemClock()) as url:
+        assert (await fetch(f"{url}/ready"))[0] == 503
+
+
+def test_a_taken_port_leads_to_the_next() -> None:
+    with free_socket("127.0.0.1", 0) as first:
+        port = first.getsockname()[1]
+        with free_socket("127.0.0.1", port) as second:
+            assert second.getsockname()[1] > port
+            assert isinstance(second, socket.socket)

@@ -1,0 +1,146 @@
+"""A real API server over real TLS on a free port, with a memory store and a test authority."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import io
+import ipaddress
+import ssl
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from drtp.api.people import AUTHENTICATED, SYSTEM_MASTERS, IssuedToken, User
+from drtp.api.rbac import KINDS
+from drtp.apiserver.rbac import Rbac
+from drtp.apiserver.server import ApiServer, ServerInfo
+from drtp.kit.clock import SystemClock
+from drtp.kit.secret import Secret
+from drtp.main.roles import ensure_roles, set_projects
+from drtp.store.memory import MemoryStore
+from drtp.store.view import View
+
+ADMIN = "admin-token"
+JOE = "joe-token"
+EVE = "eve-token"
+
+USERS = {
+    ADMIN: User("admin", "u-admin", (SYSTEM_MASTERS, AUTHENTICATED)),
+    JOE: User("joe", "u-joe", (AUTHENTICATED,)),
+    EVE: User("eve", "u-eve", (AUTHENTICATED,)),
+}
+
+NAMESPACES = ("default", "datum-system", "joe", "eve")
+
+
+class Tokens:
+    """Knows users by token; nobody by certificate."""
+
+    def __init__(self) -> None:
+        self.users = dict(USERS)
+
+    async def authenticate(self, token: str, peer_cert_der: bytes | None, remote: str) -> User | None:
+        return self.users.get(token)
+
+    async def issue(self, user: str, lifetime: datetime.timedelta) -> IssuedToken:
+        self.users[f"{user}-token"] = User(user, f"u-{user}", (AUTHENTICATED,))
+        return IssuedToken(f"u-{user}", Secret(f"{user}-token"), datetime.datetime.now(datetime.UTC) + lifetime)
+
+
+def make_certificate(folder: Path) -> tuple[Path, ssl.SSLContext]:
+    """A self-signed certificate for loopback: its path, and the server's context."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(minutes=5))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]),
+            critical=False,
+        )
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    ca = folder / "ca.pem"
+    ca.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    private = folder / "key.pem"
+    private.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.load_cert_chain(ca, private)
+    return ca, context
+
+
+@dataclass
+class Served:
+    """A running server and a way to call it."""
+
+    url: str
+    ca: Path
+    store: MemoryStore
+    session: aiohttp.ClientSession
+    server: ApiServer
+    tokens: Tokens
+    rbac: Rbac
+
+    async def call(
+        self, method: str, path: str, body: Any = None, *, token: str = ADMIN, **headers: str
+    ) -> tuple[int, Any]:
+        """Status and decoded JSON body (text where it is none)."""
+        sent = {"Authorization": f"Bearer {token}"} if token else {}
+        sent |= {name.replace("_", "-"): value for name, value in headers.items()}
+        raw = body if isinstance(body, (bytes, io.BytesIO)) or body is None else msgspec.json.encode(body)
+        if raw is not None:
+            sent.setdefault("Content-Type", "application/json")
+        async with self.session.request(method, self.url + path, data=raw, headers=sent) as response:
+            text = await response.read()
+            kind = response.headers.get("Content-Type", "")
+            return response.status, msgspec.json.decode(text) if kind.startswith("application/json") else text.decode()
+
+
+@asynccontextmanager
+async def _followed(view: View) -> AsyncGenerator[None]:
+    async with asyncio.TaskGroup() as tasks:
+        following = tasks.create_task(view.run())
+        await view.synced.wait()
+        yield
+        following.cancel()
+
+
+@asynccontextmanager
+async def serving(folder: Path, store: MemoryStore | None = None) -> AsyncGenerator[Served]:
+    """A server with the usual namespaces and roles; joe and eve may edit what is theirs."""
+    store = store or MemoryStore()
+    for name in NAMESPACES:
+        await store.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    await ensure_roles(store)
+    for user in ("joe", "eve"):
+        await set_projects(store, f"u-{user}", user, [user])
+    ca, context = make_certificate(folder)
+    info = ServerInfo("https://127.0.0.1:1", "example.localhost", "drtp.test", "0.1.0")
+    view, tokens = View(store, (kind.key for kind in KINDS)), Tokens()
+    rbac = Rbac(view)
+    api = ApiServer(store, tokens, rbac, info, SystemClock(), issuer=tokens)
+    async with _followed(view), api.serve("127.0.0.1", 0, context) as listening:
+        trust = ssl.create_default_context(cafile=str(ca))
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=trust, limit=0)) as session:
+            yield Served(f"https://127.0.0.1:{listening.port}", ca, store, session, api, tokens, rbac)

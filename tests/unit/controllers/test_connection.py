@@ -1,0 +1,327 @@
+"""Connections: placed, moved after a hold-down, collected when their agent is long gone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from drtp.api.core import Event, Lease
+from drtp.api.drtp import ClientStatus, DRTPConnection, DRTPServer, DRTPService, ProgrammingStatus, Role
+from drtp.api.internal import EdgeIdentity, EdgeRole
+from drtp.api.meta import Key
+from drtp.api.reports import LocalState, PopReport, Report, RouteReport, ServiceReport, TunnelReport
+from drtp.api.snapshots import Backend, DenyEntry, PlanServer, PlanService, RouteEntry, TrustEntry
+from drtp.controllers.runtime import Change, World
+from drtp.rules.access import permits
+from tower import DRTP, FALSE, TRUE, Tower, service
+
+
+def assigned(tower: Tower, name: str = "web-a1") -> list[str]:
+    return [one.server_ref.name for one in tower.get(DRTPConnection, "joe", name).spec.servers]
+
+
+async def serving(tower: Tower, *pops: str) -> None:
+    for name in pops:
+        await tower.pop(name)
+    await tower.apply(service())
+    await tower.agent("a1", "joe", "web")
+    for name in assigned(tower):
+        await tower.pop_serves(name)
+    await tower.agent_says("a1", LocalState.REACHABLE)
+
+
+async def test_all_servers_are_in_different_failure_domains() -> None:
+    async with Tower().running() as tower:
+        await tower.pop("a", failureDomain="one")
+        await tower.pop("b", failureDomain="one")
+        await tower.pop("c", failureDomain="two")
+        await tower.apply(service())
+        await tower.agent("a1", "joe", "web")
+        assert assigned(tower) == ["a", "c"]
+
+
+async def test_a_single_pop_reads_degraded_and_a_second_one_is_taken_when_it_comes() -> None:
+    async with Tower().running() as tower:
+        await serving(tower, "nyc")
+        found = tower.get(DRTPConnection, "joe", "web-a1")
+        assert tower.condition(found, "Scheduled") == (TRUE, "Degraded")
+        await tower.pop("ewr")
+        assert assigned(tower) == ["nyc", "ewr"]
+
+
+async def test_a_silent_pop_keeps_its_connections_through_the_hold_down_and_loses_them_after() -> None:
+    async with Tower().running() as tower:
+        await serving(tower, "a", "b", "c")
+        assert assigned(tower) == ["a", "b"]
+        await tower.hang_up(tower.servers["a"])
+        await tower.advance(10)
+        assert tower.condition(tower.get(DRTPServer, "", "a"), "Ready") == (TRUE, "Ready")
+        await tower.advance(10)
+        assert tower.condition(tower.get(DRTPServer, "", "a"), "Ready") == (FALSE, "LeaseExpired")
+        assert assigned(tower) == ["a", "b"]
+        await tower.advance(40)
+        assert assigned(tower) == ["b", "c", "a"]
+        await tower.pop_serves("c")
+        assert assigned(tower) == ["b", "c"]
+
+
+async def test_draining_moves_away_only_after_the_new_tunnel_is_up() -> None:
+    async with Tower().running() as tower:
+        await serving(tower, "a", "b", "c")
+        await tower.say(tower.servers["a"], {"self": PopReport(health=100, draining=True)})
+        assert assigned(tower) == ["b", "c", "a"]
+        await tower.pop_serves("a", visitors=0)
+        assert assigned(tower) == ["b", "c", "a"]
+        await tower.pop_serves("c")
+        assert assigned(tower) == ["b", "c"]
+        assert not [
+            one for one in tower.entries(EdgeRole.POP, tower.servers["a"]).values() if isinstance(one, RouteEntry)
+        ]
+
+
+async def test_a_cordoned_pop_takes_nothing_new_and_gives_away_what_it_has() -> None:
+    async with Tower().running() as tower:
+        await serving(tower, "a", "b")
+        await tower.patch(DRTPServer, "", "a", {"spec": {"unschedulable": True}})
+        assert tower.condition(tower.get(DRTPServer, "", "a"), "Ready") == (TRUE, "Cordoned")
+        assert assigned(tower) == ["b", "a"]
+        await tower.pop("c")
+        assert assigned(tower) == ["b", "c", "a"]
+        await tower.pop_serves("b")
+        await tower.pop_serves("c")
+        assert assigned(tower) == ["b", "c", "a"], "nobody knows yet whether visitors are left on a"
+        await tower.pop_serves("a")
+        assert assigned(tower) == ["b", "c"]
+
+
+async def test_a_pop_that_leaves_keeps_its_visitors_until_the_last_one_or_it_is_gone() -> None:
+    async with Tower().running() as tower:
+        await serving(tower, "a", "b", "c")
+        await tower.patch(DRTPServer, "", "a", {"spec": {"unschedulable": True}})
+        await tower.pop_serves("c")
+        await tower.pop_serves("a", visitors=3)
+        found = tower.get(DRTPConnection, "joe", "web-a1")
+        roles = {one.server_ref.name: one.role for one in found.spec.servers}
+        assert roles == {"b": Role.PRIMARY, "c": Role.SECONDARY, "a": Role.LEAVING}
+        entries = tower.entries(EdgeRole.POP, tower.servers["a"]).values()
+        (route,) = (one for one in entries if isinstance(one, RouteEntry))
+        assert route.leaving and route.enabled
+        plan = tower.entries(EdgeRole.AGENT, "a1").values()
+        assert tower.servers["a"] in {one.server for one in plan if isinstance(one, PlanServer)}, "its session ends"
+        await tower.advance(120)
+        assert assigned(tower) == ["b", "c", "a"]
+        await tower.hang_up(tower.servers["a"])
+        await tower.advance(10)
+        assert assigned(tower) == ["b", "c", "a"], "a hiccup is no end"
+        await tower.advance(20)
+        assert assigned(tower) == ["b", "c"]
+
+
+async def test_gateways_use_a_pop_that_leaves_last() -> None:
+    async with Tower().running() as tower:
+        await tower.gateway("g1")
+        await serving(tower, "a", "b", "c")
+        await tower.patch(DRTPServer, "", "a", {"spec": {"unschedulable": True}})
+        await tower.pop_serves("c")
+        await tower.pop_serves("a", visitors=1)
+        (backend,) = (one for one in tower.entries(EdgeRole.GATEWAY, "g1").values() if isinstance(one, Backend))
+        ranks = {one.server: one.priority for one in backend.endpoints}
+        assert ranks == {tower.servers["b"]: 0, tower.servers["c"]: 1, tower.servers["a"]: 2}
+
+
+async def test_a_service_that_is_not_exposed_is_ready_and_admits_nobody_at_the_tunnel() -> None:
+    async with Tower().running() as tower:
+        await tower.pop("a")
+        await tower.pop("b")
+        await tower.apply(service(expose=None))
+        await tower.agent("a1", "joe", "web")
+        await tower.pop_serves("a")
+        await tower.pop_serves("b")
+        found = tower.get(DRTPService, "joe", "web")
+        assert tower.condition(found, "Ready") == (TRUE, "Ready")
+        assert tower.condition(found, "Exposed") == (FALSE, "NotRequested")
+        entries = tower.entries(EdgeRole.POP, tower.servers["a"]).values()
+        (route,) = (one for one in entries if isinstance(one, RouteEntry))
+        assert not permits(route.access, "203.0.113.9")
+
+
+async def test_a_server_chosen_by_hand_is_left_alone() -> None:
+    async with Tower().running() as tower:
+        for name in ("a", "b", "c"):
+            await tower.pop(name)
+        await tower.apply(service())
+        servers = [{"role": "Primary", "serverRef": {"name": "c"}}]
+        await tower.apply(
+            {
+                "apiVersion": DRTP,
+                "kind": "DRTPConnection",
+                "metadata": {"name": "by-hand", "namespace": "joe"},
+                "spec": {"serviceRef": {"name": "web"}, "servers": servers},
+            }
+        )
+        assert assigned(tower, "by-hand") == ["c"]
+
+
+async def test_connections_are_collected_a_day_after_their_agent_has_gone_and_the_service_stays() -> None:
+    async with Tower().running() as tower:
+        await serving(tower, "a", "b")
+        await tower.hang_up("a1")
+        for name in ("a", "b"):
+            uid = tower.servers[name]
+            tower.observed.disconnect(uid, tower.clock.now())
+        await tower.advance(60)
+        assert tower.view.get(DRTPConnection, "joe", "web-a1") is not None
+        await tower.clock.advance(25 * 3600)
+        await tower.settle()
+        assert tower.view.get(DRTPConnection, "joe", "web-a1") is None
+        assert tower.view.get(DRTPService, "joe", "web") is not None
+
+
+async def test_a_revoked_agent_is_denied_everywhere_in_one_turn() -> None:
+    async with Tower().running() as tower:
+        await serving(tower, "a", "b")
+        await tower.patch(EdgeIdentity, "", "a1", {"spec": {"revoked": True}})
+        for name in ("a", "b"):
+            entries = tower.entries(EdgeRole.POP, tower.servers[name])
+            denied = entries["deny"]
+            assert isinstance(denied, DenyEntry)
+            assert denied.minimum_generation == {"a1": -1}
+            assert [one.agents for one in entries.values() if isinstance(one, RouteEntry)] == [()]
+        assert not tower.entries(EdgeRole.AGENT, "a1")
+
+
+async def test_an_agent_of_another_tenant_never_gets_a_service() -> None:
+    async with Tower().running() as tower:
+        await tower.pop("a")
+        await tower.apply(service())
+        await tower.apply(service("own", "eve"))
+        await tower.agent("evil", "eve", "own")
+        await tower.apply(
+            {
+                "apiVersion": DRTP,
+                "kind": "DRTPConnection",
+                "metadata": {"name": "trick", "namespace": "joe"},
+                "spec": {"serviceRef": {"name": "web"}, "client": {"agentID": "evil"}},
+            }
+        )
+        plans = [one for one in tower.entries(EdgeRole.AGENT, "evil").values() if isinstance(one, PlanService)]
+        assert [(one.namespace, one.name) for one in plans] == [("eve", "own")]
+        routes = [
+            one for one in tower.entries(EdgeRole.POP, tower.servers["a"]).values() if isinstance(one, RouteEntry)
+        ]
+        assert {(one.namespace, one.agents) for one in routes} == {("joe", ()), ("eve", ("evil",))}
+
+
+async def test_every_pop_trusts_exactly_the_gateways_that_are_not_revoked() -> None:
+    async with Tower().running() as tower:
+        uid = await tower.pop("a")
+        await tower.gateway("gw-1")
+        await tower.gateway("gw-2")
+        await tower.patch(EdgeIdentity, "", "gw-2", {"spec": {"revoked": True}})
+        assert tower.entries(EdgeRole.POP, uid)["trust"] == TrustEntry(gateways=("gw-1",))
+
+
+async def test_heartbeats_are_written_at_most_every_ten_seconds() -> None:
+    async with Tower().running() as tower:
+        await tower.pop("a")
+        first = tower.get(Lease, "datum-system", "a").metadata.resource_version
+        await tower.advance(5)
+        assert tower.get(Lease, "datum-system", "a").metadata.resource_version == first
+        await tower.advance(10)
+        assert tower.get(Lease, "datum-system", "a").metadata.resource_version != first
+
+
+async def test_an_agents_record_that_is_written_anew_gives_its_connections_no_turn() -> None:
+    async with Tower().running() as tower:
+        await serving(tower, "a", "b")
+        (controller,) = (one for one in tower.controllers if one.name == "connection")
+        told: list[Key] = []
+        tower.view.listen(
+            lambda change: told.extend(controller.watches.get(change.key.kind, _nobody)(tower.world, change))
+        )
+        await tower.patch(EdgeIdentity, "", "a1", {"spec": {"certificatePem": "another", "generation": 2}})
+        assert told == []
+        await tower.patch(EdgeIdentity, "", "a1", {"spec": {"revoked": True}})
+        assert [key.kind for key in told] == ["DRTPConnection.datumapis.com"]
+
+
+def _nobody(_world: World, _change: Change) -> Iterable[Key]:
+    return ()
+
+
+async def test_events_of_what_is_gone_go_after_minutes_and_others_stay() -> None:
+    async with Tower().running() as tower:
+        await serving(tower, "a", "b")
+        await tower.agent_says("a1", LocalState.UNREACHABLE, "connection refused")
+
+        def kinds() -> set[str | None]:
+            return {one.involved_object.kind for one in tower.view.list(Event)}
+
+        assert kinds() >= {"DRTPService", "DRTPConnection", "DRTPServer"}
+        await tower.delete(DRTPService, "joe", "web")
+        await tower.advance(60)
+        assert "DRTPService" in kinds(), "what became of it can still be read"
+        await tower.advance(70)
+        assert "DRTPService" not in kinds()
+        await tower.advance(200)
+        assert kinds() >= {"DRTPConnection", "DRTPServer"}
+
+
+async def test_transitions_become_events_that_are_counted_and_go_after_an_hour() -> None:
+    async with Tower().running() as tower:
+        await serving(tower, "a", "b")
+        await tower.agent_says("a1", LocalState.UNREACHABLE, "connection refused")
+        await tower.agent_says("a1", LocalState.REACHABLE)
+        await tower.agent_says("a1", LocalState.UNREACHABLE, "connection refused")
+        found = [
+            one
+            for one in tower.view.list(Event, "joe")
+            if one.reason == "ConnectedLocalServiceUnreachable" and one.involved_object.kind == "DRTPConnection"
+        ]
+        assert [one.count for one in found] == [2]
+        await tower.clock.advance(3700)
+        await tower.settle()
+        assert not [one for one in tower.view.list(Event, "joe") if one.metadata.name == found[0].metadata.name]
+
+
+async def test_a_restart_collects_no_agent_before_it_could_come_back() -> None:
+    async with Tower().running() as tower:
+        await tower.pop("nyc")
+        await tower.apply(service())
+        await tower.agent("a1", "joe", "web")
+        await tower.advance(60)
+        before = tower.get(DRTPConnection, "joe", "web-a1").metadata.uid
+    await tower.clock.advance(25 * 3600)
+    async with Tower(tower.clock, tower.store).running() as again:
+        await again.advance(30)
+        assert again.get(DRTPConnection, "joe", "web-a1").metadata.uid == before
+        await again.advance(15 * 60)
+        assert not again.view.list(DRTPConnection, "joe")
+
+
+async def test_an_agents_words_reach_its_own_connections_alone_cve_2026_55428() -> None:
+    """What an agent says of another's connection is heard by nobody: no address, no state, no route comes of it."""
+    async with Tower().running() as tower:
+        await tower.pop("nyc")
+        await tower.gateway()
+        for namespace, agent in (("joe", "a1"), ("eve", "a2")):
+            await tower.apply(service(namespace=namespace))
+            await tower.agent(agent, namespace, "web")
+        await tower.pop_serves("nyc")
+        await tower.agent_says("a1", LocalState.REACHABLE)
+        await tower.gateway_programs()
+        before = tower.get(DRTPConnection, "joe", "web-a1")
+        entries = tower.entries(EdgeRole.POP, tower.servers["nyc"]), tower.entries(EdgeRole.GATEWAY, "gw-1")
+        uid = before.metadata.uid
+        lies: dict[str, Report] = {
+            f"service/{uid}": ServiceReport(connection=uid, local=LocalState.UNREACHABLE, message="mine now"),
+            f"route/{uid}": RouteReport(
+                connection=uid, programming=ProgrammingStatus.PROGRAMMED, address="203.0.113.66", port=666
+            ),
+            f"tunnel/{tower.servers['nyc']}": TunnelReport(
+                server=tower.servers["nyc"], status=ClientStatus.CONNECTED, message="mine now"
+            ),
+        }
+        await tower.say("a2", lies)
+        after = tower.get(DRTPConnection, "joe", "web-a1")
+        assert after.status == before.status
+        assert entries == (tower.entries(EdgeRole.POP, tower.servers["nyc"]), tower.entries(EdgeRole.GATEWAY, "gw-1"))

@@ -1,0 +1,188 @@
+"""Access policies: they narrow, they deny when unreadable, and say Enforced only when every point has said so."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from drtp.api.admission import admit
+from drtp.api.drtp import DRTPAccessPolicy, DRTPService
+from drtp.api.gatewayapi import BackendTLSPolicy
+from drtp.api.internal import EdgeRole
+from drtp.api.meta import Key
+from drtp.api.registry import REGISTRY
+from drtp.api.reports import LocalState
+from drtp.api.snapshots import Access, HttpHost, RouteEntry
+from drtp.rules.access import permits
+from drtp.store.view import kind_key
+from tower import DRTP, FALSE, GATEWAY_API, Tower, service
+
+
+def policy(name: str = "office", **spec: Any) -> dict[str, Any]:
+    target = {"group": "datumapis.com", "kind": "DRTPService", "name": "web"}
+    rule = {"name": "office", "action": "Allow", "clientCIDRs": ["203.0.113.0/24"]}
+    return {
+        "apiVersion": DRTP,
+        "kind": "DRTPAccessPolicy",
+        "metadata": {"name": name, "namespace": "joe"},
+        "spec": {"targetRefs": [target], "rules": [rule], **spec},
+    }
+
+
+async def serving(tower: Tower) -> None:
+    await tower.pop("nyc")
+    await tower.gateway()
+    await tower.apply(service())
+    await tower.agent("a1", "joe", "web")
+    await tower.pop_serves("nyc")
+    await tower.agent_says("a1", LocalState.REACHABLE)
+    await tower.gateway_programs()
+
+
+def at_tunnel(tower: Tower) -> Access:
+    entries = tower.entries(EdgeRole.POP, tower.servers["nyc"]).values()
+    return next(one.access for one in entries if isinstance(one, RouteEntry))
+
+
+def at_gateway(tower: Tower) -> Access:
+    entries = tower.entries(EdgeRole.GATEWAY, "gw-1").values()
+    return next(one.rules[0].access for one in entries if isinstance(one, HttpHost))
+
+
+def enforced(tower: Tower) -> tuple[str, str, int]:
+    (ancestor,) = tower.get(DRTPAccessPolicy, "joe", "office").status.ancestors
+    one = next(one for one in ancestor.conditions if one.type == "Enforced")
+    return one.status.value, one.reason, one.observed_generation
+
+
+async def test_a_policy_narrows_at_both_points() -> None:
+    async with Tower().running() as tower:
+        await serving(tower)
+        assert permits(at_tunnel(tower), "198.51.100.1")
+        await tower.apply(policy())
+        for access in (at_tunnel(tower), at_gateway(tower)):
+            assert permits(access, "203.0.113.9")
+            assert not permits(access, "198.51.100.1")
+
+
+async def test_enforced_only_when_every_point_has_reported_this_generation() -> None:
+    async with Tower().running() as tower:
+        await serving(tower)
+        await tower.apply(policy())
+        assert enforced(tower)[:2] == ("Unknown", "Pending")
+        await tower.pop_serves("nyc")
+        assert enforced(tower)[:2] == ("Unknown", "Pending")
+        await tower.gateway_programs()
+        assert enforced(tower) == ("True", "Enforced", 1)
+
+
+async def test_a_tunnel_policy_leaves_the_gateway_as_it_was() -> None:
+    async with Tower().running() as tower:
+        await serving(tower)
+        await tower.apply(policy(enforcementPoints=["Tunnel"]))
+        assert not permits(at_tunnel(tower), "198.51.100.1")
+        assert permits(at_gateway(tower), "198.51.100.1")
+
+
+async def test_an_unreadable_cidr_denies_everybody_and_says_where() -> None:
+    async with Tower().running() as tower:
+        await serving(tower)
+        rule = {"name": "typo", "action": "Deny", "clientCIDRs": ["203.0.113.0/33"]}
+        await tower.apply(policy(rules=[rule], defaultAction="Allow"))
+        assert not permits(at_tunnel(tower), "198.51.100.1")
+        (ancestor,) = tower.get(DRTPAccessPolicy, "joe", "office").status.ancestors
+        said = next(one for one in ancestor.conditions if one.type == "Accepted")
+        assert (said.status.value, said.reason) == (FALSE, "Invalid")
+        assert "spec.rules[0].clientCIDRs[0]" in said.message
+
+
+async def test_stored_host_bits_deny_everybody_and_the_network_that_was_meant_is_named() -> None:
+    async with Tower().running() as tower:
+        await serving(tower)
+        rule = {"name": "typo", "action": "Allow", "clientCIDRs": ["10.0.0.1/8"]}
+        await tower.apply(policy(rules=[rule]))
+        assert not permits(at_tunnel(tower), "10.0.0.1")
+        (ancestor,) = tower.get(DRTPAccessPolicy, "joe", "office").status.ancestors
+        said = next(one for one in ancestor.conditions if one.type == "Accepted")
+        assert (said.status.value, said.reason) == (FALSE, "Invalid")
+        assert "'10.0.0.1/8', where the network would be 10.0.0.0/8" in said.message
+
+
+async def test_an_unreadable_policy_closes_its_namespace_until_it_is_gone() -> None:
+    async with Tower().running() as tower:
+        await serving(tower)
+        await tower.apply(policy(defaultAction="Perhaps"))
+        assert not permits(at_tunnel(tower), "203.0.113.9")
+        assert not permits(at_gateway(tower), "203.0.113.9")
+        await tower.delete(DRTPAccessPolicy, "joe", "office")
+        assert permits(at_tunnel(tower), "203.0.113.9")
+
+
+async def test_a_policy_for_nobody_says_so() -> None:
+    async with Tower().running() as tower:
+        target = {"group": "datumapis.com", "kind": "DRTPService", "name": "nobody"}
+        await tower.apply(policy(targetRefs=[target]))
+        (ancestor,) = tower.get(DRTPAccessPolicy, "joe", "office").status.ancestors
+        assert {one.reason for one in ancestor.conditions} == {"TargetNotFound"}
+
+
+async def test_an_allowlist_change_reaches_both_points_in_one_turn() -> None:
+    async with Tower().running() as tower:
+        await serving(tower)
+        await tower.patch(DRTPService, "joe", "web", {"spec": {"edgeAllowlist": []}})
+        assert not permits(at_tunnel(tower), "203.0.113.9")
+        assert not permits(at_gateway(tower), "203.0.113.9")
+
+
+async def test_a_changed_policy_is_not_enforced_before_every_point_has_the_change() -> None:
+    async with Tower().running() as tower:
+        await serving(tower)
+        await tower.apply(policy())
+        await tower.pop_serves("nyc")
+        await tower.gateway_programs()
+        assert enforced(tower) == ("True", "Enforced", 1)
+        await tower.patch(DRTPAccessPolicy, "joe", "office", {"spec": {"rules": []}})
+        assert enforced(tower) == ("False", "Pending", 2)
+        await tower.pop_serves("nyc")
+        assert enforced(tower) == ("False", "Pending", 2)
+        await tower.gateway_programs()
+        assert enforced(tower) == ("True", "Enforced", 2)
+
+
+async def test_a_point_that_went_away_is_waited_for_no_more() -> None:
+    async with Tower().running() as tower:
+        await serving(tower)
+        await tower.apply(policy())
+        await tower.gateway_programs()
+        assert enforced(tower)[:2] == ("Unknown", "Pending")
+        await tower.hang_up(tower.servers["nyc"])
+        assert enforced(tower)[:2] == ("True", "Enforced")
+
+
+async def test_a_policy_on_a_gateway_or_route_says_that_it_is_not_enforced() -> None:
+    async with Tower().running() as tower:
+        for kind in ("Gateway", "HTTPRoute"):
+            target = {"group": "gateway.networking.k8s.io", "kind": kind, "name": "web"}
+            await tower.apply(policy(f"on-{kind.lower()}", targetRefs=[target]))
+            (ancestor,) = tower.get(DRTPAccessPolicy, "joe", f"on-{kind.lower()}").status.ancestors
+            said = {one.type: (one.status.value, one.reason) for one in ancestor.conditions}
+            assert said == dict.fromkeys(("Accepted", "Enforced"), (FALSE, "TargetNotSupported"))
+
+
+async def test_a_backend_tls_policy_on_a_service_is_told_that_nothing_carries_it_out() -> None:
+    def body(policy: str, **target: str) -> dict[str, Any]:
+        spec = {"targetRefs": [target], "validation": {"hostname": "a.example", "wellKnownCACertificates": "System"}}
+        head = {"apiVersion": GATEWAY_API, "kind": "BackendTLSPolicy"}
+        return {**head, "metadata": {"name": policy, "namespace": "joe"}, "spec": spec}
+
+    async with Tower().running() as tower:
+        await tower.apply(body("ours", group="datumapis.com", kind="DRTPService", name="web"))
+        await tower.apply(body("others", group="", kind="Service", name="web"))
+        (ancestor,) = tower.get(BackendTLSPolicy, "joe", "ours").status.ancestors
+        (said,) = ancestor.conditions
+        assert (said.type, said.status.value, said.reason) == ("Accepted", FALSE, "TargetNotSupported")
+        assert ancestor.ancestor_ref.name == "web"
+        assert tower.get(BackendTLSPolicy, "joe", "others").status.ancestors == ()
+        stored = tower.view.stored(Key(kind_key(BackendTLSPolicy), "joe", "ours"))
+        assert stored is not None
+        info = REGISTRY[kind_key(BackendTLSPolicy)]
+        admit(info, stored.object, stored.object | {"status": {}})
