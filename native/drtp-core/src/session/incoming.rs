@@ -71,7 +71,7 @@ impl Session {
                 if stream == 0 {
                     return Err(SessionError::Unexpected("stream frame on stream 0"));
                 }
-                if !self.streams.contains_key(&stream) {
+                if !self.streams.contains(stream) {
                     return self.hollow(now);
                 }
                 sink(Event::Datagram { stream, bytes: &bytes });
@@ -170,7 +170,8 @@ impl Session {
         now: Instant,
         sink: &mut impl FnMut(Event<'_>),
     ) -> Result<(), SessionError> {
-        let Some(stream) = self.streams.get_mut(&id) else {
+        let at = self.moment(now);
+        let Some(stream) = self.streams.get_mut(id) else {
             // Late bytes of a stream that we reset: their count is bounded by the credit given before.
             return if announced.is_some() { self.hollow(now) } else { Ok(()) };
         };
@@ -179,21 +180,21 @@ impl Session {
             if stream.recv_total > stream.recv_max {
                 return Err(SessionError::Credit(id));
             }
-            if stream.remote_fin || stream.held.iter().any(|(l, h)| *l == lane && matches!(h, Held::Fin)) {
+            if stream.remote_fin || stream.holds_fin_of(lane) {
                 return Err(SessionError::Unexpected("DATA after FIN"));
             }
         }
         if bytes.is_empty() {
             return if announced == Some(0) { self.hollow(now) } else { Ok(()) };
         }
-        if stream.is_sparse(bytes.len() as u64, now) {
+        if stream.is_sparse(bytes.len(), at) {
             self.sparse = Some((id, now));
         }
         if lane != stream.recv_lane {
             // Small pieces gather in one, so that what is held costs what its credit says.
-            match stream.held.iter_mut().rev().find(|(held, _)| *held == lane) {
+            match stream.held_mut().iter_mut().rev().find(|(held, _)| *held == lane) {
                 Some((_, Held::Data(waiting))) => waiting.extend_from_slice(bytes),
-                _ => stream.held.push((lane, Held::Data(bytes.to_vec()))),
+                _ => stream.held_mut().push((lane, Held::Data(bytes.to_vec()))),
             }
             return Ok(());
         }
@@ -218,15 +219,15 @@ impl Session {
         if let Frame::Open(open) = frame {
             return self.opened(lane, id, open, now, sink);
         }
-        let Some(stream) = self.streams.get_mut(&id) else { return self.hollow(now) };
+        let Some(stream) = self.streams.get_mut(id) else { return self.hollow(now) };
         match frame {
             Frame::Fin if lane == stream.recv_lane => self.fin(id, sink),
             Frame::Fin => {
-                if stream.held.iter().any(|(l, h)| *l == lane && matches!(h, Held::Fin)) {
+                if stream.holds_fin_of(lane) {
                     return Err(SessionError::Unexpected("second FIN"));
                 }
                 stream.remote_fin_seen = true;
-                stream.held.push((lane, Held::Fin));
+                stream.held_mut().push((lane, Held::Fin));
                 Ok(())
             }
             Frame::Rst(code) => {
@@ -245,8 +246,8 @@ impl Session {
             }
             Frame::Move { lane: to, offset } if lane == stream.recv_lane => self.moved(id, to, offset, sink),
             Frame::Move { lane: to, offset } => {
-                stream.held.push((lane, Held::Move { lane: to, offset }));
-                if stream.held.len() > HELD_MAX {
+                stream.held_mut().push((lane, Held::Move { lane: to, offset }));
+                if stream.held().len() > HELD_MAX {
                     return Err(SessionError::Move(id));
                 }
                 Ok(())
@@ -263,7 +264,7 @@ impl Session {
         now: Instant,
         sink: &mut impl FnMut(Event<'_>),
     ) -> Result<(), SessionError> {
-        if self.role != Streams::Answered || self.streams.contains_key(&id) || id == 0 {
+        if self.role != Streams::Answered || self.streams.contains(id) || id == 0 {
             return Err(SessionError::Unexpected("OPEN"));
         }
         if self.streams.len() >= self.own.streams_max as usize {
@@ -280,7 +281,7 @@ impl Session {
     }
 
     fn fin(&mut self, id: u32, sink: &mut impl FnMut(Event<'_>)) -> Result<(), SessionError> {
-        let Some(stream) = self.streams.get_mut(&id) else { return Ok(()) };
+        let Some(stream) = self.streams.get_mut(id) else { return Ok(()) };
         if std::mem::replace(&mut stream.remote_fin, true) {
             return Err(SessionError::Unexpected("second FIN"));
         }
@@ -295,7 +296,7 @@ impl Session {
 
     /// Takes credit; false if the frame changed nothing.
     fn window(&mut self, id: u32, limit: u64, sink: &mut impl FnMut(Event<'_>)) -> bool {
-        let Some(stream) = self.streams.get_mut(&id) else { return false };
+        let Some(stream) = self.streams.get_mut(id) else { return false };
         let first = self.role == Streams::Opened && std::mem::replace(&mut stream.half_open, false);
         let starved = stream.send_offset == stream.send_max;
         let gave = limit > stream.send_max;
@@ -311,7 +312,7 @@ impl Session {
     }
 
     fn moved(&mut self, id: u32, to: u8, offset: u64, sink: &mut impl FnMut(Event<'_>)) -> Result<(), SessionError> {
-        let Some(stream) = self.streams.get_mut(&id) else { return Ok(()) };
+        let Some(stream) = self.streams.get_mut(id) else { return Ok(()) };
         if to >= LANES_MAX || offset != stream.recv_offset || to == stream.recv_lane {
             return Err(SessionError::Move(id));
         }
@@ -322,8 +323,10 @@ impl Session {
             return Ok(());
         }
         stream.recv_lane = to;
-        let (now_due, rest) = std::mem::take(&mut stream.held).into_iter().partition(|(lane, _)| *lane == to);
-        stream.held = rest;
+        let (now_due, rest): (Vec<_>, Vec<_>) = stream.take_held().into_iter().partition(|(lane, _)| *lane == to);
+        if !rest.is_empty() {
+            *stream.held_mut() = rest;
+        }
         self.replay(id, now_due, sink)
     }
 
@@ -331,10 +334,11 @@ impl Session {
     fn replay(&mut self, id: u32, held: Vec<(u8, Held)>, sink: &mut impl FnMut(Event<'_>)) -> Result<(), SessionError> {
         let mut held = held.into_iter();
         while let Some((lane, piece)) = held.next() {
-            let Some(stream) = self.streams.get_mut(&id) else { return Ok(()) };
+            let Some(stream) = self.streams.get_mut(id) else { return Ok(()) };
             if lane != stream.recv_lane {
                 let rest = std::iter::once((lane, piece)).chain(held);
-                stream.held = rest.chain(std::mem::take(&mut stream.held)).collect();
+                let waiting = stream.take_held();
+                *stream.held_mut() = rest.chain(waiting).collect();
                 return Ok(());
             }
             match piece {

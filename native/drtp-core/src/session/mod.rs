@@ -8,6 +8,7 @@ mod incoming;
 mod lane;
 mod outgoing;
 mod stream;
+mod streams;
 
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
@@ -23,7 +24,8 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::time::{Duration, Instant};
 
 use lane::{Lane, PingVerdict};
-use stream::Stream;
+use stream::Moment;
+use streams::StreamTable;
 
 pub use stream::Budget;
 
@@ -260,7 +262,7 @@ pub struct Session {
     own: Hello,
     peer: Hello,
     lanes: [Option<Lane>; LANES_MAX as usize],
-    streams: ById<Stream>,
+    streams: StreamTable,
     slots: Slots,
     half_open: u32,
     drain_until: Option<Instant>,
@@ -271,6 +273,7 @@ pub struct Session {
     peer_drains: bool,
     flood_tokens: f64,
     flood_at: Instant,
+    born: Instant,
     next_bulk_lane: u8,
     /// The sparse stream that brought bytes last, and when.
     sparse: Option<(u32, Instant)>,
@@ -343,7 +346,7 @@ impl Session {
             own,
             peer: Hello::default(),
             lanes: [const { None }; LANES_MAX as usize],
-            streams: ById::default(),
+            streams: StreamTable::default(),
             slots: Slots::default(),
             half_open: 0,
             drain_until: None,
@@ -352,6 +355,7 @@ impl Session {
             peer_drains: false,
             flood_tokens: FLOOD_BURST,
             flood_at: now,
+            born: now,
             next_bulk_lane: 0,
             sparse: None,
             random: config.seed | 1,
@@ -380,7 +384,7 @@ impl Session {
 
     /// Ids of all open streams.
     pub fn stream_ids(&self) -> Vec<u32> {
-        self.streams.keys().copied().collect()
+        self.streams.iter().map(|(id, _)| id).collect()
     }
 
     /// New streams may be opened.
@@ -454,7 +458,7 @@ impl Session {
         if self.lanes[usize::from(lane)].take().is_none() {
             return;
         }
-        let lost: Vec<u32> = self.streams.iter().filter(|(_, s)| s.uses(lane)).map(|(id, _)| *id).collect();
+        let lost: Vec<u32> = self.streams.iter().filter(|(_, s)| s.uses(lane)).map(|(id, _)| id).collect();
         for stream in lost {
             self.forget(stream);
             if let Some(any) = self.lanes.iter_mut().flatten().next() {
@@ -578,6 +582,10 @@ impl Session {
     /// It drains or has drained, and no stream is left unfinished: what it brought is whole.
     pub fn is_settled(&self) -> bool {
         self.settled || (self.state == State::Draining && self.streams.is_empty())
+    }
+
+    fn moment(&self, now: Instant) -> Moment {
+        Moment { now, ms: now.saturating_duration_since(self.born).as_millis() as u32 }
     }
 
     /// xorshift: jitter needs no better.
