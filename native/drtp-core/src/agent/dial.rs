@@ -39,6 +39,7 @@ pub(super) struct Dial {
     queue: VecDeque<SocketAddr>,
     attempts: Vec<usize>,
     started: Instant,
+    until: Instant,
     error: String,
     code: ResetCode,
     /// Local targets are judged; POPs are named by the plan and proven by their certificate.
@@ -69,6 +70,7 @@ impl Agent {
             queue: VecDeque::new(),
             attempts: Vec::new(),
             started: now,
+            until: now + within,
             error: "no address".into(),
             code: ResetCode::Unresolved,
             judged: local.then(|| declares_loopback(host)),
@@ -77,7 +79,7 @@ impl Agent {
         if let Purpose::Visitor { relay, .. } = purpose {
             self.dial_of.insert(relay, dial);
         }
-        self.later(now + within, What::DialDeadline(dial, serial));
+        self.look_at_dials(now + within);
         if let Some(ip) = literal(host) {
             self.resolved(dial, serial, Ok(vec![SocketAddr::new(ip, port)]));
         } else if let Err(error) = self.resolver.ask(dial, serial, host, port) {
@@ -163,10 +165,31 @@ impl Agent {
         }
     }
 
-    pub(super) fn dial_deadline(&mut self, dial: usize, serial: u64) {
-        let Some(state) = self.dials.get_mut(dial).filter(|state| state.serial == serial) else { return };
-        (state.error, state.code) = ("no answer in time".into(), ResetCode::Timeout);
-        self.fail_dial(dial);
+    fn look_at_dials(&mut self, at: Instant) {
+        if self.dials_looked_at.is_none_or(|armed| at < armed) {
+            self.dials_looked_at = Some(at);
+            self.later(at, What::Dials);
+        }
+    }
+
+    pub(super) fn end_late_dials(&mut self) {
+        let now = self.core.now();
+        // A timer that an earlier one overtook finds nothing of its own, and arms nothing.
+        if self.dials_looked_at.is_none_or(|at| at > now) {
+            return;
+        }
+        self.dials_looked_at = None;
+        let late: Vec<usize> =
+            self.dials.iter().filter(|(_, dial)| dial.until <= now).map(|(index, _)| index).collect();
+        for dial in late {
+            if let Some(state) = self.dials.get_mut(dial) {
+                (state.error, state.code) = ("no answer in time".into(), ResetCode::Timeout);
+                self.fail_dial(dial);
+            }
+        }
+        if let Some(next) = self.dials.iter().map(|(_, dial)| dial.until).min() {
+            self.look_at_dials(next);
+        }
     }
 
     /// A socket under way has news.

@@ -10,7 +10,7 @@ use super::entries::Mode;
 use super::listener::out_of_descriptors;
 use super::{Door, Server};
 use crate::driver::LaneConn;
-use crate::driver::relay::{Phase, Relay};
+use crate::driver::relay::{Phase, Relay, Relays};
 use crate::driver::socket::{Socket, would_block};
 use crate::driver::table::canonical;
 use crate::identity::Role;
@@ -186,7 +186,7 @@ impl Server {
         };
         let mode = route.spec.mode;
         if mode == Mode::Mtls {
-            let tls = state.tls.as_ref().filter(|tls| tls.established());
+            let tls = state.tls.as_ref().map(|state| &state.tls).filter(|tls| tls.established());
             let Some(tls) = tls else { return self.give_up_if_ended(relay) };
             if state.gateway.is_none() {
                 match self.judge_gateway(tls) {
@@ -203,11 +203,12 @@ impl Server {
             }
         }
         let state = &self.core.table.relays[relay];
-        let parsed = if mode == Mode::Plain { parse_any(&state.unsent) } else { parse_v2(&state.unsent) };
+        let parsed = if mode == Mode::Plain { parse_any(state.unsent()) } else { parse_v2(state.unsent()) };
         match parsed {
             Ok(Parsed::Partial) => self.give_up_if_ended(relay),
             Ok(Parsed::Whole(header, length)) => {
-                self.core.table.relays[relay].unsent.drain(..length);
+                self.core.table.backlog(relay).unsent.drain(..length);
+                self.core.table.reclaim(relay);
                 self.meet(relay, &header);
             }
             Err(crate::proxy::ProxyError::Missing) if mode == Mode::Plain => {
@@ -320,6 +321,6 @@ fn is_stranger(lanes: &Slab<LaneConn>, (index, serial): Guest) -> bool {
     lanes.get(index).is_some_and(|lane| lane.serial == serial && lane.pre_auth)
 }
 
-fn is_in_preamble(relays: &Slab<Relay>, (index, serial): Guest) -> bool {
+fn is_in_preamble(relays: &Relays, (index, serial): Guest) -> bool {
     relays.get(index).is_some_and(|relay| relay.serial == serial && !relay.dead && relay.phase == Phase::Preamble)
 }

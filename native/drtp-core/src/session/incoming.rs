@@ -71,7 +71,7 @@ impl Session {
                 if stream == 0 {
                     return Err(SessionError::Unexpected("stream frame on stream 0"));
                 }
-                if !self.streams.contains(stream) {
+                if !self.streams.contains_key(&stream) {
                     return self.hollow(now);
                 }
                 sink(Event::Datagram { stream, bytes: &bytes });
@@ -171,7 +171,7 @@ impl Session {
         sink: &mut impl FnMut(Event<'_>),
     ) -> Result<(), SessionError> {
         let at = self.moment(now);
-        let Some(stream) = self.streams.get_mut(id) else {
+        let Some(stream) = self.streams.get_mut(&id) else {
             // Late bytes of a stream that we reset: their count is bounded by the credit given before.
             return if announced.is_some() { self.hollow(now) } else { Ok(()) };
         };
@@ -219,7 +219,7 @@ impl Session {
         if let Frame::Open(open) = frame {
             return self.opened(lane, id, open, now, sink);
         }
-        let Some(stream) = self.streams.get_mut(id) else { return self.hollow(now) };
+        let Some(stream) = self.streams.get_mut(&id) else { return self.hollow(now) };
         match frame {
             Frame::Fin if lane == stream.recv_lane => self.fin(id, sink),
             Frame::Fin => {
@@ -264,7 +264,7 @@ impl Session {
         now: Instant,
         sink: &mut impl FnMut(Event<'_>),
     ) -> Result<(), SessionError> {
-        if self.role != Streams::Answered || self.streams.contains(id) || id == 0 {
+        if self.role != Streams::Answered || self.streams.contains_key(&id) || id == 0 {
             return Err(SessionError::Unexpected("OPEN"));
         }
         if self.streams.len() >= self.own.streams_max as usize {
@@ -281,7 +281,7 @@ impl Session {
     }
 
     fn fin(&mut self, id: u32, sink: &mut impl FnMut(Event<'_>)) -> Result<(), SessionError> {
-        let Some(stream) = self.streams.get_mut(id) else { return Ok(()) };
+        let Some(stream) = self.streams.get_mut(&id) else { return Ok(()) };
         if std::mem::replace(&mut stream.remote_fin, true) {
             return Err(SessionError::Unexpected("second FIN"));
         }
@@ -296,7 +296,7 @@ impl Session {
 
     /// Takes credit; false if the frame changed nothing.
     fn window(&mut self, id: u32, limit: u64, sink: &mut impl FnMut(Event<'_>)) -> bool {
-        let Some(stream) = self.streams.get_mut(id) else { return false };
+        let Some(stream) = self.streams.get_mut(&id) else { return false };
         let first = self.role == Streams::Opened && std::mem::replace(&mut stream.half_open, false);
         let starved = stream.send_offset == stream.send_max;
         let gave = limit > stream.send_max;
@@ -312,7 +312,7 @@ impl Session {
     }
 
     fn moved(&mut self, id: u32, to: u8, offset: u64, sink: &mut impl FnMut(Event<'_>)) -> Result<(), SessionError> {
-        let Some(stream) = self.streams.get_mut(id) else { return Ok(()) };
+        let Some(stream) = self.streams.get_mut(&id) else { return Ok(()) };
         if to >= LANES_MAX || offset != stream.recv_offset || to == stream.recv_lane {
             return Err(SessionError::Move(id));
         }
@@ -334,7 +334,7 @@ impl Session {
     fn replay(&mut self, id: u32, held: Vec<(u8, Held)>, sink: &mut impl FnMut(Event<'_>)) -> Result<(), SessionError> {
         let mut held = held.into_iter();
         while let Some((lane, piece)) = held.next() {
-            let Some(stream) = self.streams.get_mut(id) else { return Ok(()) };
+            let Some(stream) = self.streams.get_mut(&id) else { return Ok(()) };
             if lane != stream.recv_lane {
                 let rest = std::iter::once((lane, piece)).chain(held);
                 let waiting = stream.take_held();

@@ -8,7 +8,6 @@ mod incoming;
 mod lane;
 mod outgoing;
 mod stream;
-mod streams;
 
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
@@ -24,8 +23,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::time::{Duration, Instant};
 
 use lane::{Lane, PingVerdict};
-use stream::Moment;
-use streams::StreamTable;
+use stream::{Moment, Stream};
 
 pub use stream::Budget;
 
@@ -207,7 +205,7 @@ pub enum OpenRefused {
 
 /// Multiplicative hash of stream ids: they come from our own slots, or from an authenticated peer under a cap.
 #[derive(Debug, Default)]
-struct IdHasher(u64);
+pub(crate) struct IdHasher(u64);
 
 impl Hasher for IdHasher {
     fn finish(&self) -> u64 {
@@ -225,7 +223,8 @@ impl Hasher for IdHasher {
     }
 }
 
-type ById<T> = HashMap<u32, T, BuildHasherDefault<IdHasher>>;
+/// By stream id.
+pub(crate) type ById<T> = HashMap<u32, T, BuildHasherDefault<IdHasher>>;
 
 /// Stream ids of the server side: a free slot, with the slot's next generation.
 #[derive(Debug, Default)]
@@ -262,7 +261,8 @@ pub struct Session {
     own: Hello,
     peer: Hello,
     lanes: [Option<Lane>; LANES_MAX as usize],
-    streams: StreamTable,
+    /// In boxes: a table of them as they are keeps room for half as many again, and leaves holes as it grows.
+    streams: ById<Box<Stream>>,
     slots: Slots,
     half_open: u32,
     drain_until: Option<Instant>,
@@ -346,7 +346,7 @@ impl Session {
             own,
             peer: Hello::default(),
             lanes: [const { None }; LANES_MAX as usize],
-            streams: StreamTable::default(),
+            streams: ById::default(),
             slots: Slots::default(),
             half_open: 0,
             drain_until: None,
@@ -384,7 +384,7 @@ impl Session {
 
     /// Ids of all open streams.
     pub fn stream_ids(&self) -> Vec<u32> {
-        self.streams.iter().map(|(id, _)| id).collect()
+        self.streams.keys().copied().collect()
     }
 
     /// New streams may be opened.
@@ -458,7 +458,7 @@ impl Session {
         if self.lanes[usize::from(lane)].take().is_none() {
             return;
         }
-        let lost: Vec<u32> = self.streams.iter().filter(|(_, s)| s.uses(lane)).map(|(id, _)| id).collect();
+        let lost: Vec<u32> = self.streams.iter().filter(|(_, s)| s.uses(lane)).map(|(id, _)| *id).collect();
         for stream in lost {
             self.forget(stream);
             if let Some(any) = self.lanes.iter_mut().flatten().next() {

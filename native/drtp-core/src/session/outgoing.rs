@@ -38,19 +38,19 @@ impl Session {
                 lane.pings.hurry(now, &self.config.liveness);
             }
         }
-        self.streams.insert(id, stream);
+        self.streams.insert(id, Box::new(stream));
         self.half_open += 1;
     }
 
     /// The lane that carries our direction of a stream.
     pub fn lane_of(&self, stream: u32) -> Option<u8> {
-        self.streams.get(stream).map(|s| s.send_lane)
+        self.streams.get(&stream).map(|s| s.send_lane)
     }
 
     /// Credit left for our direction, bytes; 0 for a stream that is over.
     pub fn sendable(&self, stream: u32) -> usize {
-        let credit = |s: &Stream| if s.local_fin { 0 } else { s.send_max - s.send_offset };
-        self.streams.get(stream).map_or(0, credit).min(DATA_BYTES_MAX as u64) as usize
+        let open = self.streams.get(&stream).filter(|state| !state.local_fin);
+        open.map_or(0, |state| state.send_max - state.send_offset).min(DATA_BYTES_MAX as u64) as usize
     }
 
     /// Sends bytes, as many as credit allows; returns how many were taken.
@@ -60,7 +60,7 @@ impl Session {
             return 0;
         }
         self.maybe_move(stream);
-        let Some(state) = self.streams.get_mut(stream) else { return 0 };
+        let Some(state) = self.streams.get_mut(&stream) else { return 0 };
         let Some(lane) = self.lanes[usize::from(state.send_lane)].as_mut() else { return 0 };
         put_data(&mut lane.data, stream, &bytes[..count]);
         state.send_offset += count as u64;
@@ -69,7 +69,7 @@ impl Session {
 
     /// An elephant leaves the mice's lane, once.
     fn maybe_move(&mut self, stream: u32) {
-        let Some(state) = self.streams.get(stream) else { return };
+        let Some(state) = self.streams.get(&stream) else { return };
         if state.send_offset < self.config.flow.bulk_after_bytes || self.lane_count() < 2 {
             return;
         }
@@ -88,7 +88,7 @@ impl Session {
     /// Our direction of a stream goes on on another lane; false if it cannot.
     pub fn move_stream(&mut self, stream: u32, to: u8) -> bool {
         let usable = self.lanes.get(usize::from(to)).and_then(Option::as_ref).is_some_and(|l| l.greeted);
-        let Some(state) = self.streams.get_mut(stream) else { return false };
+        let Some(state) = self.streams.get_mut(&stream) else { return false };
         if !usable || state.send_lane == to || state.local_fin {
             return false;
         }
@@ -102,7 +102,7 @@ impl Session {
 
     /// Our direction is complete.
     pub fn finish(&mut self, stream: u32) {
-        let Some(state) = self.streams.get_mut(stream) else { return };
+        let Some(state) = self.streams.get_mut(&stream) else { return };
         if std::mem::replace(&mut state.local_fin, true) {
             return;
         }
@@ -117,7 +117,7 @@ impl Session {
 
     /// The stream is over, badly, in both directions.
     pub fn reset(&mut self, stream: u32, code: ResetCode) {
-        let Some(lane) = self.streams.get(stream).map(|s| s.send_lane) else { return };
+        let Some(lane) = self.streams.get(&stream).map(|s| s.send_lane) else { return };
         self.forget(stream);
         if let Some(lane) = self.lanes[usize::from(lane)].as_mut() {
             lane.say(stream, &Frame::Rst(code as u32));
@@ -126,7 +126,7 @@ impl Session {
 
     /// We want no more bytes of the peer's direction.
     pub fn stop_sending(&mut self, stream: u32, code: ResetCode) {
-        let Some(lane) = self.streams.get(stream).map(|s| s.send_lane) else { return };
+        let Some(lane) = self.streams.get(&stream).map(|s| s.send_lane) else { return };
         if let Some(lane) = self.lanes[usize::from(lane)].as_mut() {
             lane.say(stream, &Frame::StopSending(code as u32));
         }
@@ -134,7 +134,7 @@ impl Session {
 
     /// Agent: the local service answered. Tells the server, by repeating the credit.
     pub fn connected(&mut self, stream: u32) {
-        let Some(state) = self.streams.get_mut(stream) else { return };
+        let Some(state) = self.streams.get_mut(&stream) else { return };
         if !std::mem::replace(&mut state.half_open, false) {
             return;
         }
@@ -151,7 +151,7 @@ impl Session {
         let others = self.has_sparse(now) && self.sparse.is_some_and(|(sparse, _)| sparse != stream);
         let beside_sparse = others.then(|| self.round_trip_floor());
         let at = self.moment(now);
-        let Some(state) = self.streams.get_mut(stream) else { return };
+        let Some(state) = self.streams.get_mut(&stream) else { return };
         let window_max = u64::from(self.config.flow.window_max_bytes);
         let limit = state.consume(bytes, at, round_trip, window_max, &self.budget, beside_sparse);
         let Some(limit) = limit else { return };
@@ -162,7 +162,7 @@ impl Session {
 
     /// Sends a datagram; under pressure the oldest that wait are dropped.
     pub fn datagram(&mut self, stream: u32, bytes: &[u8]) {
-        let Some(lane) = self.streams.get(stream).map(|s| s.send_lane) else { return };
+        let Some(lane) = self.streams.get(&stream).map(|s| s.send_lane) else { return };
         if bytes.len() > DATAGRAM_BYTES_MAX {
             return;
         }
@@ -172,7 +172,7 @@ impl Session {
     }
 
     pub(super) fn forget(&mut self, stream: u32) {
-        let Some(mut state) = self.streams.remove(stream) else { return };
+        let Some(mut state) = self.streams.remove(&stream) else { return };
         state.release(&self.budget);
         if state.half_open {
             self.half_open -= 1;

@@ -132,7 +132,7 @@ impl Bulk {
                 assert_eq!(pair.server.send(sparse, &[1; 100]), 100);
                 pair.agent.consumed(sparse, 100, pair.now);
             }
-            let taken = (pair.agent.streams.get(self.stream).unwrap().recv_offset - self.read).min(50_000);
+            let taken = (pair.agent.streams[&self.stream].recv_offset - self.read).min(50_000);
             pair.agent.consumed(self.stream, taken, pair.now);
             self.read += taken;
             pair.run(MS);
@@ -141,7 +141,7 @@ impl Bulk {
     }
 
     fn under_way(&self, pair: &Pair) -> u64 {
-        pair.server.streams.get(self.stream).unwrap().send_offset - self.read
+        pair.server.streams[&self.stream].send_offset - self.read
     }
 }
 
@@ -254,7 +254,7 @@ fn crumbs_that_overtake_a_move_cost_what_their_credit_says() {
     }
     pair.inject(false, 1, &bytes);
     assert_eq!(pair.error, None);
-    assert_eq!(pair.server.streams.get(stream).unwrap().held().len(), 1);
+    assert_eq!(pair.server.streams[&stream].held().len(), 1);
 }
 
 #[test]
