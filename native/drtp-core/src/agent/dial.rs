@@ -121,7 +121,11 @@ impl Agent {
             };
             let more = !state.queue.is_empty();
             let tried = match state.carries {
-                Carries::Bytes => self.attempt(dial, address),
+                Carries::Bytes => match self.attempt(dial, address) {
+                    Ok(Some(stream)) => return self.won(dial, None, stream, address),
+                    Ok(None) => Ok(()),
+                    Err(error) => Err(error),
+                },
                 Carries::Datagrams => match connected(address) {
                     Ok(socket) => return self.connected(dial, socket),
                     Err(error) => Err(error),
@@ -149,14 +153,19 @@ impl Agent {
         }
     }
 
-    fn attempt(&mut self, dial: usize, address: SocketAddr) -> std::io::Result<()> {
+    /// Begins to connect. A service on this very host has answered by then: its stream needs no further turn.
+    fn attempt(&mut self, dial: usize, address: SocketAddr) -> std::io::Result<Option<TcpStream>> {
         let mut stream = TcpStream::connect(address)?;
+        let local = self.dials[dial].judged.is_some();
+        if local && address.ip().is_loopback() && stream.peer_addr().is_ok() {
+            return Ok(Some(stream));
+        }
         let slot = self.attempts.vacant_entry();
         let index = slot.key();
         self.core.poll.registry().register(&mut stream, own_token(index), Interest::WRITABLE)?;
         slot.insert(Attempt { stream, dial, address });
         self.dials[dial].attempts.push(index);
-        Ok(())
+        Ok(None)
     }
 
     pub(super) fn dial_step(&mut self, dial: usize, serial: u64) {
@@ -216,13 +225,16 @@ impl Agent {
 
     fn attempt_won(&mut self, index: usize) {
         let Some(mut attempt) = self.attempts.try_remove(index) else { return };
-        let took = self.end_dial(attempt.dial, Some(index));
-        let Some(dial) = took else { return };
         if self.core.poll.registry().deregister(&mut attempt.stream).is_err() {
-            return self.dial_failed(dial.purpose, "cannot register", ResetCode::Busy);
+            return self.fail_dial(attempt.dial);
         }
+        self.won(attempt.dial, Some(index), attempt.stream, attempt.address);
+    }
+
+    fn won(&mut self, dial: usize, attempt: Option<usize>, stream: TcpStream, address: SocketAddr) {
+        let Some(dial) = self.end_dial(dial, attempt) else { return };
         let took_ms = self.core.now().saturating_duration_since(dial.started).as_secs_f64() * 1e3;
-        self.dialled(dial.purpose, attempt.stream, attempt.address, took_ms);
+        self.dialled(dial.purpose, stream, address, took_ms);
     }
 
     /// Forgets a dial and the attempts that lost.

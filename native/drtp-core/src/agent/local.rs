@@ -150,6 +150,8 @@ impl Agent {
         if self.core.attach(relay, socket, (!plain).then_some(until)).is_err() {
             return self.core.table.end_relay(relay, Err(ResetCode::Busy));
         }
+        // What it says by itself comes as an event: it is seldom there already.
+        self.core.table.relays[relay].readable = false;
         match tls {
             Some(tls) => self.core.start_tls(relay, tls),
             None => self.answered(session, id),

@@ -452,6 +452,8 @@ impl Core {
         relay.fin_done = true;
         let failed = match (&mut relay.tls, &relay.socket) {
             (Some(state), _) => state.tls.close(&mut state.out).is_err() || write_relay(relay).is_err(),
+            // Both ends are done: closing, which follows, says so too.
+            (None, Some(_)) if relay.read_done => false,
             (None, Some(socket)) => socket.shutdown_write().is_err(),
             (None, None) => true,
         };

@@ -151,7 +151,7 @@ impl Server {
             return;
         }
         let serial = self.core.table.next_serial();
-        let destination = socket.local_address().map(canonical);
+        let destination = if declared { None } else { socket.local_address().map(canonical) };
         let relay = self.core.table.relays.insert(Relay::new(Phase::Preamble, route, serial, now));
         self.waiting_peer.insert(relay, known);
         let relays = &self.core.table.relays;
