@@ -85,7 +85,7 @@ def _core() -> list[tuple[str, ...]]:
             f"{share} / {limits['pre_auth_per_address_max']}",
             f"{handshake}, {hello}",
         ),
-        ("endpoint, `mtls`", streams, f"{share} / three quarters", f"{handshake}, {header}"),
+        ("endpoint, `mtls`", streams, f"{share} / three quarters of each room", f"{handshake}, {header}"),
         ("endpoint, `plain` and `unix`", streams, "the same room", header),
     ]
 
