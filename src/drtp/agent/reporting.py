@@ -6,18 +6,7 @@ from drtp.agent.plan import Plan, service_key
 from drtp.agent.view import PopView, ServiceView
 from drtp.api.reasons import Reason
 from drtp.api.reports import LocalState, Report, RoundTrips, ServiceReport, TunnelReport
-
-NOTEWORTHY_SHARE = 0.2
-NOTEWORTHY_MS = 1.0
-"""A gauge that moved by less than both is not worth a message to the control plane."""
-
-
-def settled(said: float | None, measured: float | None) -> float | None:
-    """The gauge to say: the old one unless the new one differs noteworthily."""
-    if said is None or measured is None:
-        return None if measured is None else round(measured, 2)
-    moved = abs(measured - said)
-    return said if moved < NOTEWORTHY_MS or moved < said * NOTEWORTHY_SHARE else round(measured, 2)
+from drtp.rules.measures import settled
 
 
 def reports_of(
@@ -29,15 +18,17 @@ def reports_of(
     for service in services:
         key = service_key(service.connection)
         before = said.get(key)
+        known = before if isinstance(before, ServiceReport) else ServiceReport(connection=service.connection)
+        local = service.local
         refused = key in plan.refused
         refusal = service.message if service.reason == Reason.TARGET_REFUSED else ""
         reports[key] = ServiceReport(
             connection=service.connection,
-            local=LocalState.UNREACHABLE if refusal else service.local.state,
-            message=refusal or ("" if service.local.state is LocalState.REACHABLE else service.local.message),
-            connect_ms=settled(
-                before.connect_ms if isinstance(before, ServiceReport) else None, service.local.connect_ms
-            ),
+            local=LocalState.UNREACHABLE if refusal else local.state,
+            message=refusal or ("" if local.state is LocalState.REACHABLE else local.message),
+            connect_ms=settled(known.connect_ms, local.connect_ms),
+            jitter_ms=settled(known.jitter_ms, None if local.connect_ms is None else local.jitter_ms),
+            failures=_tally(known.failures, local.failures_total),
             # What was refused is not in force: it repeats no sources.
             sources=() if refused else sources[service.connection],
         )
@@ -54,3 +45,8 @@ def reports_of(
     if millis:
         reports["roundtrips"] = RoundTrips(millis=millis)
     return reports
+
+
+def _tally(said: int | None, counted: int) -> int:
+    """A counter that grows all the time is said again when it has grown noteworthily."""
+    return round(settled(said, counted) or 0)

@@ -111,7 +111,7 @@ class ServiceView(Model, frozen=True, omit_defaults=False):
 
 
 class PopView(Model, frozen=True, omit_defaults=False):
-    """One tunnel server. `loss` is 0 to 1; `message` says what went wrong last."""
+    """One tunnel server. `loss` is 0 to 1, the floor is the shortest round trip of late; `message`: the last fault."""
 
     server: str
     name: str
@@ -120,6 +120,7 @@ class PopView(Model, frozen=True, omit_defaults=False):
     role: Role
     state: ClientStatus
     round_trip_ms: float | None = None
+    round_trip_floor_ms: float | None = None
     jitter_ms: float = 0.0
     loss: float = 0.0
     lanes: int = 0

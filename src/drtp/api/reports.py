@@ -14,14 +14,14 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from drtp.api.drtp import ClientStatus, DRTPServerSpec, ProgrammingStatus, Role
-from drtp.api.fields import Count, Text1024
+from drtp.api.drtp import ClientStatus, DRTPServerSpec, LocalState, ProgrammingStatus, Role
+from drtp.api.fields import Count, Millis, Share, Tally, Text1024
 from drtp.api.meta import Model
 from drtp.api.snapshots import EndpointMode, Source
 
 
 class SessionState(Model, frozen=True):
-    """How the POP sees the agent's session for one connection."""
+    """How the POP sees the agent's session for one connection. `loss`: share of pings that came late or never."""
 
     status: ClientStatus
     agent: str = ""
@@ -29,7 +29,10 @@ class SessionState(Model, frozen=True):
     since_unix_ms: int = 0
     peer: str = ""
     lanes: int = 0
-    round_trip_ms: Annotated[float, Meta(ge=0)] | None = None
+    round_trip_ms: Millis | None = None
+    round_trip_floor_ms: Millis | None = None
+    jitter_ms: Millis | None = None
+    loss: Share | None = None
 
 
 class RouteReport(Model, frozen=True, tag="route", tag_field="type"):
@@ -57,21 +60,15 @@ class PopReport(Model, frozen=True, tag="pop", tag_field="type"):
     draining: bool = False
 
 
-class LocalState(Enum):
-    """The agent's view of its local service."""
-
-    UNKNOWN = "Unknown"
-    REACHABLE = "Reachable"
-    UNREACHABLE = "Unreachable"
-
-
 class ServiceReport(Model, frozen=True, tag="service", tag_field="type"):
-    """Key `service/<connection uid>`, from an agent."""
+    """Key `service/<connection uid>`, from an agent. `failures`: connects that failed since its start."""
 
     connection: str
     local: LocalState = LocalState.UNKNOWN
     message: str = ""
-    connect_ms: float | None = None
+    connect_ms: Millis | None = None
+    jitter_ms: Millis | None = None
+    failures: Tally | None = None
     sources: tuple[Source, ...] = ()
 
 

@@ -19,6 +19,8 @@ from drtp.api.drtp import (
     DRTPConnectionStatus,
     DRTPServer,
     DRTPService,
+    LocalServiceStatus,
+    LocalState,
     Location,
     ProgrammingStatus,
     ServerStatus,
@@ -26,12 +28,12 @@ from drtp.api.drtp import (
 from drtp.api.internal import EdgeIdentity, EdgeRole
 from drtp.api.meta import Condition, Key
 from drtp.api.reasons import Aspect, Reason
-from drtp.api.reports import AgentRegistration, LocalState, RoundTrips, RouteReport, ServiceReport
+from drtp.api.reports import AgentRegistration, RoundTrips, RouteReport, ServiceReport, SessionState
 from drtp.controllers import writing
 from drtp.controllers.runtime import Change, Delete, EdgeChange, MapChange, Outcome, World, Write, itself
 from drtp.controllers.writing import Turn
 from drtp.kit.observe import printable
-from drtp.rules import conditions, entrykeys, placement, readiness
+from drtp.rules import conditions, entrykeys, measures, placement, readiness
 from drtp.rules.conditions import Conclusion
 from drtp.rules.placement import Candidate, Position
 from drtp.store.view import View, kind_key
@@ -116,14 +118,12 @@ class ConnectionController:
             spec = {"servers": [writing.plain(server) for server in servers] or None}
             writes = writing.respec(stored, spec, {PLACED_BY: "placement"})
             generation += 1
-        status = _status(connection, service, _Assigned(servers, placed), world, (generation, now))
-        if gone_at is not None:
-            look_again = min(
-                look_again or COLLECT_AFTER.total_seconds(), (gone_at + COLLECT_AFTER - now).total_seconds()
-            )
+        fresh = _status(connection, service, _Assigned(servers, placed), world, (generation, now))
+        status, figures_wait = measures.refreshed(connection.status, fresh, now)
+        collect_in = (gone_at + COLLECT_AFTER - now).total_seconds() if gone_at is not None else None
         return Outcome(
             writes=(*writes, *writing.status(stored, status)),
-            requeue_after_s=look_again,
+            requeue_after_s=min(filter(None, (look_again, figures_wait, collect_in)), default=None),
             events=writing.transitions(key, Turn(connection.status.conditions, status.conditions)),
         )
 
@@ -280,6 +280,7 @@ def _status(
         told = _remember_local(connection, told, world)
     return DRTPConnectionStatus(
         servers=found,
+        local=_local_status(connection, world),
         observed_generation=at[0],
         conditions=conditions.merge(connection.status.conditions, told, *at),
     )
@@ -315,12 +316,25 @@ def _server_status(connection: DRTPConnection, assigned: AssignedServer, world: 
         pod_port=report.port or None,
         pod_path=report.path or None,
         endpoint_mode=report.mode,
-        round_trip_millis=None if report.session.round_trip_ms is None else round(report.session.round_trip_ms),
         message=_said(report.message) or None,
     )
-    # A gauge alone is no transition: it comes along with the next one.
-    steady = msgspec.structs.replace(fresh, round_trip_millis=known.round_trip_millis)
-    return known if steady == known and known.round_trip_millis is not None else fresh
+    return _measured(fresh, report.session, known)
+
+
+def _measured(fresh: ServerStatus, session: SessionState, known: ServerStatus) -> ServerStatus:
+    """With the session's figures. One that is not said yet leaves what was known, while the agent is there."""
+    before = known if session.status is ClientStatus.CONNECTED else fresh
+    return msgspec.structs.replace(
+        fresh,
+        round_trip_millis=_whole(session.round_trip_ms, before.round_trip_millis),
+        round_trip_floor_millis=_whole(session.round_trip_floor_ms, before.round_trip_floor_millis),
+        jitter_millis=_whole(session.jitter_ms, before.jitter_millis),
+        loss_permille=before.loss_permille if session.loss is None else round(session.loss * 1000),
+    )
+
+
+def _whole(millis: float | None, before: int | None) -> int | None:
+    return before if millis is None else round(millis)
 
 
 def _said(message: str) -> str:
@@ -337,6 +351,20 @@ def _local(connection: DRTPConnection, service: DRTPService, world: World) -> re
         target=target,
         state=report.local if report else LocalState.UNKNOWN,
         message=_said(report.message) if report else "",
+    )
+
+
+def _local_status(connection: DRTPConnection, world: World) -> LocalServiceStatus | None:
+    """What the agent says of its local service; silence leaves what it said last."""
+    report, before = _local_report(connection, world), connection.status.local
+    if report is None or (before is None and report.local is LocalState.UNKNOWN):
+        return before
+    known = before or LocalServiceStatus()
+    return LocalServiceStatus(
+        state=report.local,
+        connect_millis=_whole(report.connect_ms, known.connect_millis),
+        jitter_millis=_whole(report.jitter_ms, known.jitter_millis),
+        failures=known.failures if report.failures is None else report.failures,
     )
 
 

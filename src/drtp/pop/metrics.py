@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -45,3 +45,35 @@ class PopCollector(Collector):
             yield GaugeMetricFamily(name, text, value=float(value))
         for name, (text, value) in counters.items():
             yield CounterMetricFamily(name, text, value=float(value))
+        yield from _paths(stats)
+
+
+_QUANTILES = (0.5, 0.9, 0.99)
+
+
+def _paths(stats: Stats) -> Iterator[Metric]:
+    """How agents' paths are, as a crowd: an agent is no label."""
+    measured = [session for session in stats.sessions if session.live and session.round_trip_ms is not None]
+    families: dict[str, tuple[str, list[float]]] = {
+        "drtp_pop_session_round_trip_seconds": (
+            "Smoothed round trips to agents.",
+            [(session.round_trip_ms or 0.0) / 1000 for session in measured],
+        ),
+        "drtp_pop_session_jitter_seconds": (
+            "Mean deviations of them.",
+            [session.jitter_ms / 1000 for session in measured],
+        ),
+        "drtp_pop_session_loss_ratio": (
+            "Pings late or lost, 0 to 1.",
+            [session.loss for session in measured],
+        ),
+    }
+    for name, (text, values) in families.items():
+        family = GaugeMetricFamily(name, text, labels=["quantile"])
+        for quantile in _QUANTILES if values else ():
+            family.add_metric([str(quantile)], _quantile(sorted(values), quantile))
+        yield family
+
+
+def _quantile(ordered: Sequence[float], share: float) -> float:
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]

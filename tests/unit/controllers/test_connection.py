@@ -8,7 +8,7 @@ from drtp.api.core import Event, Lease
 from drtp.api.drtp import ClientStatus, DRTPConnection, DRTPServer, DRTPService, ProgrammingStatus, Role
 from drtp.api.internal import EdgeIdentity, EdgeRole
 from drtp.api.meta import Key
-from drtp.api.reports import LocalState, PopReport, Report, RouteReport, ServiceReport, TunnelReport
+from drtp.api.reports import LocalState, PopReport, Report, RouteReport, ServiceReport, SessionState, TunnelReport
 from drtp.api.snapshots import Backend, DenyEntry, PlanServer, PlanService, RouteEntry, TrustEntry
 from drtp.controllers.runtime import Change, World
 from drtp.rules.access import permits
@@ -218,6 +218,61 @@ async def test_every_pop_trusts_exactly_the_gateways_that_are_not_revoked() -> N
         await tower.gateway("gw-2")
         await tower.patch(EdgeIdentity, "", "gw-2", {"spec": {"revoked": True}})
         assert tower.entries(EdgeRole.POP, uid)["trust"] == TrustEntry(gateways=("gw-1",))
+
+
+def measured(tower: Tower, round_trip_ms: float, **more: float) -> dict[str, Report]:
+    """The POP's report of the only connection, with these figures."""
+    connection = tower.get(DRTPConnection, "joe", "web-a1")
+    session = SessionState(status=ClientStatus.CONNECTED, agent="a1", round_trip_ms=round_trip_ms, **more)
+    uid = connection.metadata.uid
+    return {
+        f"route/{uid}": RouteReport(
+            connection=uid, programming=ProgrammingStatus.PROGRAMMED, address="127.0.0.1", port=20000, session=session
+        )
+    }
+
+
+async def test_r22_a_path_and_the_local_service_are_measured_in_the_status() -> None:
+    async with Tower().running() as tower:
+        await serving(tower, "nyc")
+        await tower.say(
+            tower.servers["nyc"], measured(tower, 41.6, round_trip_floor_ms=39.2, jitter_ms=3.1, loss=0.012)
+        )
+        uid = tower.get(DRTPConnection, "joe", "web-a1").metadata.uid
+        said = ServiceReport(connection=uid, local=LocalState.REACHABLE, connect_ms=2.6, jitter_ms=0.4, failures=3)
+        await tower.say("a1", {f"service/{uid}": said})
+        status = tower.get(DRTPConnection, "joe", "web-a1").status
+        path, local = status.servers[0], status.local
+        assert (path.round_trip_millis, path.round_trip_floor_millis) == (42, 39)
+        assert (path.jitter_millis, path.loss_permille) == (3, 12)
+        assert local is not None
+        assert (local.state, local.connect_millis, local.jitter_millis, local.failures) == (
+            LocalState.REACHABLE, 3, 0, 3,
+        )  # fmt: skip
+
+
+async def test_figures_that_dance_are_written_once_a_minute() -> None:
+    async with Tower().running() as tower:
+        await serving(tower, "nyc")
+        await tower.say(tower.servers["nyc"], measured(tower, 40))
+        before = tower.view.revision
+        for step in range(20):
+            await tower.say(tower.servers["nyc"], measured(tower, 400 if step % 2 else 40))
+        assert tower.view.revision == before
+        await tower.say(tower.servers["nyc"], measured(tower, 400))
+        await tower.advance(60)
+        assert tower.get(DRTPConnection, "joe", "web-a1").status.servers[0].round_trip_millis == 400
+
+
+async def test_silence_after_a_restart_leaves_the_figures() -> None:
+    async with Tower().running() as tower:
+        await serving(tower, "nyc")
+        await tower.say(tower.servers["nyc"], measured(tower, 40))
+        before = tower.get(DRTPConnection, "joe", "web-a1").status
+    async with Tower(tower.clock, tower.store).running() as again:
+        await again.settle()
+        after = again.get(DRTPConnection, "joe", "web-a1").status
+        assert (after.servers, after.local, after.measured_time) == (before.servers, before.local, before.measured_time)
 
 
 async def test_heartbeats_are_written_at_most_every_ten_seconds() -> None:
