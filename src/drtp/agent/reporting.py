@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from drtp.agent.plan import Plan, service_key
 from drtp.agent.view import PopView, ServiceView
 from drtp.api.reasons import Reason
 from drtp.api.reports import LocalState, Report, RoundTrips, ServiceReport, TunnelReport
+from drtp.client.roundtrips import Path
 from drtp.rules.measures import settled
+
+ROUND_TRIP_SHARE = 0.1
+"""What placement goes by is said more finely than it asks for: a move follows from the path, not from what was left
+unsaid.
+"""
 
 
 def reports_of(
-    plan: Plan, services: tuple[ServiceView, ...], pops: tuple[PopView, ...], said: dict[str, Report]
+    plan: Plan,
+    services: tuple[ServiceView, ...],
+    pops: tuple[PopView, ...],
+    paths: Mapping[str, Path],
+    said: dict[str, Report],
 ) -> dict[str, Report]:
-    """Everything this agent says. `said`: what it said last, so that gauges do not chatter."""
+    """Everything this agent says. `paths`: as measured, by server. `said`: last time, so that gauges do not chatter."""
     reports: dict[str, Report] = {}
     sources = {service.connection: service.sources for service in plan.services}
     for service in services:
@@ -32,7 +44,6 @@ def reports_of(
             # What was refused is not in force: it repeats no sources.
             sources=() if refused else sources[service.connection],
         )
-    millis: dict[str, float] = {}
     for pop in pops:
         key = f"tunnel/{pop.server}"
         before = said.get(key)
@@ -40,11 +51,18 @@ def reports_of(
         reports[key] = TunnelReport(
             server=pop.server, status=pop.state, role=pop.role, round_trip_ms=round_trip_ms, message=pop.message
         )
-        if round_trip_ms is not None:
-            millis[pop.server_name] = round_trip_ms
-    if millis:
-        reports["roundtrips"] = RoundTrips(millis=millis)
+    trips = _round_trips(paths, said.get("roundtrips"))
+    if trips.millis:
+        reports["roundtrips"] = trips
     return reports
+
+
+def _round_trips(paths: Mapping[str, Path], said: Report | None) -> RoundTrips:
+    before = said.millis if isinstance(said, RoundTrips) else {}
+    settled_ms = {
+        name: settled(before.get(name), path.round_trip_ms, share=ROUND_TRIP_SHARE) for name, path in paths.items()
+    }
+    return RoundTrips(millis={name: millis for name, millis in settled_ms.items() if millis is not None})
 
 
 def _tally(said: int | None, counted: int) -> int:

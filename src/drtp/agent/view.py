@@ -131,7 +131,12 @@ class PopView(Model, frozen=True, omit_defaults=False):
     @property
     def server_name(self) -> str:
         """The DRTPServer's name: `name` is what its certificate carries, `<server>.tunnel.<suffix>`."""
-        return self.name.partition(".tunnel.")[0]
+        return server_name(self.name)
+
+
+def server_name(name: str) -> str:
+    """The DRTPServer's name in what its certificate carries."""
+    return name.partition(".tunnel.")[0]
 
 
 class AgentView(Model, frozen=True, omit_defaults=False):

@@ -193,12 +193,32 @@ class DRTPServerSpec(Model, frozen=True):
     ] = False
 
 
+PEERS_MAX = 16
+"""Other servers that a server measures: those near it."""
+
+
+class PeerStatus(Model, frozen=True):
+    """The path from this server to another, by TCP handshakes."""
+
+    server_ref: LocalRef
+    round_trip_millis: Annotated[Count | None, Meta(description="The median of late.")] = None
+    round_trip_floor_millis: Annotated[Count | None, Meta(description="The shortest of late.")] = None
+    jitter_millis: Annotated[Count | None, Meta(description="Mean deviation of round trips.")] = None
+    loss_permille: Annotated[
+        Permille | None, Meta(description="Handshakes lost or begun again, in thousandths, decaying.")
+    ] = None
+
+
 class DRTPServerStatus(Model, frozen=True):
     """Health is 0 (down) to 100."""
 
     health: Annotated[int, Meta(ge=0, le=100, description="0 (down) to 100 (healthy).")] | None = None
     connections: Annotated[Count | None, Meta(description="Connections assigned now.")] = None
     version: Text63 | None = None
+    peers: Annotated[
+        tuple[PeerStatus, ...],
+        Meta(max_length=PEERS_MAX, description="Paths to other servers near it, the nearest first."),
+    ] = ()
     last_heartbeat_time: datetime | None = None
     observed_generation: Annotated[
         Int64 | None, Meta(description="The generation of the spec that this status speaks of.")

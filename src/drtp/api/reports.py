@@ -15,7 +15,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from drtp.api.drtp import ClientStatus, DRTPServerSpec, LocalState, ProgrammingStatus, Role
-from drtp.api.fields import Count, Millis, Share, Tally, Text1024
+from drtp.api.fields import Count, DnsName, Millis, Share, Tally, Text253, Text1024
 from drtp.api.meta import Model
 from drtp.api.snapshots import EndpointMode, Source
 
@@ -82,10 +82,32 @@ class TunnelReport(Model, frozen=True, tag="tunnel", tag_field="type"):
     message: str = ""
 
 
-class RoundTrips(Model, frozen=True, tag="roundtrips", tag_field="type"):
-    """Key `roundtrips`, from an agent: measured ms to tunnel servers by name; placement prefers these to distance."""
+PATHS_MAX = 64
+"""Measured by one edge: a few times what it is asked to measure."""
 
-    millis: dict[str, float] = {}
+
+class RoundTrips(Model, frozen=True, tag="roundtrips", tag_field="type"):
+    """Key `roundtrips`, from an agent: measured ms to tunnel servers by name; placement prefers these to distance.
+
+    All are measured in one way, those that it has a session with too: otherwise they could not be held side by side.
+    """
+
+    millis: Annotated[dict[Text253, Millis], Meta(max_length=PATHS_MAX)] = {}
+
+
+class PeerPath(Model, frozen=True):
+    """The path from one POP to another. `loss`: share of connects that were lost or sent again."""
+
+    round_trip_ms: Millis
+    round_trip_floor_ms: Millis
+    jitter_ms: Millis = 0.0
+    loss: Share = 0.0
+
+
+class PeerPaths(Model, frozen=True, tag="peers", tag_field="type"):
+    """Key `peers`, from a POP: how it reaches other tunnel servers, by name."""
+
+    paths: Annotated[dict[DnsName, PeerPath], Meta(max_length=PATHS_MAX)] = {}
 
 
 class ExposureState(Enum):
@@ -110,7 +132,9 @@ class GatewayReport(Model, frozen=True, tag="gateway", tag_field="type"):
     connections: int = 0
 
 
-Report = RouteReport | PopReport | ServiceReport | TunnelReport | RoundTrips | ExposureReport | GatewayReport
+Report = (
+    RouteReport | PopReport | PeerPaths | ServiceReport | TunnelReport | RoundTrips | ExposureReport | GatewayReport
+)
 Reports = dict[str, Report]
 """Everything one edge has to say, by key."""
 

@@ -35,12 +35,18 @@ from drtp.controllers.writing import Turn
 from drtp.kit.observe import printable
 from drtp.rules import conditions, entrykeys, measures, placement, readiness
 from drtp.rules.conditions import Conclusion
-from drtp.rules.placement import Candidate, Position
+from drtp.rules.placement import Candidate, Placement, Position
 from drtp.store.view import View, kind_key
 
 CONNECTION = kind_key(DRTPConnection)
 PLACED_BY = "datumapis.com/placed-by"
 """Annotation: `placement` where the servers were chosen here. Servers without it were set by somebody and stay."""
+
+MOVED_AT = "datumapis.com/moved-at"
+"""Annotation: when placement last changed its mind by measure alone."""
+
+DWELL = timedelta(minutes=5)
+"""So long after that it does not change it again: a path that is slow at times must not drag connections to and fro."""
 
 HOLD_DOWN = timedelta(seconds=30)
 """A silent server keeps its connections for this long: moving them for a hiccup costs more than it saves."""
@@ -67,10 +73,12 @@ def _short(connection: DRTPConnection) -> Iterable[bool]:
 
 
 class _Assigned(NamedTuple):
-    """Servers, and how many of them are there to stay."""
+    """Servers, and how many are there to stay. `look_again_s`: something may change then. `moved`: by measure alone."""
 
     servers: tuple[AssignedServer, ...]
     placed: int
+    look_again_s: float | None = None
+    moved: bool = False
 
 
 class ConnectionController:
@@ -111,19 +119,21 @@ class ConnectionController:
         if gone_at is not None and now - gone_at >= COLLECT_AFTER:
             return Outcome((Delete(key, uid=stored.uid),))
         service = world.view.get(DRTPService, key.namespace, connection.spec.service_ref.name)
-        servers, placed, look_again = _place(connection, service, world, now)
+        assigned = _place(connection, service, world, now)
+        servers = assigned.servers
         writes: tuple[Write, ...] = ()
         generation = connection.metadata.generation
         if servers != connection.spec.servers:
             spec = {"servers": [writing.plain(server) for server in servers] or None}
-            writes = writing.respec(stored, spec, {PLACED_BY: "placement"})
+            moved_at = {MOVED_AT: now.strftime("%Y-%m-%dT%H:%M:%SZ")} if assigned.moved else {}
+            writes = writing.respec(stored, spec, {PLACED_BY: "placement"} | moved_at)
             generation += 1
-        fresh = _status(connection, service, _Assigned(servers, placed), world, (generation, now))
+        fresh = _status(connection, service, assigned, world, (generation, now))
         status, figures_wait = measures.refreshed(connection.status, fresh, now)
         collect_in = (gone_at + COLLECT_AFTER - now).total_seconds() if gone_at is not None else None
         return Outcome(
             writes=(*writes, *writing.status(stored, status)),
-            requeue_after_s=min(filter(None, (look_again, figures_wait, collect_in)), default=None),
+            requeue_after_s=min(filter(None, (assigned.look_again_s, figures_wait, collect_in)), default=None),
             events=writing.transitions(key, Turn(connection.status.conditions, status.conditions)),
         )
 
@@ -161,14 +171,12 @@ def _of_identity(world: World, change: Change) -> Iterable[Key]:
 # ---- placement ------------------------------------------------------------------------------------------------------
 
 
-def _place(
-    connection: DRTPConnection, service: DRTPService | None, world: World, now: datetime
-) -> tuple[tuple[AssignedServer, ...], int, float | None]:
-    """The servers to assign, how many are there to stay, and in how many seconds to look again (hold-down)."""
+def _place(connection: DRTPConnection, service: DRTPService | None, world: World, now: datetime) -> _Assigned:
+    """The servers to assign. Looks again when a hold-down ends, or when it may move by measure again."""
     present = connection.spec.servers
     manual = bool(present) and connection.metadata.annotations.get(PLACED_BY) != "placement"
     if manual or service is None or service.metadata.deletion_timestamp is not None:
-        return present, len(present), None
+        return _Assigned(present, len(present))
     trips = _round_trips(connection, world)
     look_again: float | None = None
     candidates: list[Candidate] = []
@@ -179,6 +187,14 @@ def _place(
             look_again = min(look_again or held, held)
     names = tuple(one.server_ref.name for one in present)
     chosen = placement.place(candidates, _origin(connection, world), service.spec.server_count, names)
+    moved = False
+    if _is_settled(connection, chosen, names):
+        better, rests_s = placement.improve(candidates, chosen.names), _rests_for(connection, now)
+        if better != chosen.names and rests_s is None:
+            left = tuple(name for name in chosen.names if name not in better)
+            chosen, moved = placement.Placement(better, left, chosen.wanted), True
+        elif better != chosen.names:
+            look_again = min(filter(None, (look_again, rests_s)))
     live = {one.name for one in candidates if one.keeps}
     settled = frozenset(
         one.server_ref.name
@@ -186,7 +202,23 @@ def _place(
         if readiness.carries(one) and one.server_ref.name in live
     )
     busy = frozenset(name for name in chosen.leaving if _is_busy(connection, name, world))
-    return placement.assign(chosen, settled, busy), len(chosen.names), look_again
+    return _Assigned(placement.assign(chosen, settled, busy), len(chosen.names), look_again, moved)
+
+
+def _is_settled(connection: DRTPConnection, chosen: Placement, present: tuple[str, ...]) -> bool:
+    """Whether all is as it was placed, nobody leaves, and every path carries: else a move would cost redundancy."""
+    carrying = {one.server_ref.name for one in connection.status.servers if readiness.carries(one)}
+    return bool(present) and chosen.names == present and not chosen.leaving and carrying >= set(present)
+
+
+def _rests_for(connection: DRTPConnection, now: datetime) -> float | None:
+    """Seconds for which it is not moved by measure again; None where it may be."""
+    try:
+        moved_at = datetime.fromisoformat(connection.metadata.annotations.get(MOVED_AT, ""))
+        left_s = (moved_at + DWELL - now).total_seconds()
+    except (ValueError, TypeError):  # none, or somebody's own words
+        return None
+    return left_s if left_s > 0 else None
 
 
 def _is_busy(connection: DRTPConnection, name: str, world: World) -> bool:

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from drtp.api.drtp import ClientStatus, ProgrammingStatus
-from drtp.api.reports import PopReport, Report, RouteReport, SessionState
+from drtp.api.reports import PeerPath, PeerPaths, PopReport, Report, RouteReport, SessionState
 from drtp.api.snapshots import EndpointMode, RouteEntry
+from drtp.client.roundtrips import Path
 from drtp.pop.table import Table
 from drtp.pop.vitals import Fitness, Vitals
+from drtp.rules import entrykeys
 from drtp.rules.measures import STEP_LOSS, settled
 from drtp.tunnel import SessionStats, Stats
 
@@ -53,6 +55,23 @@ def reports_of(
         draining=draining,
     )
     return reports
+
+
+def peer_reports(paths: Mapping[str, Path], said: Mapping[str, Report]) -> dict[str, Report]:
+    """How other POPs are reached, where that is known."""
+    before = said.get(entrykeys.PEERS)
+    known = before.paths if isinstance(before, PeerPaths) else {}
+    found = {name: _peer_path(path, known.get(name)) for name, path in paths.items()}
+    return {entrykeys.PEERS: PeerPaths(paths=found)} if found else {}
+
+
+def _peer_path(path: Path, known: PeerPath | None) -> PeerPath:
+    return PeerPath(
+        round_trip_ms=settled(known and known.round_trip_ms, path.round_trip_ms) or 0.0,
+        round_trip_floor_ms=settled(known and known.round_trip_floor_ms, path.floor_ms) or 0.0,
+        jitter_ms=settled(known and known.jitter_ms, path.jitter_ms) or 0.0,
+        loss=settled(known and known.loss, path.loss, STEP_LOSS) or 0.0,
+    )
 
 
 def _by_agent(stats: Stats) -> dict[str, SessionStats]:
