@@ -47,7 +47,7 @@ class ServerController:
 
     def from_edge(self, world: World, change: EdgeChange) -> Iterable[Key]:
         """A POP came, went, or said something about itself."""
-        if change.edge.role is EdgeRole.POP and change.part in {"", entrykeys.SELF}:
+        if change.edge.role is EdgeRole.POP and change.part in {"", entrykeys.SELF, entrykeys.PEERS}:
             stored = world.view.by_uid(change.edge.uid)
             if stored is not None and stored.key.kind == SERVER:
                 yield stored.key
@@ -104,9 +104,11 @@ def _status(
         version = printable(registration.version)[:VERSION_MAX]
     moved = (health, version, found) != (before.health, before.version, before.conditions)
     stale = before.last_heartbeat_time is None or now - before.last_heartbeat_time >= GAUGES_EVERY
-    refresh = moved or (stale and facts.connected)
+    peers = _peers(state, before.peers)
+    appeared = {one.server_ref.name for one in peers} > {one.server_ref.name for one in before.peers}
+    refresh = moved or appeared or (stale and facts.connected)
     return DRTPServerStatus(
-        peers=_peers(state, before.peers) if refresh else before.peers,
+        peers=peers if refresh else before.peers,
         health=health,
         connections=report.connections if refresh and isinstance(report, PopReport) else before.connections,
         version=version or None,
