@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import queue
 import signal
 import socket
 import time
@@ -69,8 +68,8 @@ def test_a_revoked_agents_visitors_are_cut_and_its_owner_is_told(bed: Bed, what:
         assert eventually(lambda: _refused(serving), 2)
         assert serving.program.process.wait(20) != 0
         assert "DRTP-2006" in serving.program.story()
+        kept.setblocking(False)
         with kept, pytest.raises(BlockingIOError):
-            kept.setblocking(False)
             kept.recv(1)
         beside.stop()
 
