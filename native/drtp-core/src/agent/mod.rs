@@ -48,7 +48,7 @@ enum What {
     Sweep,
     Link(usize, u64),
     DialStep(usize, u64),
-    DialDeadline(usize, u64),
+    Dials,
     Listener(usize),
 }
 
@@ -70,6 +70,8 @@ pub(crate) struct Agent {
     dials: Slab<Dial>,
     dial_of: HashMap<usize, usize>,
     attempts: Slab<Attempt>,
+    /// When dials are looked at for late ones: one timer for all, for most are over long before.
+    dials_looked_at: Option<Instant>,
     timers: HashMap<u64, What>,
     recent: VecDeque<FlowRecord>,
     /// Tells a reconnect of this process from a clone with the same epoch.
@@ -108,6 +110,7 @@ impl Agent {
             dials: Slab::new(),
             dial_of: HashMap::new(),
             attempts: Slab::new(),
+            dials_looked_at: None,
             timers: HashMap::new(),
             recent: VecDeque::new(),
             // A copy of these bytes must not predict the jitter, nor the other way round: only the seed is shared.
@@ -208,7 +211,7 @@ impl Agent {
             }
             Some(What::Listener(listener)) => self.listener_news(listener),
             Some(What::DialStep(dial, serial)) => self.dial_step(dial, serial),
-            Some(What::DialDeadline(dial, serial)) => self.dial_deadline(dial, serial),
+            Some(What::Dials) => self.end_late_dials(),
             Some(What::Link(..)) | None => {}
         }
     }

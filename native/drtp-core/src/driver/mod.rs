@@ -23,7 +23,6 @@ use crate::identity::PeerIdentity;
 use crate::message::ResetCode;
 use crate::session::State;
 use crate::tls::{OutBuffer, Tls};
-use relay::Phase;
 use socket::Socket;
 use table::{Table, Upcall};
 
@@ -78,6 +77,7 @@ enum Timer {
     Session(usize, u64),
     Lane(usize, u64),
     Relay(usize, u64),
+    Early,
     Role(u64),
 }
 
@@ -111,6 +111,13 @@ pub(crate) struct LaneConn {
     bytes_out: u64,
 }
 
+/// Deadlines of relays on which bytes do not flow yet: one timer for all, for most are past that long before.
+#[derive(Default)]
+struct Early {
+    waiting: VecDeque<(Instant, usize, u64)>,
+    armed: Option<Instant>,
+}
+
 enum Read {
     /// There may be more; come again.
     More,
@@ -125,6 +132,7 @@ pub(crate) struct Core {
     pub(crate) table: Table,
     pub(crate) lanes: Slab<LaneConn>,
     timers: BinaryHeap<Reverse<(Instant, Timer)>>,
+    early: Early,
     reading: Vec<usize>,
     pumping: Vec<usize>,
     buried_lanes: Vec<usize>,
@@ -144,6 +152,7 @@ impl Core {
             table: Table::new(Instant::now(), parked_max),
             lanes: Slab::new(),
             timers: BinaryHeap::new(),
+            early: Early::default(),
             reading: Vec::new(),
             pumping: Vec::new(),
             buried_lanes: Vec::new(),
@@ -260,17 +269,12 @@ impl Core {
                         self.drop_lane(index, "no HELLO in time");
                     }
                 }
-                Timer::Relay(index, serial) => {
-                    let late = |relay: &&mut relay::Relay| relay.serial == serial && relay.phase != Phase::Open;
-                    match self.table.silent_at(index, serial) {
-                        Some(at) if at > self.table.now => self.relay_deadline(index, serial, at),
-                        Some(_) => self.table.end_relay(index, Err(ResetCode::Idle)),
-                        None if self.table.relays.get_mut(index).as_ref().is_some_and(late) => {
-                            self.table.end_relay(index, Err(ResetCode::Timeout));
-                        }
-                        None => {}
-                    }
-                }
+                Timer::Relay(index, serial) => match self.table.silent_at(index, serial) {
+                    Some(at) if at > self.table.now => self.relay_deadline(index, serial, at),
+                    Some(_) => self.table.end_relay(index, Err(ResetCode::Idle)),
+                    None => {}
+                },
+                Timer::Early => self.end_late(),
                 Timer::Role(what) => self.table.upcalls.push_back(Upcall::Timer(what)),
             }
         }
@@ -334,7 +338,7 @@ impl Core {
     pub(crate) fn bury(&mut self) {
         let [relays, sessions, lanes] = std::mem::take(&mut self.mourned);
         for relay in self.table.buried_relays.drain(..relays) {
-            self.table.relays.try_remove(relay);
+            self.table.relays.forget(relay);
         }
         for session in self.table.buried_sessions.drain(..sessions) {
             self.table.sessions.try_remove(session);

@@ -27,6 +27,11 @@ impl Socket {
         Ok(Socket::Tcp(stream))
     }
 
+    /// The same of one that was accepted by a listener with [`inherited`] options.
+    pub(crate) fn accepted(stream: TcpStream) -> Self {
+        Socket::Tcp(stream)
+    }
+
     /// A lane's socket.
     pub(crate) fn lane(stream: TcpStream) -> io::Result<Self> {
         stream.set_nodelay(true)?;
@@ -99,6 +104,12 @@ impl Socket {
             Socket::Unix(_) => None,
         }
     }
+}
+
+/// Gives a listening socket what [`Socket::relay`] gives a relay's: accepted ones inherit it, which saves calls for each.
+pub(crate) fn inherited(listener: &socket2::Socket) -> io::Result<()> {
+    listener.set_tcp_nodelay(true)?;
+    listener.set_linger(Some(Duration::ZERO))
 }
 
 pub(crate) fn would_block(error: &io::Error) -> bool {

@@ -10,7 +10,7 @@ use super::entries::Mode;
 use super::listener::out_of_descriptors;
 use super::{Door, Server};
 use crate::driver::LaneConn;
-use crate::driver::relay::{Phase, Relay};
+use crate::driver::relay::{Phase, Relay, Relays};
 use crate::driver::socket::{Socket, would_block};
 use crate::driver::table::canonical;
 use crate::identity::Role;
@@ -158,7 +158,7 @@ impl Server {
             return;
         }
         let serial = self.core.table.next_serial();
-        let destination = socket.local_address().map(canonical);
+        let destination = if declared { None } else { socket.local_address().map(canonical) };
         let relay = self.core.table.relays.insert(Relay::new(Phase::Preamble, route, serial, now));
         self.waiting_peer.insert(relay, known);
         let relays = &self.core.table.relays;
@@ -193,7 +193,7 @@ impl Server {
         };
         let mode = route.spec.mode;
         if mode == Mode::Mtls {
-            let tls = state.tls.as_ref().filter(|tls| tls.established());
+            let tls = state.tls.as_ref().map(|state| &state.tls).filter(|tls| tls.established());
             let Some(tls) = tls else { return self.give_up_if_ended(relay) };
             if state.gateway.is_none() {
                 match self.judge_gateway(tls) {
@@ -211,11 +211,12 @@ impl Server {
             }
         }
         let state = &self.core.table.relays[relay];
-        let parsed = if mode == Mode::Plain { parse_any(&state.unsent) } else { parse_v2(&state.unsent) };
+        let parsed = if mode == Mode::Plain { parse_any(state.unsent()) } else { parse_v2(state.unsent()) };
         match parsed {
             Ok(Parsed::Partial) => self.give_up_if_ended(relay),
             Ok(Parsed::Whole(header, length)) => {
-                self.core.table.relays[relay].unsent.drain(..length);
+                self.core.table.backlog(relay).unsent.drain(..length);
+                self.core.table.reclaim(relay);
                 self.remember_visitors_peer(relay);
                 self.meet(relay, &header);
             }
@@ -329,6 +330,6 @@ fn is_stranger(lanes: &Slab<LaneConn>, (index, serial): Guest) -> bool {
     lanes.get(index).is_some_and(|lane| lane.serial == serial && lane.pre_auth)
 }
 
-fn is_in_preamble(relays: &Slab<Relay>, (index, serial): Guest) -> bool {
+fn is_in_preamble(relays: &Relays, (index, serial): Guest) -> bool {
     relays.get(index).is_some_and(|relay| relay.serial == serial && !relay.dead && relay.phase == Phase::Preamble)
 }
