@@ -94,11 +94,12 @@ def stalled(load: Load, way: Way, seconds: float) -> Figures:
     return {"per_s": beside["per_s"], "of_unloaded": beside["per_s"] / alone["per_s"], "p99_us": beside["p99_us"]}
 
 
-def datagrams(size: int, flows: int = 4, window: int = 32, segments: int = 64) -> Callable[[Load, Way, float], Figures]:
+def datagrams(size: int, flows: int = 4, window: int = 16, segments: int = 64) -> Callable[[Load, Way, float], Figures]:
     """Datagrams of `size` bytes a second that came back whole, those that did not, and CPU of the relay for each.
 
-    Each flow keeps `window` of them on the way. `segments`: how many a visitor hands to its kernel at once; 1 is who
-    sends one by one.
+    Each flow keeps `window` of them on the way; of all flows together they fit a socket buffer of the usual size, or
+    peers that ask for no larger one would lose some. `segments`: how many a visitor hands to its kernel at once; 1 is
+    who sends one by one.
     """
 
     def run(load: Load, way: Way, seconds: float) -> Figures:

@@ -100,6 +100,10 @@ pub(crate) struct Table {
     pub(crate) wakeful: Vec<usize>,
     /// Flows that have more to read, in the next turn.
     pub(crate) wakeful_next: Vec<usize>,
+    /// Flows that have so much for their sockets, and sessions that have so many datagrams for their lanes, that it should
+    /// not wait for the turn's end.
+    pub(crate) full_flows: Vec<usize>,
+    pub(crate) full_sessions: Vec<usize>,
     /// Flows that wait for room in their listener's socket.
     pub(crate) blocked: Vec<usize>,
     /// Flows whose local service refused a datagram.
@@ -113,7 +117,7 @@ pub(crate) struct Table {
     pub(crate) dead_lanes: Vec<(usize, u8)>,
     pub(crate) buried_relays: Vec<usize>,
     pub(crate) buried_sessions: Vec<usize>,
-    spare: Vec<Vec<u8>>,
+    pub(super) spare: Vec<Vec<u8>>,
     pub(crate) now: Instant,
     serial: u64,
 }
@@ -129,6 +133,8 @@ impl Table {
             flush: Vec::new(),
             wakeful: Vec::new(),
             wakeful_next: Vec::new(),
+            full_flows: Vec::new(),
+            full_sessions: Vec::new(),
             blocked: Vec::new(),
             refused: Vec::new(),
             doomed: Vec::new(),
