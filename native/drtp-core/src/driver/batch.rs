@@ -129,3 +129,84 @@ pub(crate) fn refuses_runs(error: &io::Error) -> bool {
     cfg!(any(target_os = "linux", target_os = "android"))
         && matches!(error.raw_os_error(), Some(EIO | EINVAL | EMSGSIZE))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pair() -> (UdpSocket, UdpSocket, SocketAddr) {
+        let bound = || UdpSocket::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let (sender, receiver) = (bound(), bound());
+        gather(&receiver);
+        let to = receiver.local_addr().unwrap();
+        (sender, receiver, to)
+    }
+
+    /// All that is there: loopback delivers within the send.
+    fn received(batches: &Batches, socket: &UdpSocket) -> Vec<Vec<u8>> {
+        let (mut reading, mut seen) = (Reading::default(), Vec::new());
+        while batches.receive(socket, &mut reading).is_ok() {
+            for number in 0..reading.count() {
+                let (_, bytes, each) = reading.message(number);
+                seen.extend(split(bytes, each).map(<[u8]>::to_vec));
+            }
+        }
+        seen
+    }
+
+    #[test]
+    fn a_run_that_the_system_gathered_is_cut_where_it_was_joined() {
+        let batches = Batches::probe();
+        let (sender, receiver, to) = pair();
+        for (count, each, tail) in [(10, 100, 40), (3, 1_200, 0), (1, 7, 0), (40, 9, 8)] {
+            let mut run: Vec<u8> = (0..count * each).map(|at| (at / each) as u8).collect();
+            run.extend(vec![0xee; tail]);
+            let expected: Vec<Vec<u8>> = run.chunks(each).map(<[u8]>::to_vec).collect();
+            if batches.run_max(each) < expected.len() {
+                expected.iter().for_each(|one| batches.send(&sender, to, one, one.len()).unwrap());
+            } else {
+                batches.send(&sender, to, &run, each).unwrap();
+            }
+            batches.send(&sender, to, b"", 0).unwrap();
+            let mut seen = received(&batches, &receiver);
+            assert_eq!(seen.pop(), Some(Vec::new()));
+            assert_eq!(seen, expected, "{count} of {each} and one of {tail}");
+        }
+    }
+
+    #[test]
+    fn one_call_gives_the_datagrams_of_many_senders_each_with_its_address() {
+        let batches = Batches::probe();
+        let (_, receiver, to) = pair();
+        let senders: Vec<UdpSocket> = (0..50).map(|_| pair().0).collect();
+        for sender in &senders {
+            let own = sender.local_addr().unwrap().to_string();
+            batches.send(sender, to, own.as_bytes(), own.len()).unwrap();
+        }
+        let (mut reading, mut seen) = (Reading::default(), 0);
+        while batches.receive(&receiver, &mut reading).is_ok() {
+            for number in 0..reading.count() {
+                let (from, bytes, _) = reading.message(number);
+                assert_eq!(from.to_string().as_bytes(), bytes);
+            }
+            seen += reading.count();
+        }
+        assert_eq!(seen, 50);
+    }
+
+    #[test]
+    fn a_system_without_batches_passes_the_same_datagrams() {
+        let (none, all) = (Batches::none(), Batches::probe());
+        let (sender, receiver, to) = pair();
+        assert_eq!(none.run_max(64), 1);
+        for datagram in [b"one".as_slice(), b"", b"three"] {
+            none.send(&sender, to, datagram, datagram.len()).unwrap();
+        }
+        assert_eq!(received(&all, &receiver), [b"one".to_vec(), Vec::new(), b"three".to_vec()]);
+        let plain = UdpSocket::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let run = if all.run_max(4) >= 3 { b"aaaabbbbcc".as_slice() } else { b"aaaa" };
+        all.send(&sender, plain.local_addr().unwrap(), run, 4).unwrap();
+        let expected: Vec<Vec<u8>> = run.chunks(4).map(<[u8]>::to_vec).collect();
+        assert_eq!(received(&none, &plain), expected);
+    }
+}

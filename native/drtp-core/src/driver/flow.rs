@@ -11,7 +11,7 @@ use super::Core;
 use super::batch::{Batches, Reading, refuses_runs, split};
 use super::socket::would_block;
 use super::table::Table;
-use super::waiting::Waiting;
+use super::waiting::{Front, Waiting};
 use crate::message::ResetCode;
 
 /// What one flow may have waiting for its socket. In bytes it is several reads of a lane, each of which is sent on before
@@ -143,19 +143,28 @@ impl Flow {
 
     /// Sends what waits, as far as the socket takes it; the payload bytes that went. The error is the service's refusal.
     fn flush(&mut self, batches: &Batches) -> (u64, Option<io::Error>) {
+        match &self.taker {
+            Taker::Nobody | Taker::Relay(_) => (0, None),
+            Taker::Local(..) | Taker::Visitor(..) => {
+                self.hand_over(|each| batches.run_max(each), |taker, front| taker.send(batches, front))
+            }
+        }
+    }
+
+    /// `run_max`: datagrams of a length that one call takes. Whatever `send` does not take stays, or is counted as dropped.
+    fn hand_over(
+        &mut self,
+        run_max: impl Fn(usize) -> usize,
+        mut send: impl FnMut(&Taker, &Front<'_>) -> io::Result<()>,
+    ) -> (u64, Option<io::Error>) {
         let (mut went, mut refused, mut retried) = (0, None, false);
-        let (one_by_one, header) = (&mut self.one_by_one, self.header.len());
-        while let Some(front) = self.waiting.front(|each| if *one_by_one { 1 } else { batches.run_max(each) }) {
-            let sent = match &self.taker {
-                Taker::Local(socket, _) if front.count == 1 => socket.send(front.bytes).map(drop),
-                Taker::Local(socket, to) => batches.send(socket, *to, front.bytes, front.each),
-                Taker::Visitor(socket, to) => batches.send(socket, *to, front.bytes, front.each),
-                Taker::Nobody | Taker::Relay(_) => break,
-            };
+        loop {
+            let one_by_one = self.one_by_one;
+            let Some(front) = self.waiting.front(|each| if one_by_one { 1 } else { run_max(each) }) else { break };
             let count = front.count;
-            match sent {
+            match send(&self.taker, &front) {
                 Ok(()) => {
-                    went += (front.bytes.len() - count * header) as u64;
+                    went += (front.bytes.len() - count * self.header.len()) as u64;
                     self.datagrams_written += count as u64;
                 }
                 Err(error) if would_block(&error) => break,
@@ -165,7 +174,7 @@ impl Flow {
                     continue;
                 }
                 Err(error) if count > 1 && refuses_runs(&error) => {
-                    *one_by_one = true;
+                    self.one_by_one = true;
                     continue;
                 }
                 // Too long for the path, no memory, or no way there: lost, as UDP loses.
@@ -175,6 +184,17 @@ impl Flow {
             retried = false;
         }
         (went, refused)
+    }
+}
+
+impl Taker {
+    fn send(&self, batches: &Batches, front: &Front<'_>) -> io::Result<()> {
+        match self {
+            Taker::Local(socket, _) if front.count == 1 => socket.send(front.bytes).map(drop),
+            Taker::Local(socket, to) => batches.send(socket, *to, front.bytes, front.each),
+            Taker::Visitor(socket, to) => batches.send(socket, *to, front.bytes, front.each),
+            Taker::Nobody | Taker::Relay(_) => Ok(()),
+        }
     }
 }
 
@@ -362,6 +382,104 @@ mod tests {
         let mut guard = Guard::new();
         (0..10).for_each(|_| guard.came(1));
         assert!(!guard.may_go(5_000));
+    }
+
+    fn flow_of(datagrams: &[&[u8]]) -> Flow {
+        let mut flow = *Flow::new(Taker::Nobody, Duration::from_secs(60), Guard::Proven, Instant::now());
+        for datagram in datagrams {
+            flow.keep(datagram);
+        }
+        flow
+    }
+
+    /// The system's own words; on loopback it never says them.
+    fn says(errno: i32) -> io::Error {
+        io::Error::from_raw_os_error(errno)
+    }
+    const EAGAIN: i32 = 11;
+    const EMSGSIZE: i32 = 90;
+    const ENOBUFS: i32 = 105;
+    const ECONNREFUSED: i32 = 111;
+
+    #[test]
+    fn a_full_socket_leaves_the_rest_waiting_in_order() {
+        let mut flow = flow_of(&[b"a1", b"a2", b"b10", b"b20", b"b30", b"c"]);
+        let mut wire = Vec::new();
+        let mut with_room = |flow: &mut Flow, mut room: usize| {
+            let send = |_: &Taker, front: &Front<'_>| {
+                room = room.checked_sub(1).ok_or_else(|| says(EAGAIN))?;
+                wire.extend(split(front.bytes, front.each).map(<[u8]>::to_vec));
+                Ok(())
+            };
+            flow.hand_over(|_| 2, send)
+        };
+        let (went, refused) = with_room(&mut flow, 2);
+        assert_eq!((went, refused.is_some(), flow.waiting.count(), flow.dropped), (10, false, 2, 0));
+        let (went, _) = with_room(&mut flow, 9);
+        assert_eq!((went, flow.waiting.count(), flow.dropped, flow.datagrams_written), (4, 0, 0, 6));
+        assert_eq!(wire.concat(), b"a1a2b10b20b30c");
+    }
+
+    #[test]
+    fn what_the_system_has_no_memory_for_is_counted() {
+        let mut flow = flow_of(&[b"aa", b"bb", b"cc", b"dddd"]);
+        let mut calls = 0;
+        let (went, _) = flow.hand_over(
+            |_| 64,
+            |_, _| {
+                calls += 1;
+                if calls == 1 { Err(says(ENOBUFS)) } else { Ok(()) }
+            },
+        );
+        assert_eq!((went, flow.dropped, flow.datagrams_written, flow.waiting.count()), (4, 3, 1, 0));
+    }
+
+    #[test]
+    fn a_path_that_takes_no_runs_gets_the_same_datagrams_one_by_one() {
+        let mut flow = flow_of(&[b"aa", b"bb", b"cc"]);
+        let mut wire = Vec::new();
+        let send = |_: &Taker, front: &Front<'_>| {
+            if front.count > 1 {
+                return Err(says(EMSGSIZE));
+            }
+            wire.push(front.bytes.to_vec());
+            Ok(())
+        };
+        let (went, _) = flow.hand_over(|_| 64, send);
+        assert_eq!((went, flow.dropped, wire.concat()), (6, 0, b"aabbcc".to_vec()));
+        assert!(flow.one_by_one);
+    }
+
+    #[test]
+    fn an_earlier_datagrams_refusal_costs_no_later_one() {
+        let mut flow = flow_of(&[b"aa", b"b", b"cc", b"d"]);
+        let mut calls = 0;
+        let (went, refused) = flow.hand_over(
+            |_| 1,
+            |_, _| {
+                calls += 1;
+                if calls % 2 == 1 { Err(says(ECONNREFUSED)) } else { Ok(()) }
+            },
+        );
+        assert_eq!((went, refused.is_some(), flow.dropped), (6, true, 0));
+    }
+
+    #[test]
+    fn a_datagram_that_is_too_long_harms_none_beside_it() {
+        let service = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        service.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let target = service.local_addr().unwrap();
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.connect(target).unwrap();
+        let mut flow = flow_of(&[b"one", b"two", &vec![7; 65_520], b"three"]);
+        flow.taker = Taker::Local(UdpSocket::from_std(socket), target);
+        let (went, refused) = flow.flush(&Batches::probe());
+        assert_eq!((went, refused.is_some(), flow.dropped, flow.datagrams_written), (11, false, 1, 3));
+        for expected in [b"one".as_slice(), b"two", b"three"] {
+            let mut buffer = [0; 64];
+            let count = service.recv(&mut buffer).unwrap();
+            assert_eq!(&buffer[..count], expected);
+        }
     }
 
     proptest! {
