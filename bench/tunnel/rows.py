@@ -136,6 +136,7 @@ ROWS: tuple[Row, ...] = (
     Row("50 beside 100 stalled readers", stalled),
     Row("UDP, 64 B", datagrams(64), {"per_s": (2.0, True)}, Carries.DATAGRAMS),
     Row("UDP, 1200 B", datagrams(1200), {"per_s": (3.0, True)}, Carries.DATAGRAMS),
+    Row("UDP, 64 B of 64 visitors", datagrams(64, flows=64, window=1), {"per_s": (2.0, True)}, Carries.DATAGRAMS),
     Row("UDP, 64 B sent one by one", datagrams(64, segments=1), {"per_s": (2.0, True)}, Carries.DATAGRAMS),
     Row("UDP, 1200 B sent one by one", datagrams(1200, segments=1), {"per_s": (3.0, True)}, Carries.DATAGRAMS),
 )
