@@ -1,7 +1,7 @@
 """One bed for the tests that leave it whole, a bed of one's own for those that break it.
 
-A scenario that fails runs once more: it holds a whole system to deadlines in seconds, on a machine that does other things as
-well. The first failure is printed at the end all the same.
+A scenario that fails runs once more: it holds a whole system to deadlines in seconds, on a machine that does other
+things as well. The first failure is printed at the end all the same.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from scenario.bed import Bed
-
 
 HERE = Path(__file__).parent
 
