@@ -86,9 +86,12 @@ impl Core {
     pub(super) fn read_lane(&mut self, index: usize) {
         let now = self.table.now;
         let session = self.lanes.get(index).map_or(usize::MAX, |lane| lane.session);
-        let beside_sparse = self.table.session(session).is_some_and(|session| session.has_sparse(now));
-        let (reads, read_bytes) =
-            if beside_sparse { (1, QUANTUM_BYTES) } else { (LANE_READS_PER_TURN, LANE_READ_BYTES) };
+        let machine = self.table.session(session);
+        let (beside_sparse, datagrams) =
+            machine.map_or((false, false), |session| (session.has_sparse(now), session.has_datagrams(now)));
+        let reads = if beside_sparse { 1 } else { LANE_READS_PER_TURN };
+        // What one read brings must fit the queues that it goes to; a flow's is a few times this.
+        let read_bytes = if beside_sparse || datagrams { QUANTUM_BYTES } else { LANE_READ_BYTES };
         for _ in 0..reads {
             let Some(lane) = self.lanes.get_mut(index).filter(|lane| !lane.dead && lane.readable) else { return };
             let start = lane.tls.prefix(&mut self.scratch);
@@ -105,7 +108,9 @@ impl Core {
             // Edge-triggered: a short read means drained, unless data and FIN came in one edge.
             lane.readable = lane.hung_up || start + count == room;
             lane.bytes_in += count as u64;
-            if !self.take_records(index, start + count) {
+            let goes_on = self.take_records(index, start + count);
+            self.relieve();
+            if !goes_on {
                 return;
             }
         }

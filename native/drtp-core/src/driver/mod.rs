@@ -2,12 +2,14 @@
 //!
 //! `Core` moves bytes; what to accept, open, dial or refuse is the role's to decide (`server`, `agent`), by [`Upcall`]s.
 
+pub(crate) mod batch;
 pub(crate) mod flow;
 mod lanes;
 pub(crate) mod relay;
 mod relays;
 pub(crate) mod socket;
 pub(crate) mod table;
+mod waiting;
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -23,6 +25,7 @@ use crate::identity::PeerIdentity;
 use crate::message::ResetCode;
 use crate::session::State;
 use crate::tls::{OutBuffer, Tls};
+use batch::{Batches, Reading};
 use socket::Socket;
 use table::{Table, Upcall};
 
@@ -140,6 +143,9 @@ pub(crate) struct Core {
     mourned: [usize; 3],
     scratch: Vec<u8>,
     batch: Vec<u8>,
+    pub(crate) batches: Batches,
+    /// Datagrams of the last call.
+    pub(crate) datagrams: Reading,
     /// Connections whose pre-authentication count ended; the role gives them back.
     pub(crate) authenticated: Vec<SocketAddr>,
 }
@@ -159,6 +165,8 @@ impl Core {
             mourned: [0; 3],
             scratch: vec![0; LANE_READ_BYTES + RECORD_ROOM],
             batch: Vec::new(),
+            batches: Batches::probe(),
+            datagrams: Reading::default(),
             authenticated: Vec::new(),
         }
     }
@@ -228,8 +236,9 @@ impl Core {
             return;
         }
         if let Some(flow) = &relay.flow {
-            // An error is a refusal that came back; reading takes it.
-            relay.readable |= event.is_readable() || event.is_error();
+            // An error is a refusal that came back; reading takes it, to the end.
+            relay.hung_up |= event.is_error();
+            relay.readable |= event.is_readable() || relay.hung_up;
             if flow.parked() > 0 {
                 self.table.flush_later(index);
             }

@@ -35,11 +35,12 @@ impl Core {
 
     /// Gives a flow its connected socket and the header that its datagrams get.
     pub(crate) fn attach_flow(&mut self, relay: usize, mut socket: UdpSocket, header: Vec<u8>) -> std::io::Result<()> {
+        let target = socket.peer_addr()?;
         self.poll.registry().register(&mut socket, token(RELAY, relay), Interest::READABLE | Interest::WRITABLE)?;
         let state = &mut self.table.relays[relay];
         (state.phase, state.readable, state.writable) = (Phase::Open, true, true);
         if let Some(flow) = state.flow.as_mut() {
-            flow.begin(socket, header);
+            flow.begin(socket, target, header);
         }
         self.table.flush_later(relay);
         self.table.wakeful.push(relay);
