@@ -30,6 +30,7 @@ impl Agent {
             state: if self.fenced { "Fenced" } else { "Connecting" }.to_owned(),
             epoch: self.config.epoch,
             message: state.message.clone(),
+            way: state.way(),
             ..SessionStats::default()
         };
         let Some(session) = state.session else { return report };

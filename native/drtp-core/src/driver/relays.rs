@@ -404,7 +404,7 @@ impl Core {
     fn finish_writing(&mut self, index: usize) {
         let relay = &mut self.table.relays[index];
         relay.fin_done = true;
-        let failed = match (&mut relay.tls, &relay.socket) {
+        let failed = match (&mut relay.tls, &mut relay.socket) {
             (Some(tls), _) => tls.close(&mut relay.out).is_err() || write_relay(relay).is_err(),
             (None, Some(socket)) => socket.shutdown_write().is_err(),
             (None, None) => true,
