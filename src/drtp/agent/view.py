@@ -111,7 +111,7 @@ class ServiceView(Model, frozen=True, omit_defaults=False):
 
 
 class PopView(Model, frozen=True, omit_defaults=False):
-    """One tunnel server. `loss` is 0 to 1; `message` says what went wrong last."""
+    """One tunnel server. `loss` is 0 to 1; `message` says what went wrong last; `way` is how it is reached."""
 
     server: str
     name: str
@@ -126,6 +126,7 @@ class PopView(Model, frozen=True, omit_defaults=False):
     streams: int = 0
     since_unix_ms: int = 0
     message: str = ""
+    way: str = ""
 
     @property
     def server_name(self) -> str:

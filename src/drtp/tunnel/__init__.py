@@ -9,10 +9,14 @@ from drtp.tunnel.config import (
     CoreLimits,
     GatewayConfig,
     Liveness,
+    ProxyHop,
     ServerConfig,
     Target,
     TargetTls,
     TunnelIdentity,
+    Way,
+    Ways,
+    WebIdentity,
 )
 from drtp.tunnel.delta import ApplyOutcome, Delta, EntryOutcome, delta_between
 from drtp.tunnel.events import (
@@ -49,6 +53,7 @@ __all__ = [
     "LocalDown",
     "LocalStats",
     "LocalUp",
+    "ProxyHop",
     "Refused",
     "RouteBound",
     "RouteFailed",
@@ -66,5 +71,8 @@ __all__ = [
     "TunnelIdentity",
     "TunnelServer",
     "TunnelUp",
+    "Way",
+    "Ways",
+    "WebIdentity",
     "delta_between",
 ]

@@ -164,7 +164,8 @@ impl Talk {
         let said = format!("{code} {}", printable(answer.reason.unwrap_or_default().as_bytes()));
         match code {
             200..=299 => Ok(Some(length)),
-            407 => Err(ProxyFault::Credentials(self.wants(answer.headers))),
+            // 401 is a web server's word for it, and tinyproxy's.
+            401 | 407 => Err(ProxyFault::Credentials(self.wants(answer.headers))),
             // The proxy itself is well: its way out is not.
             502..=504 => Err(ProxyFault::Beyond(said)),
             _ => Err(ProxyFault::Refused(said)),
@@ -359,6 +360,7 @@ mod tests {
             "a control character is no part of a reason"
         );
         assert!(code(b"HTTP/1.1 403 Forbidden\r\n\r\n", None).starts_with("DRTP-4051"));
+        assert!(code(b"HTTP/1.1 401 Unauthorized\r\n\r\n", Some(("a", "b"))).starts_with("DRTP-4050"));
         assert!(code(b"HTTP/1.1 503 Service Unavailable\r\n\r\n", None).starts_with("DRTP-4053"));
         assert!(code(b"SSH-2.0-OpenSSH_9.2\r\n", None).starts_with("DRTP-4052"));
         assert!(code(b"\x05\x00", None).starts_with("DRTP-4052"));
