@@ -2,6 +2,8 @@
 
 mod world;
 
+use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -21,6 +23,7 @@ struct Far {
     agent: TunnelAgent,
     endpoint: SocketAddr,
     plan: Value,
+    come: RefCell<VecDeque<Event>>,
 }
 
 impl Far {
@@ -44,7 +47,14 @@ impl Far {
         let agent = TunnelAgent::new(config).unwrap();
         let door = pop.agent_addresses()[0];
         let plan = json!({"server/p-1": plan_server(seen(door)), "service/c-1": plan_service(&target)});
-        let far = Self { authority, pop, agent, endpoint: SocketAddr::new([127, 0, 0, 1].into(), port), plan };
+        let far = Self {
+            authority,
+            pop,
+            agent,
+            endpoint: SocketAddr::new([127, 0, 0, 1].into(), port),
+            plan,
+            come: RefCell::default(),
+        };
         far.come_by(&ways(door));
         far
     }
@@ -54,8 +64,25 @@ impl Far {
         assert_ok(&self.agent.apply(delta.to_string().as_bytes()));
     }
 
+    /// Waits for an event; those before it are passed over, those after it stay.
+    fn next(&self, wanted: impl Fn(&Event) -> bool) -> Event {
+        let mut found = None;
+        until("an event", || {
+            let mut come = self.come.borrow_mut();
+            come.extend(self.agent.events(100));
+            while let Some(event) = come.pop_front() {
+                if wanted(&event) {
+                    found = Some(event);
+                    return true;
+                }
+            }
+            false
+        });
+        found.unwrap()
+    }
+
     fn up(&self) -> String {
-        let event = event(|max| self.agent.events(max), |event| matches!(event, Event::TunnelUp { .. }));
+        let event = self.next(|event| matches!(event, Event::TunnelUp { .. }));
         let Event::TunnelUp { way, .. } = event else { unreachable!() };
         until("the endpoint to be live", || self.pop.stats().connections.iter().any(|c| c.live));
         way
@@ -63,7 +90,7 @@ impl Far {
 
     /// The first reason why there is no tunnel.
     fn down(&self) -> String {
-        let event = event(|max| self.agent.events(max), |event| matches!(event, Event::TunnelDown { .. }));
+        let event = self.next(|event| matches!(event, Event::TunnelDown { .. }));
         let Event::TunnelDown { message, .. } = event else { unreachable!() };
         message
     }
@@ -373,7 +400,6 @@ fn through_a_network_that_looks_into_tls_a_web_socket_passes_and_shows_nothing()
     let (inspector, seen) = inspecting(far.pop.agent_addresses()[0], far.authority.roots_pem());
     let mut plan = far.plan.clone();
     plan["server/p-1"] = plan_server(inspector);
-    while !far.agent.events(100).is_empty() {}
     let delta = json!({"whole": true, "upsert": plan, "ways": {"p-1": {"ways": [{}, {"webSocket": true}]}}});
     assert_ok(&far.agent.apply(delta.to_string().as_bytes()));
     assert_eq!(far.up(), "direct+websocket");
@@ -415,6 +441,28 @@ fn a_better_way_that_leads_nowhere_changes_nothing() {
     far.carries();
     let rest = far.agent.events(100);
     assert!(!rest.iter().any(|event| matches!(event, Event::TunnelDown { .. })), "{rest:?}");
+}
+
+#[test]
+fn a_session_that_is_being_greeted_at_a_stop_drains_too() {
+    let (tell, told) = std::sync::mpsc::channel::<()>();
+    let told = Arc::new(std::sync::Mutex::new(told));
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&asked);
+    let proxy = service(move |mut near| {
+        let target = head(&mut near).split(' ').nth(1).unwrap().to_owned();
+        counted.fetch_add(1, Ordering::SeqCst);
+        told.lock().unwrap().recv().unwrap();
+        near.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+        join(near, TcpStream::connect(target).unwrap());
+    });
+    let far = Far::new(&only(way("connect", proxy, None, false)));
+    until("the proxy to be asked", || asked.load(Ordering::SeqCst) == 1);
+    far.agent.drain(Duration::from_secs(60));
+    until_stats("the drain", || far.agent.stats(), |s| s.draining);
+    tell.send(()).unwrap();
+    far.next(|event| matches!(event, Event::TunnelUp { .. }));
+    until_stats("the session's end", || far.agent.stats(), |s| s.sessions.iter().all(|one| one.state == "Connecting"));
 }
 
 #[test]

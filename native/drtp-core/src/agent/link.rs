@@ -104,7 +104,7 @@ impl Agent {
     }
 
     pub(super) fn start_link(&mut self, link: usize) {
-        if self.fenced || self.draining {
+        if self.fenced || self.draining() {
             return;
         }
         let Some(state) = self.links.get(link).filter(|state| state.session.is_none()) else { return };
@@ -123,6 +123,9 @@ impl Agent {
 
     /// TCP to a POP, or to its way's first hop, is up: TLS and HELLO follow.
     pub(super) fn link_connected(&mut self, link: usize, stream: TcpStream, address: SocketAddr) {
+        if self.draining() {
+            return;
+        }
         let session = self.begin_session(link, address);
         let state = &mut self.links[link];
         (state.session, state.peer, state.proven) = (Some(session), address.to_string(), false);
@@ -209,6 +212,13 @@ impl Agent {
         let way = state.way();
         self.look_later(link);
         self.emit(Event::TunnelUp { server, peer, way });
+        if let Some(until) = self.drain_until {
+            // It was being greeted when this agent was told to stop.
+            if let Some(machine) = self.core.table.session(session) {
+                machine.drain(until.saturating_duration_since(now), "agent is stopping", now);
+            }
+            return self.core.table.touch(session);
+        }
         for number in 1..self.config.lanes.clamp(1, LANES_MAX) {
             let purpose = Purpose::Lane { link, session, serial, number };
             self.dial(purpose, &host, port, self.connect_within());
@@ -243,7 +253,7 @@ impl Agent {
     /// Sessions are held to the certificates they began with. When two thirds of that term are over a fresh session takes
     /// the place of one, a POP at a time; its visitors stay on the old one, until they finish or the term ends.
     pub(super) fn refresh_one_link(&mut self) {
-        if self.fenced || self.draining {
+        if self.fenced || self.draining() {
             return;
         }
         let (now_s, all_up) = (unix_s(), self.links.iter().all(|(_, link)| link.up));
@@ -282,7 +292,7 @@ impl Agent {
 
     /// Links on a lesser way look for a better one, beside the session that they have.
     pub(super) fn look_for_better_ways(&mut self) {
-        if self.fenced || self.draining {
+        if self.fenced || self.draining() {
             return;
         }
         let now = self.core.now();
@@ -449,7 +459,7 @@ impl Agent {
     }
 
     fn retry_link(&mut self, link: usize) {
-        if self.fenced || self.draining {
+        if self.fenced || self.draining() {
             return;
         }
         let now = self.core.now();

@@ -81,7 +81,8 @@ pub(crate) struct Agent {
     ways: BTreeMap<String, Ways>,
     random: u64,
     fenced: bool,
-    draining: bool,
+    /// Until when visitors may finish, once this agent is stopping.
+    drain_until: Option<Instant>,
     closed: bool,
 }
 
@@ -120,7 +121,7 @@ impl Agent {
             ways: BTreeMap::new(),
             random: seed | 1,
             fenced: false,
-            draining: false,
+            drain_until: None,
             closed: false,
         }
     }
@@ -241,6 +242,10 @@ impl Agent {
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
         (self.random >> 11) as f64 / (1_u64 << 53) as f64
+    }
+
+    fn draining(&self) -> bool {
+        self.drain_until.is_some()
     }
 
     fn session_config(&self, seed: u64) -> SessionConfig {
@@ -389,8 +394,8 @@ impl Agent {
     }
 
     fn drain(&mut self, deadline: Duration) {
-        self.draining = true;
         let now = self.core.now();
+        self.drain_until = Some(now + deadline);
         let sessions: Vec<usize> = self.core.table.sessions.iter().map(|(index, _)| index).collect();
         for session in sessions {
             if let Some(machine) = self.core.table.session(session) {

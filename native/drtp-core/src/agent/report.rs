@@ -17,7 +17,7 @@ impl Agent {
             streams: relays.iter().filter(|(_, relay)| relay.has_stream()).count() as u64,
             dials: self.dials.len() as u64,
             parked_bytes: relays.iter().map(|(_, relay)| relay.parked() as u64).sum(),
-            draining: self.draining,
+            draining: self.draining(),
             ..Stats::default()
         }
     }
