@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
@@ -33,11 +34,10 @@ def remembered(serving: Serving) -> str:
     return str(kind)
 
 
-def straight_connections(bed: Bed, serving: Serving) -> set[int]:
-    """Ports of the bed that the agent has a connection to."""
-    ours = {pop["agents"].rsplit(":", 1)[-1] if "agents" in pop else "" for pop in bed.ready["pops"]}
-    agent = psutil.Process(serving.program.pid)
-    return {c.raddr.port for c in agent.net_connections("tcp") if c.raddr and str(c.raddr.port) in ours}
+def controlplane_ports(bed: Bed) -> list[int]:
+    """Where people and edges reach the control plane."""
+    told = json.loads(bed.curl(f"{bed.ready['api']}/.well-known/drtp", "--insecure").stdout)
+    return [urlsplit(url).port or 443 for url in (bed.ready["api"], told["edge"])]
 
 
 def silent_about(text: str, serving: Serving) -> None:
@@ -125,3 +125,20 @@ def test_a_password_is_no_argument(bed: Bed) -> None:
     assert done.returncode == 64
     assert "DRTP_PROXY" in done.stderr
     assert PASSWORD not in done.stderr
+
+
+def test_through_a_network_that_looks_into_tls_the_agent_goes_by_websocket(bed: Bed) -> None:
+    """Squid ends TLS to the POPs with a certificate of its own. The control plane is exempt, as the page asks for."""
+    ports = controlplane_ports(bed)
+    exempt = (f"acl controlplane port {' '.join(map(str, ports))}", "ssl_bump splice controlplane")
+    with squid(inspecting=True, extra=exempt) as proxy, tcp_service(echo) as port:
+        env = {"DRTP_PROXY": f"127.0.0.1:{proxy.port}"}
+        serving = bed.serve(f"tcp://localhost:{port}", "--name", "by-websocket", env=env)
+        exchange(serving)
+        assert eventually(lambda: remembered(serving)) == "connect+websocket"
+        serving.stop()
+        assert eventually(lambda: "/drtp/1" in proxy.said()), "squid saw one request, and in it only what is sealed"
+        again = bed.serve(f"tcp://localhost:{port}", "--name", "by-websocket", env=env)
+        reasons = [line for line in again.program.err.seen if "DRTP-4055" in line]
+        assert not reasons, "the second start begins with what worked"
+        again.stop()
