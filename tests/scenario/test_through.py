@@ -25,13 +25,17 @@ def exchange(serving: Serving, count: int = 2_000_000) -> None:
         assert read_exactly(visitor, count) == b"\x5a" * count
 
 
+def remembered_all(serving: Serving) -> set[str]:
+    """The ways that the agent wrote down as working, of all networks."""
+    home = Path(psutil.Process(serving.program.pid).environ()["HOME"])
+    state = next(home.parent.rglob(f"*{serving.service}/ways.json"))
+    return set(json.loads(state.read_text()).values())
+
+
 def remembered(serving: Serving) -> str:
-    """The way that the agent wrote down as working."""
-    state = next(
-        Path(psutil.Process(serving.program.pid).environ()["HOME"]).parent.rglob(f"*{serving.service}/ways.json")
-    )
-    (kind,) = json.loads(state.read_text()).values()
-    return str(kind)
+    """The one way that the agent wrote down."""
+    (kind,) = remembered_all(serving)
+    return kind
 
 
 def controlplane_ports(bed: Bed) -> list[int]:
@@ -141,4 +145,81 @@ def test_through_a_network_that_looks_into_tls_the_agent_goes_by_websocket(bed: 
         again = bed.serve(f"tcp://localhost:{port}", "--name", "by-websocket", env=env)
         reasons = [line for line in again.program.err.seen if "DRTP-4055" in line]
         assert not reasons, "the second start begins with what worked"
+        again.stop()
+
+
+def findings(
+    bed: Bed, *argv: str, env: dict[str, str] | None = None
+) -> tuple[int, dict[tuple[str, str], dict[str, str]]]:
+    """Exit status, and what `diagnose` found by (check, subject)."""
+    program = bed.run("diagnose", *argv, "--output", "json", env=env)
+    status = program.process.wait(60)
+    lines = [json.loads(line) for line in program.out.seen]
+    assert lines[-1]["event"] == "diagnosis", program.story()
+    return status, {(line["check"], line["subject"]): line for line in lines[:-1]}
+
+
+def test_diagnose_finds_nothing_where_nothing_is_in_the_way(bed: Bed) -> None:
+    with tcp_service(echo) as port:
+        status, found = findings(bed, f"tcp://localhost:{port}")
+    assert status == 0
+    assert {line["verdict"] for line in found.values()} == {"OK"}
+    pops = [f"pop {pop['name']}" for pop in bed.ready["pops"]]
+    wanted = {(check, pop) for pop in pops for check in ("tcp", "tls", "websocket")}
+    doors = {(check, door) for door in ("api", "edge") for check in ("tcp", "tls")}
+    assert wanted | doors | {("clock", "api"), ("account", "api"), ("proxy", "environment")} <= found.keys()
+    assert found["local", "service"]["what"].startswith(f"tcp://localhost:{port} accepts")
+
+
+def test_diagnose_names_what_is_in_the_way_and_shows_no_password(bed: Bed) -> None:
+    with tinyproxy(user=USER, password=PASSWORD) as proxy:
+        url = f"http://{USER}:{PASSWORD}-not@127.0.0.1:{proxy.port}"
+        status, found = findings(bed, "udp://127.0.0.1:1", env={"DRTP_PROXY": url})
+    assert status == 69
+    assert found["proxy", "environment"]["what"] == f"http://****@127.0.0.1:{proxy.port} by DRTP_PROXY"
+    assert (found["tcp", "api"]["verdict"], found["tcp", "api"]["code"]) == ("FAIL", "DRTP-4050")
+    assert found["tcp", "api"]["remedy"]
+    assert found["local", "service"]["code"] == "DRTP-4013"
+    assert PASSWORD not in json.dumps([*found.values()])
+
+
+def test_diagnose_names_who_looks_into_tls_and_that_the_tunnel_passes(bed: Bed) -> None:
+    exempt = (f"acl controlplane port {' '.join(map(str, controlplane_ports(bed)))}", "ssl_bump splice controlplane")
+    with squid(inspecting=True, extra=exempt) as proxy:
+        status, found = findings(bed, env={"DRTP_PROXY": f"127.0.0.1:{proxy.port}"})
+    assert status == 0, "the agent has a way"
+    for pop in (f"pop {pop['name']}" for pop in bed.ready["pops"]):
+        tls = found["tls", pop]
+        assert (tls["verdict"], tls["code"]) == ("WARN", "DRTP-4055")
+        assert "Corporate Inspection CA" in tls["what"]
+        assert found["websocket", pop]["verdict"] == "OK"
+
+
+def test_diagnose_goes_by_what_agents_left_where_there_is_no_context(bed: Bed, tmp_path: Path) -> None:
+    with tcp_service(echo) as port:
+        bed.serve(f"tcp://localhost:{port}", "--name", "left-behind").stop()
+    state = next(Path(bed.ready["context"]).parent.glob("agents"))
+    done = bed.datumctl("--context", str(tmp_path / "none.json"), "diagnose", check=False)
+    assert "DRTP-7003" in done.stdout + done.stderr
+    program = bed.run("diagnose", "--context", str(tmp_path / "none.json"), env={"DRTP_STATE_DIR": str(state)})
+    assert program.process.wait(60) == 0
+    told = "\n".join(program.out.seen)
+    assert all(f"pop {pop['name']}" in told for pop in bed.ready["pops"]), told
+
+
+def test_a_remembered_way_is_begun_with_and_another_is_found_when_it_is_gone(bed: Bed) -> None:
+    """The POP's own network changes from one that looks into TLS to one that does not."""
+    with tcp_service(echo) as port:
+        serving = bed.serve(f"tcp://localhost:{port}", "--name", "moving")
+        assert eventually(lambda: remembered(serving)) == "direct"
+        serving.stop()
+        with socks() as proxy:
+            env = {"DRTP_PROXY": f"socks5://127.0.0.1:{proxy.port}"}
+            by_proxy = bed.serve(f"tcp://localhost:{port}", "--name", "moving", env=env)
+            exchange(by_proxy)
+            assert eventually(lambda: "socks5" in remembered_all(by_proxy))
+            by_proxy.stop()
+        again = bed.serve(f"tcp://localhost:{port}", "--name", "moving")
+        exchange(again)
+        assert remembered_all(again) == {"direct", "socks5"}, "each network, and each proxy, has a memory of its own"
         again.stop()

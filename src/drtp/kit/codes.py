@@ -594,6 +594,12 @@ COMMANDS: dict[str, Code] = {
         "A file that is needed to start cannot be written.",
         "Make room on the disk named, then start again.",
     ),
+    "DRTP-7018": Code(
+        "No tunnel server known",
+        "Neither the control plane nor an agent's state on this machine names a tunnel server to look at.",
+        "Get the control plane's lines right first, or run this where an agent has run: its state names its tunnel "
+        "servers (DRTP_STATE_DIR, or beside the context file).",
+    ),
     "DRTP-7030": Code(
         "Another trust domain",
         "The authority in this data directory was made for another trust domain.",

@@ -5,6 +5,7 @@ of snapshot entries, and learn what became of them by events and stats. No paylo
 """
 
 from drtp.tunnel.config import (
+    TUNNEL_ALPN,
     AgentConfig,
     CoreLimits,
     GatewayConfig,
@@ -37,6 +38,7 @@ from drtp.tunnel.face import TunnelAgent, TunnelGateway, TunnelServer
 from drtp.tunnel.stats import ConnectionStats, FlowRecord, LaneStats, LocalStats, SessionPhase, SessionStats, Stats
 
 __all__ = [
+    "TUNNEL_ALPN",
     "AgentConfig",
     "ApplyOutcome",
     "ConnectionStats",

@@ -8,6 +8,9 @@ from drtp.api.drtp import AppProtocol
 from drtp.api.meta import Model
 from drtp.kit.secret import Secret
 
+TUNNEL_ALPN = "drtp/1"
+"""What a lane's TLS offers; who comes to a POP's door without it is offered a WebSocket."""
+
 
 class TunnelIdentity(NamedTuple):
     """Leaf first, then intermediates; its key; and the private roots that peers must chain to. All PEM."""

@@ -127,7 +127,11 @@ async def test_whatever_a_proxy_answers_has_a_name(scheme: str, answer: bytes, c
 
 async def test_a_silent_proxy_is_given_up(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(dialling, "TALK_S", 0.1)
-    server = await asyncio.start_server(lambda reader, _writer: reader.read(), "127.0.0.1", 0)
+
+    async def silent(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    server = await asyncio.start_server(silent, "127.0.0.1", 0)
     async with server:
         proxy = parse_proxy(f"127.0.0.1:{server.sockets[0].getsockname()[1]}", "DRTP_PROXY")
         way = await reach(proxy)
