@@ -101,10 +101,11 @@ pub struct CoreLimits {
     pub first_frame_ms: u32,
     /// PROXY header after accept or handshake.
     pub proxy_header_ms: u32,
-    /// Connections that have not yet shown who they are, in total.
+    /// Connections that have not yet shown who they are, in total. A quarter is kept for addresses from which a peer of
+    /// ours has come before.
     pub pre_auth_max: u32,
     /// The same, for one address (IPv6: one /64) that dials as an agent. Endpoints, where gateways come from one
-    /// address, give each up to half of `pre_auth_max`.
+    /// address, may fill three quarters of what is theirs.
     pub pre_auth_per_address_max: u32,
     /// Live sessions.
     pub sessions_max: u32,

@@ -35,6 +35,8 @@ pub struct EntryOutcome {
 pub struct LaneStats {
     /// Smoothed round trip.
     pub round_trip_ms: Option<f64>,
+    /// The shortest of late: what the path takes without queues.
+    pub round_trip_floor_ms: Option<f64>,
     /// Mean deviation between round trips.
     pub jitter_ms: f64,
     /// Share of pings that came back late or never, 0 to 1, decaying.

@@ -18,7 +18,7 @@ import msgspec
 from drtp.agent.metrics import AgentCollector
 from drtp.agent.picture import pop_views, service_views
 from drtp.agent.pins import Pins
-from drtp.agent.plan import Plan, read_plan, service_key
+from drtp.agent.plan import Plan, read_plan, service_key, targets_of
 from drtp.agent.rates import Meters, total
 from drtp.agent.reporting import reports_of
 from drtp.agent.settings import AgentSettings
@@ -30,6 +30,7 @@ from drtp.client.feed import Feed, FeedPhase
 from drtp.client.identity import Identity, IdentityStore
 from drtp.client.network import present_network
 from drtp.client.proxies import Proxies, proxies
+from drtp.client.roundtrips import RoundTripMeter
 from drtp.kit.clock import Clock, SystemClock
 from drtp.kit.descriptors import raise_descriptor_limit
 from drtp.kit.errors import DrtpError, Terminal
@@ -104,6 +105,7 @@ class AgentHost:
         self._memory = WayMemory(settings.state_dir)
         self._due: Latest[Snapshot] = Latest()
         self._meters = Meters()
+        self._meter = RoundTripMeter(self._clock)
         self._crowd = HighWater()
         self._dirty = asyncio.Event()
         self._stops = 0
@@ -162,6 +164,7 @@ class AgentHost:
                     group.create_task(self._follow_events(running)),
                     group.create_task(self._keep_fresh(running)),
                     group.create_task(self._follow_network(running)),
+                    group.create_task(self._meter.run()),
                 ]
                 await self._stopping.wait()
                 await self._drain(running)
@@ -235,6 +238,9 @@ class AgentHost:
             # A refused entry counts as held, but as nothing in particular: given again next time, taken back when gone.
             running.applied = {key: {} if key in faults else entry for key, entry in plan.documents.items()}
             running.plan = plan.also_refused(faults)
+            # Behind a proxy a handshake would measure the proxy, if it came about at all.
+            straight = (target for target in targets_of(plan) if self._proxies.to(target.address, target.port) is None)
+            self._meter.aim(straight)
             services = {service_key(service.connection) for service in plan.services}
             for key, reason in running.plan.refused.items():
                 # A service's refusal is in the view, for whoever shows it; the same words once are enough.
@@ -311,7 +317,8 @@ class AgentHost:
         pops = pop_views(plan, stats)
         rates = self._meters.rates(self._clock.monotonic(), stats.connections)
         services = service_views(plan, stats, pops, rates)
-        self._feed.reports.replace_all(reports_of(plan, services, pops, dict(self._feed.reports.reports)))
+        said = dict(self._feed.reports.reports)
+        self._feed.reports.replace_all(reports_of(plan, services, pops, self._meter.paths, said))
         if self._phase in {AgentPhase.CONNECTING, AgentPhase.READY}:
             ready = any(service.ready for service in services)
             self._phase = AgentPhase.READY if ready else AgentPhase.CONNECTING

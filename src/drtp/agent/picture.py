@@ -47,7 +47,6 @@ def _pop_view(server: PlanServer, session: SessionStats | None) -> PopView:
     )
     if session is None:
         return blank
-    lanes = session.lanes
     return PopView(
         server=server.server,
         name=server.name,
@@ -56,9 +55,10 @@ def _pop_view(server: PlanServer, session: SessionStats | None) -> PopView:
         role=server.role,
         state=_STATES[session.state],
         round_trip_ms=session.round_trip_ms,
-        jitter_ms=min((lane.jitter_ms for lane in lanes), default=0.0),
-        loss=max((lane.loss for lane in lanes), default=0.0),
-        lanes=len(lanes),
+        round_trip_floor_ms=session.round_trip_floor_ms,
+        jitter_ms=session.jitter_ms,
+        loss=session.loss,
+        lanes=len(session.lanes),
         streams=session.streams,
         since_unix_ms=session.since_unix_ms,
         message="" if session.live else session.message or "",

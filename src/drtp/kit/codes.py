@@ -81,8 +81,10 @@ API: dict[str, Code] = {
     ),
     "DRTP-1031": Code(
         "No token of this user",
-        "The user is in groups, such as the operator's, or is shut: the API makes no token for such users.",
-        "Make it over the control plane's operator socket.",
+        "The user is in groups, such as the operator's, or was revoked: the API makes no token for such users, nor "
+        "does it revoke those in groups.",
+        "For users in groups use the control plane's operator socket; for a revoked one `datumctl create user "
+        "--reinstate`.",
     ),
     "DRTP-1040": Code(
         "Entry not known here",

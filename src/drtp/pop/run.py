@@ -122,7 +122,7 @@ class Pop:
             self._clock,
         )
         self._present(door, self._identity)
-        collector = PopCollector(lambda: self.host.stats, self.host.vitals)
+        collector = PopCollector(lambda: self.host.stats, self.host.vitals, lambda: self.host.meter.paths)
         REGISTRY.register(collector)
         try:
             async with self._signals(), self._metrics(), door.serving(), asyncio.TaskGroup() as group:
@@ -133,6 +133,7 @@ class Pop:
                     group.create_task(self._follow_identity(door)),
                     group.create_task(self.host.follow_events()),
                     group.create_task(self.host.keep_fresh()),
+                    group.create_task(self.host.meter.run()),
                     group.create_task(self._say_when_whole()),
                 ]
                 log.info("pop started", name=self._settings.name, agents=", ".join(self.tunnel.agent_addresses))

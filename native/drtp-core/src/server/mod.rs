@@ -306,6 +306,7 @@ impl Server {
         if std::mem::take(&mut state.pre_auth) {
             self.leave_pre_auth(address.ip());
         }
+        self.strangers.remember(address.ip(), self.core.now());
         if let Some((code, retry_ms, reason)) = self.unwelcome(&peer) {
             return self.refuse(session, &peer.uid, code, retry_ms, &reason);
         }

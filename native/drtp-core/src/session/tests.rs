@@ -265,6 +265,8 @@ fn round_trips_are_measured_both_ways() {
         let (_, stats) = side.lane_stats().remove(0);
         let round_trip = stats.round_trip_ms.unwrap();
         assert!((9.0..16.0).contains(&round_trip), "{round_trip}");
+        let floor = stats.round_trip_floor_ms.unwrap();
+        assert!((9.0..=round_trip).contains(&floor), "{floor} of {round_trip}");
         assert!(stats.loss < 0.01);
     }
 }
