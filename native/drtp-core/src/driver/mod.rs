@@ -14,10 +14,12 @@ mod waiting;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use mio::{Events, Poll, Token};
+use rustls::ServerConfig;
 use slab::Slab;
 
 use crate::handle::Inbox;
@@ -108,6 +110,8 @@ pub(crate) struct LaneConn {
     dead: bool,
     /// Still counted among the connections that have not shown who they are.
     pub(crate) pre_auth: bool,
+    /// POP: the outer and the inner side of a WebSocket, for who does not speak `drtp/1`.
+    pub(crate) web: Option<(Arc<ServerConfig>, Arc<ServerConfig>)>,
     sparse: VecDeque<usize>,
     bulk: VecDeque<usize>,
     bytes_in: u64,
@@ -212,6 +216,9 @@ impl Core {
         let Some(lane) = self.lanes.get_mut(index).filter(|lane| !lane.dead) else { return };
         lane.hung_up |= event.is_read_closed() || event.is_error();
         lane.writable |= event.is_writable();
+        if event.is_writable() {
+            lane.socket.flush();
+        }
         if event.is_readable() || lane.hung_up {
             lane.readable = true;
             if !std::mem::replace(&mut lane.reading, true) {
@@ -275,7 +282,8 @@ impl Core {
                     let due = self.lanes.get(index).is_some_and(|lane| lane.serial == serial);
                     let late = due && (self.lanes[index].closing || !self.greeted(index));
                     if late {
-                        self.drop_lane(index, "no HELLO in time");
+                        let waits_for = self.lanes[index].socket.waits_for();
+                        self.drop_lane(index, waits_for.as_deref().unwrap_or("no HELLO in time"));
                     }
                 }
                 Timer::Relay(index, serial) => match self.table.silent_at(index, serial) {

@@ -451,7 +451,7 @@ impl Core {
     fn finish_writing(&mut self, index: usize) {
         let relay = &mut self.table.relays[index];
         relay.fin_done = true;
-        let failed = match (&mut relay.tls, &relay.socket) {
+        let failed = match (&mut relay.tls, &mut relay.socket) {
             (Some(state), _) => state.tls.close(&mut state.out).is_err() || write_relay(relay).is_err(),
             // Both ends are done: closing, which follows, says so too.
             (None, Some(_)) if relay.read_done => false,

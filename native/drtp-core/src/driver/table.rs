@@ -36,6 +36,8 @@ pub(crate) enum Upcall {
     LaneFailed {
         session: usize,
         reason: String,
+        /// By a proxy on the way.
+        refused: bool,
     },
     Hello {
         session: usize,

@@ -1,6 +1,7 @@
 //! Who comes in by which door: agents' lanes, gateways' visitors. Nobody is ever waited for, everybody has a deadline.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use slab::Slab;
@@ -97,8 +98,8 @@ impl Server {
         }
         let until = now + Duration::from_millis(u64::from(limits.handshake_ms) + u64::from(limits.first_frame_ms));
         let lane = Socket::lane(stream).map_err(|error| error.to_string());
-        let tls = Tls::server(&self.credentials.tunnel_server).map_err(|error| error.to_string());
-        let (Ok(lane), Ok(tls)) = (lane, tls) else { return self.leave_pre_auth(peer.ip()) };
+        let Ok(lane) = lane else { return self.leave_pre_auth(peer.ip()) };
+        let tls = Tls::at_door(&self.credentials.tunnel_server);
         let machine = Session::server(self.session_config(u64::from(peer.port()) | 1 << 20), self.budget.clone(), now);
         let session = self.core.add_session(machine, 0, peer.to_string());
         let added = self.core.add_lane(lane, tls, session, 0, peer, until).ok();
@@ -107,6 +108,7 @@ impl Server {
             return self.leave_pre_auth(peer.ip());
         };
         lane.pre_auth = true;
+        lane.web = Some((Arc::clone(&self.credentials.web), Arc::clone(&self.credentials.tunnel_server)));
         let guest = (index, lane.serial);
         let lanes = &self.core.lanes;
         self.strangers.seat(guest, peer.ip(), now, |guest| is_stranger(lanes, guest));

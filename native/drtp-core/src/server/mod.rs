@@ -256,7 +256,8 @@ impl Server {
                 Ok(Command::Apply(delta, answer)) => drop(answer.send(self.apply(&delta))),
                 Ok(Command::Stats(answer)) => drop(answer.send(self.stats())),
                 Ok(Command::Rotate(identity, answer)) => {
-                    let fresh = Credentials::new(&identity).map(|credentials| self.credentials = credentials);
+                    let fresh = Credentials::new(&identity).and_then(|fresh| fresh.with_web(self.config.web.as_ref()));
+                    let fresh = fresh.map(|credentials| self.credentials = credentials);
                     drop(answer.send(fresh));
                 }
                 Ok(Command::Drain(deadline)) => self.drain(deadline),
