@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import psutil
 import pytest
 
-from scenario.bed import Bed, Serving, echo, eventually, read_exactly, tcp_service
+from scenario.bed import BIN, Bed, Program, Serving, echo, eventually, read_exactly, require, tcp_service
+from scenario.network import own_network
 from scenario.proxies import socks, squid, tinyproxy
 
+ELSEWHERE = "10.98.76.54"
 USER, PASSWORD = "sam", "p4ssw0rd-s3cret"
 
 
@@ -23,6 +27,12 @@ def exchange(serving: Serving, count: int = 2_000_000) -> None:
     with socket.create_connection(serving.endpoint, timeout=20) as visitor:
         visitor.sendall(b"\x5a" * count)
         assert read_exactly(visitor, count) == b"\x5a" * count
+
+
+def beyond(serving: Serving) -> set[int]:
+    """The ports that the agent is connected to now."""
+    agent = psutil.Process(serving.program.pid)
+    return {c.raddr.port for c in agent.net_connections("tcp") if c.raddr and c.status == "ESTABLISHED"}
 
 
 def remembered_all(serving: Serving) -> set[str]:
@@ -55,9 +65,7 @@ def test_everything_goes_by_an_http_proxy(bed: Bed, started: Callable[..., objec
         name = f"by-{started.__name__}"
         serving = bed.serve(f"tcp://localhost:{port}", "--name", name, env={"DRTP_PROXY": f"127.0.0.1:{proxy.port}"})
         exchange(serving)
-        agent = psutil.Process(serving.program.pid)
-        beyond = {c.raddr.port for c in agent.net_connections("tcp") if c.raddr and c.status == "ESTABLISHED"}
-        assert beyond - {port} == {proxy.port}, "the agent reaches its proxy and its service, and nothing else"
+        assert beyond(serving) - {port} == {proxy.port}, "the agent reaches its proxy and its service, and nothing else"
         assert eventually(lambda: remembered(serving)) == "connect"
         serving.stop()
 
@@ -104,16 +112,6 @@ def test_wrong_socks_credentials_are_named(bed: Bed) -> None:
         )  # fmt: skip
         assert program.event("error", 10)["code"] == "DRTP-4050"
         assert program.process.wait(10) == 77
-
-
-def test_a_proxy_of_another_network_is_passed_by_and_the_agent_says_so(bed: Bed) -> None:
-    """tailscale#15555: the laptop that is at home. Loopback is exempt from variables, so nothing is even tried here."""
-    with tcp_service(echo) as port:
-        env = {"HTTPS_PROXY": "http://127.0.0.1:9", "ALL_PROXY": "socks5://127.0.0.1:9"}
-        serving = bed.serve(f"tcp://localhost:{port}", "--name", "at-home", env=env)
-        exchange(serving)
-        assert eventually(lambda: remembered(serving)) == "direct"
-        serving.stop()
 
 
 def test_a_chosen_proxy_that_is_not_there_is_named(bed: Bed) -> None:
@@ -223,3 +221,51 @@ def test_a_remembered_way_is_begun_with_and_another_is_found_when_it_is_gone(bed
         exchange(again)
         assert remembered_all(again) == {"direct", "socks5"}, "each network, and each proxy, has a memory of its own"
         again.stop()
+
+
+def operator(bed: Bed, *argv: str) -> str:
+    command = [str(BIN / "drtp"), *argv, "--data-dir", str(bed.data)]
+    return subprocess.run(command, capture_output=True, text=True, env=bed.env, timeout=30, check=True).stdout.strip()
+
+
+def only_pop_elsewhere(bed: Bed) -> None:
+    """A POP at an address that is not loopback joins; the bed's own take nobody new."""
+    secret, name = bed.directory / "join", "worker-003-elsewhere.by-hand"
+    secret.write_text(operator(bed, "join", "pop", name))
+    argv = [
+        BIN / "drtp", "pop", "--data-dir", bed.directory / "pop", "--name", name, "--pop", "nrt",
+        "--location", "35.7,139.7", "--address", ELSEWHERE, "--port", "0", "--endpoint-address", ELSEWHERE,
+        "--join-file", secret,
+    ]  # fmt: skip
+    bed.programs.append(Program(argv, bed.env))
+    eventually(lambda: bed.kubectl("get", "drtpserver", name))
+    bed.kubectl("wait", f"drtpserver/{name}", "--for=condition=Ready", "--timeout=30s")
+    for pop in bed.ready["pops"]:
+        operator(bed, "drain", pop["name"])
+
+
+@pytest.mark.timeout(180)
+def test_the_usual_variables_lead_by_the_proxy_and_no_proxy_around_it(tmp_path: Path) -> None:
+    with own_network():
+        subprocess.run([require("ip"), "address", "add", f"{ELSEWHERE}/32", "dev", "lo"], check=True)
+        bed = Bed(tmp_path).start()
+        try:
+            only_pop_elsewhere(bed)
+            with tinyproxy() as proxy, tcp_service(echo) as port:
+                for name, env, way in (
+                    ("by-variable", {"HTTPS_PROXY": f"http://127.0.0.1:{proxy.port}"}, "connect"),
+                    (
+                        "around",
+                        {"all_proxy": f"http://127.0.0.1:{proxy.port}", "no_proxy": f"other.example, {ELSEWHERE}/31"},
+                        "direct",
+                    ),
+                    # tailscale#15555: the laptop at home, where the proxy at work is not there.
+                    ("at-home", {"HTTPS_PROXY": "http://127.0.0.1:9"}, "direct"),
+                ):
+                    serving = bed.serve(f"tcp://localhost:{port}", "--name", name, env=env)
+                    exchange(serving)
+                    assert eventually(partial(remembered, serving)) == way
+                    assert (proxy.port in beyond(serving)) is (way == "connect")
+                    serving.stop()
+        finally:
+            bed.close()
