@@ -215,8 +215,8 @@ class Tower:
         await self.settle()
         return uid
 
-    async def agent(self, uid: str, namespace: str, service: str) -> str:
-        """An agent enrols for a service. Gives the connection's name."""
+    async def agent(self, uid: str, namespace: str, service: str, **client: Any) -> str:
+        """An agent enrols for a service; `client`: more of what it says. Gives the connection's name."""
         await self._identity(uid, {"role": "agent", "namespace": namespace})
         name = f"{service}-{uid}"
         if self.view.stored(Key("DRTPConnection.datumapis.com", namespace, name)) is None:
@@ -225,7 +225,10 @@ class Tower:
                     "apiVersion": DRTP,
                     "kind": "DRTPConnection",
                     "metadata": {"name": name, "namespace": namespace},
-                    "spec": {"serviceRef": {"name": service}, "client": {"agentID": uid, "hostname": "joes-laptop"}},
+                    "spec": {
+                        "serviceRef": {"name": service},
+                        "client": {"agentID": uid, "hostname": "joes-laptop", **client},
+                    },
                 }
             )
         self.observed.connect(EdgeRef(EdgeRole.AGENT, uid), AgentRegistration(hostname="joes-laptop"), self.clock.now())

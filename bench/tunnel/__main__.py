@@ -54,13 +54,14 @@ def main() -> None:
     parser.add_argument("rows", nargs="*", help="parts of row names; default: all")
     parser.add_argument("--pairs", type=int, default=8, help="pairs of runs for each row (8)")
     parser.add_argument("--seconds", type=float, default=5.0, help="of each run (5)")
-    parser.add_argument("--against", default="rathole", help=f"one of {', '.join(known)}")
+    names = sorted({name for name, _ in known})
+    parser.add_argument("--against", default="rathole", help=f"one of {', '.join(names)}")
     parser.add_argument("--json", type=Path, help="write every figure of every run there")
     asked = parser.parse_args()
     if missing:
         print(f"skipped, for they are not here: {', '.join(missing)}", file=sys.stderr)
-    if asked.against not in known:
-        parser.error(f"{asked.against} is not on this machine; here are {', '.join(known)}")
+    if asked.against not in names:
+        parser.error(f"{asked.against} is not on this machine; here are {', '.join(names)}")
     load = Load(built())
     chosen = [row for row in ROWS if not asked.rows or any(word in row.name for word in asked.rows)]
     every: dict[str, list[tuple[Figures, Figures]]] = {}
@@ -69,8 +70,12 @@ def main() -> None:
         "|---|---|---|---|---|---|",
     ]
     for row in chosen:
+        if (asked.against, row.carries) not in known:
+            print(f"skipped, for {asked.against} carries no {row.carries.name.lower()}: {row.name}", file=sys.stderr)
+            continue
         ours, theirs = (
-            functools.partial(_once, load, known[name], row, asked.seconds) for name in ("drtp", asked.against)
+            functools.partial(_once, load, known[name, row.carries], row, asked.seconds)
+            for name in ("drtp", asked.against)
         )
         every[row.name] = measured(ours, theirs, asked.pairs)
         lines += _lines(row, every[row.name], asked.against)

@@ -1,7 +1,8 @@
-"""One edge without a control plane, as a process: `python -m bench.tunnel.edge pop|agent DIRECTORY`.
+"""One edge without a control plane, as a process: `python -m bench.tunnel.edge pop|agent|gateway DIRECTORY`.
 
-The real hosts and the real core, on a hand-made snapshot: what is measured is the product's own data path. DIRECTORY
-holds the identity and `by-hand.json`. A line on stdout says when it serves; SIGTERM ends it.
+The real hosts and the real core, on a hand-made snapshot: what is measured is the product's own data path. Of a
+gateway that is its UDP side, which needs no Envoy. DIRECTORY holds the identity and `by-hand.json`. A line on stdout
+says when it serves; SIGTERM ends it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from drtp.agent import AgentHost, AgentSettings
 from drtp.api.snapshots import Snapshot
 from drtp.client.feed import Feed
 from drtp.client.identity import IdentityStore
+from drtp.gateway.flows import FlowBook, RotatingLog
+from drtp.gateway.run import credentials_of
+from drtp.gateway.udp import UdpHost
 from drtp.kit.clock import SystemClock
 from drtp.pop.run import Pop
 from drtp.pop.settings import PopSettings
@@ -71,11 +75,30 @@ async def _agent(directory: Path, snapshot: Snapshot) -> None:
     await host.run()
 
 
+async def _gateway(directory: Path, snapshot: Snapshot) -> None:
+    host = UdpHost(directory / "epoch", FlowBook(RotatingLog(directory / "access.jsonl", 1 << 20, 1)), SystemClock())
+    identity = IdentityStore(directory).load()
+    assert identity is not None
+    host.use(credentials_of(identity))
+    host.aim(snapshot.entries)
+    _say(started=True)
+    await host.run()
+
+
 def main() -> None:
     """Run until SIGTERM."""
-    role, directory, *rest = sys.argv[1:]
-    snapshot = msgspec.json.decode((Path(directory) / SNAPSHOT).read_bytes(), type=Snapshot)
-    work = _pop(Path(directory), snapshot, int(rest[0])) if role == "pop" else _agent(Path(directory), snapshot)
+    role, where, *rest = sys.argv[1:]
+    directory = Path(where)
+    snapshot = msgspec.json.decode((directory / SNAPSHOT).read_bytes(), type=Snapshot)
+    match role:
+        case "pop":
+            work = _pop(directory, snapshot, int(rest[0]))
+        case "agent":
+            work = _agent(directory, snapshot)
+        case "gateway":
+            work = _gateway(directory, snapshot)
+        case _:
+            raise SystemExit(f"there is no edge {role!r}")
     uvloop.run(work)
 
 

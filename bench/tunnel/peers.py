@@ -1,7 +1,7 @@
 """Who is measured: DRTP, and each peer that is on this machine.
 
 Programs are looked for in the environment (RATHOLE, HAPROXY, SSH, SSHD), then on PATH; an absent one is skipped and
-named.
+named. Some carry connections alone.
 """
 
 from __future__ import annotations
@@ -11,26 +11,37 @@ import shutil
 from pathlib import Path
 
 from bench.tunnel.others import haproxy_pair, ssh_forward
-from bench.tunnel.ours import direct, drtp
+from bench.tunnel.ours import direct, drtp, drtp_datagrams
 from bench.tunnel.rathole import rathole
-from bench.tunnel.ways import Opens
+from bench.tunnel.ways import Carries, Opens
 
 
-def found() -> tuple[dict[str, Opens], list[str]]:
-    """(peers on this machine by name, what is missing and how to name it)."""
-    peers: dict[str, Opens] = {"direct": direct, "drtp": drtp}
+Peers = dict[tuple[str, Carries], Opens]
+"""By name, and by what they carry."""
+
+
+def found() -> tuple[Peers, list[str]]:
+    """(peers on this machine, what is missing and how to name it)."""
+    stream, datagrams = Carries.STREAM, Carries.DATAGRAMS
+    peers: Peers = {
+        ("direct", stream): direct,
+        ("direct", datagrams): direct,
+        ("drtp", stream): drtp,
+        ("drtp", datagrams): drtp_datagrams,
+    }
     missing: list[str] = []
     if program := _program("RATHOLE", "rathole"):
-        peers |= {"rathole": rathole(program, "tcp"), "rathole-tls": rathole(program, "tls")}
+        peers |= {("rathole", kind): rathole(program, "tcp", kind) for kind in Carries}
+        peers |= {("rathole-tls", kind): rathole(program, "tls", kind) for kind in Carries}
     else:
         missing.append("rathole (RATHOLE=path)")
     if program := _program("HAPROXY", "haproxy"):
-        peers["haproxy-pair"] = haproxy_pair(program)
+        peers["haproxy-pair", stream] = haproxy_pair(program)
     else:
         missing.append("haproxy (HAPROXY=path)")
     ssh, sshd = _program("SSH", "ssh"), _program("SSHD", "sshd") or _existing("/usr/sbin/sshd")
     if ssh and sshd:
-        peers["ssh-forward"] = ssh_forward(ssh, sshd)
+        peers["ssh-forward", stream] = ssh_forward(ssh, sshd)
     else:
         missing.append("ssh and sshd (SSH=path, SSHD=path)")
     return peers, missing

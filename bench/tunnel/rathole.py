@@ -1,4 +1,4 @@
-"""rathole's server and client as a way, in plain text or in its TLS mode."""
+"""rathole's server and client as a way, in plain text or in its TLS mode, for connections or for datagrams."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from collections.abc import Generator
 from pathlib import Path
 
 from bench.tunnel.load import Address
-from bench.tunnel.ways import Opens, Way, answers, free_port, running
+from bench.tunnel.ways import Carries, Opens, Way, answers, answers_datagrams, free_port, running
 
 
-def rathole(program: str, transport: str) -> Opens:
-    """Rathole server and client, `transport` tcp (plain) or tls."""
+def rathole(program: str, transport: str, carries: Carries) -> Opens:
+    """Rathole server and client, `transport` tcp (plain) or tls; `carries` connections or datagrams."""
 
     @contextlib.contextmanager
     def open_path(service: Address, scratch: Path) -> Generator[Way]:
@@ -23,14 +23,17 @@ def rathole(program: str, transport: str) -> Opens:
         client = (
             f'[client]\nremote_addr = "127.0.0.1:{control}"\n{common}{_rathole_tls(transport, scratch, server=False)}'
         )
-        (scratch / "server.toml").write_text(f'{server}[server.services.s]\nbind_addr = "127.0.0.1:{endpoint}"\n')
-        (scratch / "client.toml").write_text(f'{client}[client.services.s]\nlocal_addr = "127.0.0.1:{service[1]}"\n')
+        kind = f'type = "{carries.value}"\n'
+        visited = f'[server.services.s]\n{kind}bind_addr = "127.0.0.1:{endpoint}"\n'
+        served = f'[client.services.s]\n{kind}local_addr = "127.0.0.1:{service[1]}"\n'
+        (scratch / "server.toml").write_text(server + visited)
+        (scratch / "client.toml").write_text(client + served)
         quiet = os.environ | {"RUST_LOG": "error"}
         with (
             running([program, "--server", scratch / "server.toml"], scratch / "server.log", env=quiet) as one,
             running([program, "--client", scratch / "client.toml"], scratch / "client.log", env=quiet) as other,
         ):
-            answers(("127.0.0.1", endpoint))
+            (answers if carries is Carries.STREAM else answers_datagrams)(("127.0.0.1", endpoint))
             yield Way(("127.0.0.1", endpoint), (one.pid, other.pid))
 
     return open_path

@@ -10,7 +10,7 @@ import psutil
 
 from bench.tunnel.load import Load
 from bench.tunnel.pairs import Figures
-from bench.tunnel.ways import Way
+from bench.tunnel.ways import Carries, Way
 
 GB = 1e9
 SETTLE_S = 0.5
@@ -24,6 +24,7 @@ class Row:
     name: str
     run: Callable[[Load, Way, float], Figures]
     goals: Mapping[str, tuple[float, bool]] = field(default_factory=dict[str, tuple[float, bool]])
+    carries: Carries = Carries.STREAM
 
 
 def _cpu_s(way: Way) -> float:
@@ -93,6 +94,27 @@ def stalled(load: Load, way: Way, seconds: float) -> Figures:
     return {"per_s": beside["per_s"], "of_unloaded": beside["per_s"] / alone["per_s"], "p99_us": beside["p99_us"]}
 
 
+def datagrams(size: int, flows: int = 4, window: int = 16, segments: int = 64) -> Callable[[Load, Way, float], Figures]:
+    """Datagrams of `size` bytes a second that came back whole, those that did not, and CPU of the relay for each.
+
+    Each flow keeps `window` of them on the way; of all flows together they fit a socket buffer of the usual size, or
+    peers that ask for no larger one would lose some. `segments`: how many a visitor hands to its kernel at once; 1 is
+    who sends one by one.
+    """
+
+    def run(load: Load, way: Way, seconds: float) -> Figures:
+        before = _cpu_s(way)
+        shape = {"bytes": size, "flows": flows, "window": window, "segments": segments}
+        said = load.visit("datagrams", way.endpoint, {**shape, "seconds": seconds})
+        return {
+            "per_s": said["per_s"],
+            "loss": said["loss"],
+            "cpu_us_each": (_cpu_s(way) - before) * 1e6 / said["all"],
+        }
+
+    return run
+
+
 ROWS: tuple[Row, ...] = (
     Row("bulk, 1 flow down", bulk(1), {"gbit_s": (1.6, True), "cpu_s_per_gb": (0.6, False)}),
     Row("bulk, 1 flow up", bulk(1, "up"), {"gbit_s": (1.6, True), "cpu_s_per_gb": (0.6, False)}),
@@ -112,4 +134,9 @@ ROWS: tuple[Row, ...] = (
         {"per_s": (1.1, True), "p99_us": (0.5, False), "bulk_gbit_s": (0.9, True)},
     ),
     Row("50 beside 100 stalled readers", stalled),
+    Row("UDP, 64 B", datagrams(64), {"per_s": (2.0, True)}, Carries.DATAGRAMS),
+    Row("UDP, 1200 B", datagrams(1200), {"per_s": (3.0, True)}, Carries.DATAGRAMS),
+    Row("UDP, 64 B of 64 visitors", datagrams(64, flows=64, window=1), {"per_s": (2.0, True)}, Carries.DATAGRAMS),
+    Row("UDP, 64 B sent one by one", datagrams(64, segments=1), {"per_s": (2.0, True)}, Carries.DATAGRAMS),
+    Row("UDP, 1200 B sent one by one", datagrams(1200, segments=1), {"per_s": (3.0, True)}, Carries.DATAGRAMS),
 )

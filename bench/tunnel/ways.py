@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 
 from bench.tunnel.load import Address
@@ -23,6 +24,13 @@ class Way:
 
     endpoint: Address
     pids: tuple[int, ...] = ()
+
+
+class Carries(Enum):
+    """What a way is asked to carry."""
+
+    STREAM = "tcp"
+    DATAGRAMS = "udp"
 
 
 Opens = Callable[[Address, Path], AbstractContextManager[Way]]
@@ -73,6 +81,20 @@ def answers(at: Address) -> None:
                 return
         time.sleep(0.02)
     raise RuntimeError(f"nobody serves at {at[0]}:{at[1]}")
+
+
+def answers_datagrams(at: Address) -> None:
+    """Wait until a datagram comes back from there. Raises: RuntimeError."""
+    end = time.monotonic() + START_DEADLINE_S
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as visitor:
+        visitor.settimeout(0.1)
+        visitor.connect(at)
+        while time.monotonic() < end:
+            with contextlib.suppress(OSError):
+                visitor.send(b"?")
+                if visitor.recv(1) == b"?":
+                    return
+    raise RuntimeError(f"nobody answers at {at[0]}:{at[1]}")
 
 
 def listens(at: Address) -> None:

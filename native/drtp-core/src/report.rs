@@ -35,6 +35,8 @@ pub struct EntryOutcome {
 pub struct LaneStats {
     /// Smoothed round trip.
     pub round_trip_ms: Option<f64>,
+    /// The shortest of late: what the path takes without queues.
+    pub round_trip_floor_ms: Option<f64>,
     /// Mean deviation between round trips.
     pub jitter_ms: f64,
     /// Share of pings that came back late or never, 0 to 1, decaying.
@@ -65,6 +67,9 @@ pub struct SessionStats {
     pub streams: u64,
     /// Lanes.
     pub lanes: Vec<LaneStats>,
+    /// Agent side: the way to it, as in [`crate::Event::TunnelUp`].
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub way: String,
     /// What went wrong last, agent side.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,

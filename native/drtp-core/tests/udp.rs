@@ -2,10 +2,13 @@
 
 mod world;
 
+use std::io::IoSliceMut;
 use std::net::{SocketAddr, UdpSocket};
+use std::process::Command;
 use std::time::Duration;
 
 use drtp_core::{AgentConfig, CoreLimits, Event, Flow, GatewayConfig, TunnelAgent, TunnelGateway, TunnelServer};
+use quinn_udp::{RecvMeta, Transmit, UdpSocketState};
 use serde_json::{Value, json};
 use world::*;
 
@@ -123,6 +126,7 @@ fn quick_limits() -> CoreLimits {
 
 fn json_server(identity: drtp_core::Identity) -> drtp_core::ServerConfig {
     drtp_core::ServerConfig {
+        web: None,
         identity,
         listeners: vec!["127.0.0.1:0".parse().unwrap()],
         liveness: quick(),
@@ -391,4 +395,154 @@ fn a_burst_of_datagrams_comes_through_in_order() {
         }
     }
     assert_eq!(last, 2_000);
+}
+
+/// A visitor, or a service, whose system joins and cuts runs of datagrams as ours does.
+struct Runs {
+    socket: UdpSocket,
+    state: UdpSocketState,
+}
+
+impl Runs {
+    fn new() -> Self {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let options = socket2::SockRef::from(&socket);
+        // The system gives less where it must.
+        let _ = options.set_recv_buffer_size(4 * 1024 * 1024);
+        let state = UdpSocketState::new((&socket).into()).unwrap();
+        socket.set_nonblocking(false).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        Self { socket, state }
+    }
+
+    fn send(&self, to: SocketAddr, run: &[u8], each: usize) {
+        for part in run.chunks(each * self.state.max_gso_segments()) {
+            let segment_size = (part.len() > each).then_some(each);
+            let transmit = Transmit { destination: to, ecn: None, contents: part, segment_size, src_ip: None };
+            self.state.try_send((&self.socket).into(), &transmit).unwrap();
+        }
+    }
+
+    /// One message: who sent it, and its datagrams.
+    fn receive(&self) -> Option<(SocketAddr, Vec<Vec<u8>>)> {
+        let mut buffer = vec![0; 65_536];
+        let mut meta = [RecvMeta::default()];
+        let slices = &mut [IoSliceMut::new(&mut buffer)];
+        self.state.recv((&self.socket).into(), slices, &mut meta).ok()?;
+        let [RecvMeta { addr, len, stride, .. }] = meta;
+        Some((addr, buffer[..len].chunks(stride.max(1)).map(<[u8]>::to_vec).collect()))
+    }
+
+    fn receive_count(&self, count: usize) -> Vec<Vec<u8>> {
+        let mut seen = Vec::new();
+        while seen.len() < count {
+            let Some((_, datagrams)) = self.receive() else { panic!("{} of {count} came back", seen.len()) };
+            seen.extend(datagrams);
+        }
+        seen
+    }
+}
+
+/// Answers each run with itself.
+fn echo_of_runs() -> SocketAddr {
+    let service = Runs::new();
+    let address = service.socket.local_addr().unwrap();
+    std::thread::spawn(move || {
+        while let Some((from, datagrams)) = service.receive() {
+            let each = datagrams.first().map_or(1, Vec::len);
+            service.send(from, &datagrams.concat(), each);
+        }
+    });
+    address
+}
+
+#[test]
+fn runs_of_datagrams_come_back_whole_and_in_order_whatever_their_length() {
+    let world = UdpWorld::new(echo_of_runs());
+    let visitor = Runs::new();
+    visitor.send(world.at, b"prove", 5);
+    assert_eq!(visitor.receive_count(1), [b"prove".to_vec()]);
+    for (each, bytes) in [(1, 64), (64, 64 * 50), (64, 64 * 50 + 1), (1_200, 60_000), (1_472, 20_000), (9_000, 40_000)]
+    {
+        let run = pattern(bytes, each as u64);
+        visitor.send(world.at, &run, each);
+        let expected: Vec<Vec<u8>> = run.chunks(each).map(<[u8]>::to_vec).collect();
+        assert!(visitor.receive_count(expected.len()) == expected, "{bytes} bytes in datagrams of {each}");
+    }
+}
+
+#[test]
+fn one_flow_that_bursts_beyond_its_queues_loses_nothing_on_a_way_that_keeps_up() {
+    let world = UdpWorld::new(echo_of_runs());
+    let visitor = Runs::new();
+    visitor.send(world.at, b"prove", 5);
+    assert_eq!(visitor.receive_count(1), [b"prove".to_vec()]);
+    for round in 0..20 {
+        // More than any queue of ours keeps of one flow.
+        let run = pattern(3_000 * 32, round + 1);
+        visitor.send(world.at, &run, 32);
+        assert!(visitor.receive_count(3_000).concat() == run, "in order, and all of them");
+    }
+    drop(world.gateway.apply(&json!({"remove": ["udp/1"]}).to_string().into_bytes()));
+    let ended = event(|max| world.gateway.events(max), |event| matches!(event, Event::FlowEnded { .. }));
+    let Event::FlowEnded { flow } = ended else { unreachable!() };
+    assert_eq!((flow.datagrams_in, flow.datagrams_out, flow.datagrams_dropped), (60_001, 60_001, 0));
+}
+
+#[test]
+fn a_datagram_that_its_header_makes_too_long_is_dropped_alone_and_counted() {
+    let world =
+        UdpWorld::build(answering(|_, bytes| bytes[..20].to_vec()), 1, json!({"proxyProtocol": "V2"}), json!({}));
+    let visitor = world.visitor();
+    for size in [100, 65_507, 100] {
+        visitor.send(&vec![1; size]).unwrap();
+    }
+    for _ in 0..2 {
+        assert_eq!(visitor.recv(&mut [0; 64]).unwrap(), 20);
+    }
+    assert_silent(&visitor);
+    assert_ok(&world.gateway.apply(&json!({"remove": ["udp/1"]}).to_string().into_bytes()));
+    until_stats(
+        "the agent's record",
+        || world.agent.stats(),
+        |stats| stats.recent.first().is_some_and(|flow| (flow.datagrams_in, flow.datagrams_dropped) == (2, 1)),
+    );
+}
+
+/// On loopback as it is every datagram fits one packet. In a network of its own, whose packets are as short as Ethernet's,
+/// long ones go in fragments, and runs of long ones are refused by the system.
+#[test]
+fn long_datagrams_and_runs_of_them_cross_a_path_of_short_packets() {
+    let short = |command: &str| {
+        Command::new("unshare").args(["-rn", "sh", "-c", &format!("ip link set lo mtu 1500 up && {command}")]).output()
+    };
+    if !short("true").is_ok_and(|done| done.status.success()) {
+        eprintln!("no network of our own can be had here");
+        return;
+    }
+    let this = std::env::current_exe().unwrap();
+    for test in [
+        "datagrams_of_every_size_come_back_whole",
+        "runs_of_long_datagrams_come_back",
+        "the_service_hears_the_true_visitor_in_front_of_each_datagram",
+    ] {
+        let done = short(&format!("{} --exact {test}", this.display())).unwrap();
+        let said = String::from_utf8_lossy(&done.stdout);
+        assert!(done.status.success() && said.contains("1 passed"), "{test}: {said}");
+    }
+}
+
+#[test]
+fn runs_of_long_datagrams_come_back() {
+    let world = UdpWorld::new(echo_service());
+    let visitor = world.visitor();
+    assert_eq!(ask(&visitor, b"prove"), b"prove");
+    for round in 0..5_u8 {
+        (0..5).for_each(|_| assert_eq!(visitor.send(&vec![round; 9_000]).unwrap(), 9_000));
+        for _ in 0..5 {
+            let mut buffer = vec![0; 9_001];
+            assert_eq!(visitor.recv(&mut buffer).unwrap(), 9_000);
+            assert!(buffer[..9_000].iter().all(|byte| *byte == round));
+        }
+    }
 }

@@ -1,4 +1,5 @@
-//! The local service: one thread, one loop, so that it costs little beside what is measured.
+//! The local service: one thread, one loop, so that it costs little beside what is measured. Datagrams, which come back
+//! as they are, have a thread of their own that sleeps while there are none.
 //!
 //! The visitor's first byte says what it wants: `e` an echo of what follows, `d` the pattern without end, `u` to have
 //! its own pattern checked and, after its FIN, the number of bytes as 8 octets, little end first.
@@ -47,6 +48,7 @@ pub fn serve() -> io::Result<()> {
     listener.listen(4096)?;
     listener.set_nonblocking(true)?;
     let mut listener = TcpListener::from_std(listener.into());
+    crate::udp::echo(listener.local_addr()?)?;
     println!("{{\"port\": {}}}", listener.local_addr()?.port());
     // The harness closes our standard input when it is done with us, or dies.
     std::thread::spawn(|| {

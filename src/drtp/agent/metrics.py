@@ -38,6 +38,8 @@ def _services(view: AgentView) -> Iterator[Metric]:
     streams = GaugeMetricFamily("drtp_agent_streams", "Open visitors.", labels=["service"])
     opened = CounterMetricFamily("drtp_agent_streams_opened", "Visitors since start.", labels=["service"])
     failures = CounterMetricFamily("drtp_agent_local_failures", "Failed connects to it.", labels=["service"])
+    connect = GaugeMetricFamily("drtp_agent_local_connect_seconds", "Its last successful connect.", labels=["service"])
+    jitter = GaugeMetricFamily("drtp_agent_local_jitter_seconds", "Mean deviation of connects.", labels=["service"])
     moved = CounterMetricFamily(
         "drtp_agent_bytes", "Payload; in is visitor to service.", labels=["service", "direction"]
     )
@@ -46,18 +48,26 @@ def _services(view: AgentView) -> Iterator[Metric]:
         streams.add_metric([service.key], service.streams)
         opened.add_metric([service.key], service.streams_total)
         failures.add_metric([service.key], service.local.failures_total)
+        if service.local.connect_ms is not None:
+            connect.add_metric([service.key], service.local.connect_ms / 1000)
+            jitter.add_metric([service.key], service.local.jitter_ms / 1000)
         moved.add_metric([service.key, "in"], service.bytes_in)
         moved.add_metric([service.key, "out"], service.bytes_out)
-    yield from (ready, streams, opened, failures, moved)
+    yield from (ready, streams, opened, failures, connect, jitter, moved)
 
 
 def _pops(view: AgentView) -> Iterator[Metric]:
     connected = GaugeMetricFamily("drtp_agent_pop_connected", "1: a session is live.", labels=["pop"])
     round_trip = GaugeMetricFamily("drtp_agent_pop_round_trip_seconds", "Smoothed.", labels=["pop"])
+    floor = GaugeMetricFamily("drtp_agent_pop_round_trip_floor_seconds", "The shortest of late.", labels=["pop"])
+    jitter = GaugeMetricFamily("drtp_agent_pop_jitter_seconds", "Mean deviation of round trips.", labels=["pop"])
     loss = GaugeMetricFamily("drtp_agent_pop_loss_ratio", "Pings late or lost, 0 to 1.", labels=["pop"])
     for pop in view.pops:
         connected.add_metric([pop.name], float(pop.state is ClientStatus.CONNECTED))
         if pop.round_trip_ms is not None:
             round_trip.add_metric([pop.name], pop.round_trip_ms / 1000)
+            jitter.add_metric([pop.name], pop.jitter_ms / 1000)
+        if pop.round_trip_floor_ms is not None:
+            floor.add_metric([pop.name], pop.round_trip_floor_ms / 1000)
         loss.add_metric([pop.name], pop.loss)
-    yield from (connected, round_trip, loss)
+    yield from (connected, round_trip, floor, jitter, loss)

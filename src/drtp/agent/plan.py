@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
 
 from drtp.agent.pins import Pins
-from drtp.api.snapshots import Entry, PlanServer, PlanService, Snapshot
+from drtp.agent.view import server_name
+from drtp.api.snapshots import Entry, MeasureTarget, PlanServer, PlanService, Snapshot
+from drtp.client.roundtrips import Target
 from drtp.kit.errors import Refused
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`documents`: entries for the core, by key. `refused`: entries that are not in force, by key, with the reason."""
+    """`measured`: servers that this agent may be given. `documents`: entries for the core, by key. `refused`: entries
+    that are not in force, by key, with the reason.
+    """
 
     servers: tuple[PlanServer, ...] = ()
+    measured: tuple[MeasureTarget, ...] = ()
     services: tuple[PlanService, ...] = ()
     entries: Mapping[str, Entry] = field(default_factory=dict[str, Entry])
     documents: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
@@ -35,6 +40,7 @@ def read_plan(snapshot: Snapshot, pins: Pins, before: Plan | None = None, *, all
     """
     known = before or Plan()
     servers: list[PlanServer] = []
+    measured: list[MeasureTarget] = []
     services: list[PlanService] = []
     documents: dict[str, dict[str, Any]] = {}
     refused: dict[str, str] = {}
@@ -42,6 +48,10 @@ def read_plan(snapshot: Snapshot, pins: Pins, before: Plan | None = None, *, all
         match entry:
             case PlanServer():
                 servers.append(entry)
+            case MeasureTarget():
+                # Not for the core, which keeps sessions.
+                measured.append(entry)
+                continue
             case PlanService():
                 services.append(entry)
                 try:
@@ -56,10 +66,18 @@ def read_plan(snapshot: Snapshot, pins: Pins, before: Plan | None = None, *, all
         documents[key] = known.documents[key] if same else msgspec.to_builtins(entry)
     servers.sort(key=lambda server: (_ORDER[server.role.value], server.name))
     services.sort(key=lambda service: (service.namespace, service.name, service.connection))
-    return Plan(tuple(servers), tuple(services), snapshot.entries, documents, refused)
+    return Plan(tuple(servers), tuple(measured), tuple(services), snapshot.entries, documents, refused)
 
 
 _ORDER = {"Primary": 0, "Secondary": 1, "Tertiary": 2, "Leaving": 3}
+
+
+def targets_of(plan: Plan) -> Iterator[Target]:
+    """What to measure: those that it may be given, and those that it has, in the same way."""
+    for server in plan.servers:
+        yield Target(server_name(server.name), server.address, server.port)
+    for target in plan.measured:
+        yield Target(target.name, target.address, target.port)
 
 
 def service_key(connection: str) -> str:

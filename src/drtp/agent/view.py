@@ -111,7 +111,10 @@ class ServiceView(Model, frozen=True, omit_defaults=False):
 
 
 class PopView(Model, frozen=True, omit_defaults=False):
-    """One tunnel server. `loss` is 0 to 1; `message` says what went wrong last."""
+    """One tunnel server. `loss` is 0 to 1, the floor is the shortest round trip of late; `message`: the last fault.
+
+    `way` is how it is reached.
+    """
 
     server: str
     name: str
@@ -120,17 +123,24 @@ class PopView(Model, frozen=True, omit_defaults=False):
     role: Role
     state: ClientStatus
     round_trip_ms: float | None = None
+    round_trip_floor_ms: float | None = None
     jitter_ms: float = 0.0
     loss: float = 0.0
     lanes: int = 0
     streams: int = 0
     since_unix_ms: int = 0
     message: str = ""
+    way: str = ""
 
     @property
     def server_name(self) -> str:
         """The DRTPServer's name: `name` is what its certificate carries, `<server>.tunnel.<suffix>`."""
-        return self.name.partition(".tunnel.")[0]
+        return server_name(self.name)
+
+
+def server_name(name: str) -> str:
+    """The DRTPServer's name in what its certificate carries."""
+    return name.partition(".tunnel.")[0]
 
 
 class AgentView(Model, frozen=True, omit_defaults=False):

@@ -18,6 +18,7 @@ from drtp.api.fields import (
     Host,
     Int64,
     IpAddress,
+    Permille,
     Port,
     Text63,
     Text128,
@@ -95,6 +96,14 @@ class ClientStatus(Enum):
     CONNECTING = "Connecting"
     CONNECTED = "Connected"
     DISCONNECTED = "Disconnected"
+
+
+class LocalState(Enum):
+    """The agent's view of its local service."""
+
+    UNKNOWN = "Unknown"
+    REACHABLE = "Reachable"
+    UNREACHABLE = "Unreachable"
 
 
 class EndpointMode(Enum):
@@ -184,12 +193,32 @@ class DRTPServerSpec(Model, frozen=True):
     ] = False
 
 
+PEERS_MAX = 16
+"""Other servers that a server measures: those near it."""
+
+
+class PeerStatus(Model, frozen=True):
+    """The path from this server to another, by TCP handshakes."""
+
+    server_ref: LocalRef
+    round_trip_millis: Annotated[Count | None, Meta(description="The median of late.")] = None
+    round_trip_floor_millis: Annotated[Count | None, Meta(description="The shortest of late.")] = None
+    jitter_millis: Annotated[Count | None, Meta(description="Mean deviation of round trips.")] = None
+    loss_permille: Annotated[
+        Permille | None, Meta(description="Handshakes lost or begun again, in thousandths, decaying.")
+    ] = None
+
+
 class DRTPServerStatus(Model, frozen=True):
     """Health is 0 (down) to 100."""
 
     health: Annotated[int, Meta(ge=0, le=100, description="0 (down) to 100 (healthy).")] | None = None
     connections: Annotated[Count | None, Meta(description="Connections assigned now.")] = None
     version: Text63 | None = None
+    peers: Annotated[
+        tuple[PeerStatus, ...],
+        Meta(max_length=PEERS_MAX, description="Paths to other servers near it, the nearest first."),
+    ] = ()
     last_heartbeat_time: datetime | None = None
     observed_generation: Annotated[
         Int64 | None, Meta(description="The generation of the spec that this status speaks of.")
@@ -397,14 +426,33 @@ class ServerStatus(Model, frozen=True):
     pod_port: Port | None = None
     pod_path: Text1024 | None = None
     endpoint_mode: EndpointMode | None = None
-    round_trip_millis: Count | None = None
+    round_trip_millis: Annotated[Count | None, Meta(description="Between agent and server, smoothed.")] = None
+    round_trip_floor_millis: Annotated[Count | None, Meta(description="The shortest of late: without queues.")] = None
+    jitter_millis: Annotated[Count | None, Meta(description="Mean deviation of round trips.")] = None
+    loss_permille: Annotated[
+        Permille | None, Meta(description="Pings that came late or never, in thousandths, decaying.")
+    ] = None
     message: Text1024 | None = None
 
 
+class LocalServiceStatus(Model, frozen=True):
+    """The local service as the agent sees it."""
+
+    state: LocalState = LocalState.UNKNOWN
+    connect_millis: Annotated[Count | None, Meta(description="The last successful connect.")] = None
+    jitter_millis: Annotated[Count | None, Meta(description="Mean deviation of connect times.")] = None
+    failures: Annotated[Count | None, Meta(description="Failed connects since the agent's start.")] = None
+
+
 class DRTPConnectionStatus(Model, frozen=True):
-    """Conditions: Scheduled, Programmed, Connected, Ready."""
+    """Conditions: Scheduled, Programmed, Connected, Ready.
+
+    Figures are refreshed with a transition, else once a minute at most, and then only if one has moved noteworthily.
+    """
 
     servers: Annotated[tuple[ServerStatus, ...], Meta(max_length=16)] = ()
+    local: LocalServiceStatus | None = None
+    measured_time: Annotated[datetime | None, Meta(description="When the figures were last refreshed.")] = None
     observed_generation: Annotated[
         Int64 | None, Meta(description="The generation of the spec that this status speaks of.")
     ] = None

@@ -32,6 +32,15 @@ Port = Annotated[int, Meta(ge=1, le=65535)]
 
 Count = Annotated[int, Meta(ge=0)]
 
+Millis = Annotated[float, Meta(ge=0, le=3_600_000)]
+"""Measured; an hour at most."""
+
+Share = Annotated[float, Meta(ge=0, le=1)]
+Permille = Annotated[int, Meta(ge=0, le=1000)]
+
+Tally = Annotated[int, Meta(ge=0, le=(1 << 53) - 1)]
+"""A counter that JavaScript can read, too."""
+
 Int64 = Annotated[int, Meta(ge=0, extra_json_schema={"format": "int64"})]
 
 IpAddress = Annotated[

@@ -56,8 +56,11 @@ class IssuedToken(NamedTuple):
 class TokenIssuer(Protocol):
     """Makes users, and what proves them."""
 
-    async def issue(self, user: str, lifetime: timedelta) -> IssuedToken:
-        """A token of the user of this name, who is made if need be. Raises: Refused DRTP-1031."""
+    async def issue(self, user: str, lifetime: timedelta, *, reinstate: bool = False) -> IssuedToken:
+        """A token of the user of this name, who is made if need be. Raises: Refused DRTP-1031.
+
+        `reinstate`: a user who was revoked is a user again.
+        """
         ...
 
 

@@ -14,14 +14,14 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from drtp.api.drtp import ClientStatus, DRTPServerSpec, ProgrammingStatus, Role
-from drtp.api.fields import Count, Text1024
+from drtp.api.drtp import ClientStatus, DRTPServerSpec, LocalState, ProgrammingStatus, Role
+from drtp.api.fields import Count, DnsName, Millis, Share, Tally, Text253, Text1024
 from drtp.api.meta import Model
 from drtp.api.snapshots import EndpointMode, Source
 
 
 class SessionState(Model, frozen=True):
-    """How the POP sees the agent's session for one connection."""
+    """How the POP sees the agent's session for one connection. `loss`: share of pings that came late or never."""
 
     status: ClientStatus
     agent: str = ""
@@ -29,7 +29,10 @@ class SessionState(Model, frozen=True):
     since_unix_ms: int = 0
     peer: str = ""
     lanes: int = 0
-    round_trip_ms: Annotated[float, Meta(ge=0)] | None = None
+    round_trip_ms: Millis | None = None
+    round_trip_floor_ms: Millis | None = None
+    jitter_ms: Millis | None = None
+    loss: Share | None = None
 
 
 class RouteReport(Model, frozen=True, tag="route", tag_field="type"):
@@ -57,21 +60,15 @@ class PopReport(Model, frozen=True, tag="pop", tag_field="type"):
     draining: bool = False
 
 
-class LocalState(Enum):
-    """The agent's view of its local service."""
-
-    UNKNOWN = "Unknown"
-    REACHABLE = "Reachable"
-    UNREACHABLE = "Unreachable"
-
-
 class ServiceReport(Model, frozen=True, tag="service", tag_field="type"):
-    """Key `service/<connection uid>`, from an agent."""
+    """Key `service/<connection uid>`, from an agent. `failures`: connects that failed since its start."""
 
     connection: str
     local: LocalState = LocalState.UNKNOWN
     message: str = ""
-    connect_ms: float | None = None
+    connect_ms: Millis | None = None
+    jitter_ms: Millis | None = None
+    failures: Tally | None = None
     sources: tuple[Source, ...] = ()
 
 
@@ -85,10 +82,32 @@ class TunnelReport(Model, frozen=True, tag="tunnel", tag_field="type"):
     message: str = ""
 
 
-class RoundTrips(Model, frozen=True, tag="roundtrips", tag_field="type"):
-    """Key `roundtrips`, from an agent: measured ms to tunnel servers by name; placement prefers these to distance."""
+PATHS_MAX = 64
+"""Measured by one edge: a few times what it is asked to measure."""
 
-    millis: dict[str, float] = {}
+
+class RoundTrips(Model, frozen=True, tag="roundtrips", tag_field="type"):
+    """Key `roundtrips`, from an agent: measured ms to tunnel servers by name; placement prefers these to distance.
+
+    All are measured in one way, those that it has a session with too: otherwise they could not be held side by side.
+    """
+
+    millis: Annotated[dict[Text253, Millis], Meta(max_length=PATHS_MAX)] = {}
+
+
+class PeerPath(Model, frozen=True):
+    """The path from one POP to another. `loss`: share of connects that were lost or sent again."""
+
+    round_trip_ms: Millis
+    round_trip_floor_ms: Millis
+    jitter_ms: Millis = 0.0
+    loss: Share = 0.0
+
+
+class PeerPaths(Model, frozen=True, tag="peers", tag_field="type"):
+    """Key `peers`, from a POP: how it reaches other tunnel servers, by name."""
+
+    paths: Annotated[dict[DnsName, PeerPath], Meta(max_length=PATHS_MAX)] = {}
 
 
 class ExposureState(Enum):
@@ -113,7 +132,9 @@ class GatewayReport(Model, frozen=True, tag="gateway", tag_field="type"):
     connections: int = 0
 
 
-Report = RouteReport | PopReport | ServiceReport | TunnelReport | RoundTrips | ExposureReport | GatewayReport
+Report = (
+    RouteReport | PopReport | PeerPaths | ServiceReport | TunnelReport | RoundTrips | ExposureReport | GatewayReport
+)
 Reports = dict[str, Report]
 """Everything one edge has to say, by key."""
 

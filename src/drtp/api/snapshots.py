@@ -131,6 +131,19 @@ class PlanService(Model, frozen=True, tag="service", tag_field="type"):
     sources: tuple[Source, ...] = ()
 
 
+class MeasureTarget(Model, frozen=True, tag="measure", tag_field="type"):
+    """Key `measure/<server uid>`, for agents and POPs. A tunnel server whose round trip this edge measures.
+
+    An agent's are the servers it may be given; a POP's are others near it. `name` is the DRTPServer's.
+    """
+
+    server: str
+    name: str
+    address: str
+    port: int
+    sources: tuple[Source, ...] = ()
+
+
 # ---- GatewayTable: for one gateway ---------------------------------------------------------------------------------
 
 
@@ -330,6 +343,7 @@ Entry = (
     | DenyEntry
     | PlanServer
     | PlanService
+    | MeasureTarget
     | GatewayListener
     | ServingCertificate
     | Backend

@@ -14,7 +14,8 @@ from prometheus_client import Counter, Histogram
 
 from drtp.api import rbac
 from drtp.api.people import Authenticator, TokenIssuer, User
-from drtp.apiserver import discovery, openapi, reviews, usertokens
+from drtp.api.revoking import Revoker
+from drtp.apiserver import discovery, openapi, reviews, revocations, usertokens
 from drtp.apiserver.calls import BODY_BYTES_MAX, Call, read_object
 from drtp.apiserver.failures import Failure, not_served, resource_name, translated
 from drtp.apiserver.granting import Granting
@@ -28,11 +29,12 @@ from drtp.apiserver.writes import Writes, is_apply
 from drtp.kit import door, errors
 from drtp.kit.clock import Clock
 from drtp.kit.observe import REGISTRY, logger
-from drtp.store.protocol import Store
+from drtp.store.protocol import Expired, Store
 
 KUBERNETES_VERSION = "v1.33.0"
 """The Kubernetes whose conventions are followed; kubectl compares it with its own."""
 
+ACCOUNT = "Account.internal.datumapis.com"
 KEEPALIVE_S = 75.0
 SHUTDOWN_S = 5.0
 CONNECTIONS_MAX = 4096
@@ -72,8 +74,10 @@ class ApiServer:
         clock: Clock,
         *,
         issuer: TokenIssuer,
+        revoker: Revoker,
     ) -> None:
         self._issuer = issuer
+        self._revoker = revoker
         self._authenticator = authenticator
         self._authoriser = authoriser
         self._info = info
@@ -113,15 +117,28 @@ class ApiServer:
         ) as self.door:
             try:
                 async with asyncio.TaskGroup() as tasks:
-                    janitor = tasks.create_task(self._janitor.run())
+                    chores = [tasks.create_task(self._janitor.run()), tasks.create_task(self._part_with_users())]
                     log.info("api served", host=bound[0], port=bound[1])
                     try:
                         yield Serving(bound[0], bound[1])
                     finally:
                         self._ready = False
-                        janitor.cancel()
+                        for chore in chores:
+                            chore.cancel()
             finally:
                 await self._watches.close()
+
+    async def _part_with_users(self) -> None:
+        """End the watches of users whose account is shut; requests are refused by the authenticator anyway."""
+        while True:
+            try:
+                async for event in self._store.watch(ACCOUNT):
+                    if event.stored is not None and event.stored.object["spec"].get("disabled", False):
+                        await self._watches.end_of(event.stored.key.name)
+                return
+            except Expired:
+                # The history that is gone may have shut anybody: all come again, and who may not stays away.
+                await self._watches.end_all()
 
     # ---- one request -----------------------------------------------------------------------------------------------
 
@@ -275,6 +292,8 @@ class ApiServer:
         body = await read_object(request)
         if target.plural == "usertokens":
             return _json(await usertokens.issue(body, self._issuer), status=201)
+        if target.plural in {"revocations", "clusterrevocations"}:
+            return _json(await revocations.revoke(body, target.namespace, user, self._revoker), status=201)
         return _json(reviews.answer(target.plural, body, user, self._authoriser, target.namespace), status=201)
 
 

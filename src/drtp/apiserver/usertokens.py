@@ -26,8 +26,11 @@ async def issue(body: JsonObject, issuer: TokenIssuer) -> JsonObject:
         faults.append(f"spec.user: Invalid value: names that begin with {RESERVED} are Kubernetes' own")
     if not isinstance(lifetime, int) or not 60 <= lifetime <= LIFETIME_S_MAX:
         faults.append(f"spec.lifetimeSeconds: Invalid value: must be between 60 and {LIFETIME_S_MAX}")
+    reinstate = spec.get("reinstate", False)
+    if not isinstance(reinstate, bool):
+        faults.append("spec.reinstate: Invalid value: must be true or false")
     if faults:
         raise Failure(422, "DRTP-1010", "; ".join(faults))
-    issued = await issuer.issue(str(name), timedelta(seconds=lifetime))
+    issued = await issuer.issue(str(name), timedelta(seconds=lifetime), reinstate=reinstate is True)
     status = {"token": issued.token.reveal(), "uid": issued.uid, "expires": issued.expires_at.isoformat()}
     return body | {"metadata": {}, "spec": {"user": name, "lifetimeSeconds": lifetime}, "status": status}

@@ -60,14 +60,23 @@ class Watches:
         self._store = store
         self._reads = reads
         self._clock = clock
-        self._open: set[Watch] = set()
+        self._open: dict[Watch, str] = {}
         self._by_user: Counter[str] = Counter()
         self._closing = False
 
     async def close(self) -> None:
         """End every watch; clients see a clean end and come back."""
         self._closing = True
+        await self.end_all()
+
+    async def end_all(self) -> None:
+        """End every watch that is open now."""
         for watch in tuple(self._open):
+            await watch.aclose()
+
+    async def end_of(self, user: str) -> None:
+        """End the watches of one user (uid), who is nobody any more."""
+        for watch in [watch for watch, owner in self._open.items() if owner == user]:
             await watch.aclose()
 
     async def run(self, call: Call) -> web.StreamResponse:
@@ -91,7 +100,7 @@ class Watches:
         select = compile_selectors(call.info, call.parameter("labelSelector"), call.field_selector)
         duration = call.number("timeoutSeconds") or random.uniform(*TIMEOUT_S)  # noqa: S311 - no secret
         initial, watch = await self._begin(call)
-        self._open.add(watch)
+        self._open[watch] = call.user.uid
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         response.enable_chunked_encoding()
         try:
@@ -111,7 +120,7 @@ class Watches:
             if call.request.transport is not None:
                 call.request.transport.abort()
         finally:
-            self._open.discard(watch)
+            self._open.pop(watch, None)
             await watch.aclose()
         return response
 

@@ -19,6 +19,8 @@ from drtp.api.drtp import (
     DRTPConnectionStatus,
     DRTPServer,
     DRTPService,
+    LocalServiceStatus,
+    LocalState,
     Location,
     ProgrammingStatus,
     ServerStatus,
@@ -26,19 +28,25 @@ from drtp.api.drtp import (
 from drtp.api.internal import EdgeIdentity, EdgeRole
 from drtp.api.meta import Condition, Key
 from drtp.api.reasons import Aspect, Reason
-from drtp.api.reports import AgentRegistration, LocalState, RoundTrips, RouteReport, ServiceReport
+from drtp.api.reports import AgentRegistration, RoundTrips, RouteReport, ServiceReport, SessionState
 from drtp.controllers import writing
 from drtp.controllers.runtime import Change, Delete, EdgeChange, MapChange, Outcome, World, Write, itself
 from drtp.controllers.writing import Turn
 from drtp.kit.observe import printable
-from drtp.rules import conditions, entrykeys, placement, readiness
+from drtp.rules import conditions, entrykeys, measures, placement, readiness
 from drtp.rules.conditions import Conclusion
-from drtp.rules.placement import Candidate, Position
+from drtp.rules.placement import Candidate, Placement, Position
 from drtp.store.view import View, kind_key
 
 CONNECTION = kind_key(DRTPConnection)
 PLACED_BY = "datumapis.com/placed-by"
 """Annotation: `placement` where the servers were chosen here. Servers without it were set by somebody and stay."""
+
+MOVED_AT = "datumapis.com/moved-at"
+"""Annotation: when placement last changed its mind by measure alone."""
+
+DWELL = timedelta(minutes=5)
+"""So long after that it does not change it again: a path that is slow at times must not drag connections to and fro."""
 
 HOLD_DOWN = timedelta(seconds=30)
 """A silent server keeps its connections for this long: moving them for a hiccup costs more than it saves."""
@@ -65,10 +73,12 @@ def _short(connection: DRTPConnection) -> Iterable[bool]:
 
 
 class _Assigned(NamedTuple):
-    """Servers, and how many of them are there to stay."""
+    """Servers, and how many are there to stay. `look_again_s`: something may change then. `moved`: by measure alone."""
 
     servers: tuple[AssignedServer, ...]
     placed: int
+    look_again_s: float | None = None
+    moved: bool = False
 
 
 class ConnectionController:
@@ -109,21 +119,21 @@ class ConnectionController:
         if gone_at is not None and now - gone_at >= COLLECT_AFTER:
             return Outcome((Delete(key, uid=stored.uid),))
         service = world.view.get(DRTPService, key.namespace, connection.spec.service_ref.name)
-        servers, placed, look_again = _place(connection, service, world, now)
+        assigned = _place(connection, service, world, now)
+        servers = assigned.servers
         writes: tuple[Write, ...] = ()
         generation = connection.metadata.generation
         if servers != connection.spec.servers:
             spec = {"servers": [writing.plain(server) for server in servers] or None}
-            writes = writing.respec(stored, spec, {PLACED_BY: "placement"})
+            moved_at = {MOVED_AT: now.strftime("%Y-%m-%dT%H:%M:%SZ")} if assigned.moved else {}
+            writes = writing.respec(stored, spec, {PLACED_BY: "placement"} | moved_at)
             generation += 1
-        status = _status(connection, service, _Assigned(servers, placed), world, (generation, now))
-        if gone_at is not None:
-            look_again = min(
-                look_again or COLLECT_AFTER.total_seconds(), (gone_at + COLLECT_AFTER - now).total_seconds()
-            )
+        fresh = _status(connection, service, assigned, world, (generation, now))
+        status, figures_wait = measures.refreshed(connection.status, fresh, now)
+        collect_in = (gone_at + COLLECT_AFTER - now).total_seconds() if gone_at is not None else None
         return Outcome(
             writes=(*writes, *writing.status(stored, status)),
-            requeue_after_s=look_again,
+            requeue_after_s=min(filter(None, (assigned.look_again_s, figures_wait, collect_in)), default=None),
             events=writing.transitions(key, Turn(connection.status.conditions, status.conditions)),
         )
 
@@ -161,14 +171,12 @@ def _of_identity(world: World, change: Change) -> Iterable[Key]:
 # ---- placement ------------------------------------------------------------------------------------------------------
 
 
-def _place(
-    connection: DRTPConnection, service: DRTPService | None, world: World, now: datetime
-) -> tuple[tuple[AssignedServer, ...], int, float | None]:
-    """The servers to assign, how many are there to stay, and in how many seconds to look again (hold-down)."""
+def _place(connection: DRTPConnection, service: DRTPService | None, world: World, now: datetime) -> _Assigned:
+    """The servers to assign. Looks again when a hold-down ends, or when it may move by measure again."""
     present = connection.spec.servers
     manual = bool(present) and connection.metadata.annotations.get(PLACED_BY) != "placement"
     if manual or service is None or service.metadata.deletion_timestamp is not None:
-        return present, len(present), None
+        return _Assigned(present, len(present))
     trips = _round_trips(connection, world)
     look_again: float | None = None
     candidates: list[Candidate] = []
@@ -179,6 +187,14 @@ def _place(
             look_again = min(look_again or held, held)
     names = tuple(one.server_ref.name for one in present)
     chosen = placement.place(candidates, _origin(connection, world), service.spec.server_count, names)
+    moved = False
+    if _is_settled(connection, chosen, names):
+        better, rests_s = placement.improve(candidates, chosen.names), _rests_for(connection, now)
+        if better != chosen.names and rests_s is None:
+            left = tuple(name for name in chosen.names if name not in better)
+            chosen, moved = placement.Placement(better, left, chosen.wanted), True
+        elif better != chosen.names:
+            look_again = min(filter(None, (look_again, rests_s)))
     live = {one.name for one in candidates if one.keeps}
     settled = frozenset(
         one.server_ref.name
@@ -186,7 +202,23 @@ def _place(
         if readiness.carries(one) and one.server_ref.name in live
     )
     busy = frozenset(name for name in chosen.leaving if _is_busy(connection, name, world))
-    return placement.assign(chosen, settled, busy), len(chosen.names), look_again
+    return _Assigned(placement.assign(chosen, settled, busy), len(chosen.names), look_again, moved)
+
+
+def _is_settled(connection: DRTPConnection, chosen: Placement, present: tuple[str, ...]) -> bool:
+    """Whether all is as it was placed, nobody leaves, and every path carries: else a move would cost redundancy."""
+    carrying = {one.server_ref.name for one in connection.status.servers if readiness.carries(one)}
+    return bool(present) and chosen.names == present and not chosen.leaving and carrying >= set(present)
+
+
+def _rests_for(connection: DRTPConnection, now: datetime) -> float | None:
+    """Seconds for which it is not moved by measure again; None where it may be."""
+    try:
+        moved_at = datetime.fromisoformat(connection.metadata.annotations.get(MOVED_AT, ""))
+        left_s = (moved_at + DWELL - now).total_seconds()
+    except (ValueError, TypeError):  # none, or somebody's own words
+        return None
+    return left_s if left_s > 0 else None
 
 
 def _is_busy(connection: DRTPConnection, name: str, world: World) -> bool:
@@ -280,6 +312,7 @@ def _status(
         told = _remember_local(connection, told, world)
     return DRTPConnectionStatus(
         servers=found,
+        local=_local_status(connection, world),
         observed_generation=at[0],
         conditions=conditions.merge(connection.status.conditions, told, *at),
     )
@@ -315,12 +348,25 @@ def _server_status(connection: DRTPConnection, assigned: AssignedServer, world: 
         pod_port=report.port or None,
         pod_path=report.path or None,
         endpoint_mode=report.mode,
-        round_trip_millis=None if report.session.round_trip_ms is None else round(report.session.round_trip_ms),
         message=_said(report.message) or None,
     )
-    # A gauge alone is no transition: it comes along with the next one.
-    steady = msgspec.structs.replace(fresh, round_trip_millis=known.round_trip_millis)
-    return known if steady == known and known.round_trip_millis is not None else fresh
+    return _measured(fresh, report.session, known)
+
+
+def _measured(fresh: ServerStatus, session: SessionState, known: ServerStatus) -> ServerStatus:
+    """With the session's figures. One that is not said yet leaves what was known, while the agent is there."""
+    before = known if session.status is ClientStatus.CONNECTED else fresh
+    return msgspec.structs.replace(
+        fresh,
+        round_trip_millis=_whole(session.round_trip_ms, before.round_trip_millis),
+        round_trip_floor_millis=_whole(session.round_trip_floor_ms, before.round_trip_floor_millis),
+        jitter_millis=_whole(session.jitter_ms, before.jitter_millis),
+        loss_permille=before.loss_permille if session.loss is None else round(session.loss * 1000),
+    )
+
+
+def _whole(millis: float | None, before: int | None) -> int | None:
+    return before if millis is None else round(millis)
 
 
 def _said(message: str) -> str:
@@ -337,6 +383,20 @@ def _local(connection: DRTPConnection, service: DRTPService, world: World) -> re
         target=target,
         state=report.local if report else LocalState.UNKNOWN,
         message=_said(report.message) if report else "",
+    )
+
+
+def _local_status(connection: DRTPConnection, world: World) -> LocalServiceStatus | None:
+    """What the agent says of its local service; silence leaves what it said last."""
+    report, before = _local_report(connection, world), connection.status.local
+    if report is None or (before is None and report.local is LocalState.UNKNOWN):
+        return before
+    known = before or LocalServiceStatus()
+    return LocalServiceStatus(
+        state=report.local,
+        connect_millis=_whole(report.connect_ms, known.connect_millis),
+        jitter_millis=_whole(report.jitter_ms, known.jitter_millis),
+        failures=known.failures if report.failures is None else report.failures,
     )
 
 

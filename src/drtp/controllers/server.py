@@ -7,10 +7,10 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from drtp.api.core import Lease
-from drtp.api.drtp import DRTPServer, DRTPServerStatus
+from drtp.api.drtp import PEERS_MAX, DRTPServer, DRTPServerStatus, PeerStatus
 from drtp.api.internal import EdgeRole
-from drtp.api.meta import Key
-from drtp.api.reports import PopRegistration, PopReport
+from drtp.api.meta import Key, LocalRef
+from drtp.api.reports import PeerPaths, PopRegistration, PopReport
 from drtp.controllers import writing
 from drtp.controllers.runtime import Create, EdgeChange, MapChange, Outcome, Update, World, Write, itself
 from drtp.controllers.surroundings import SYSTEM_NAMESPACE
@@ -47,7 +47,7 @@ class ServerController:
 
     def from_edge(self, world: World, change: EdgeChange) -> Iterable[Key]:
         """A POP came, went, or said something about itself."""
-        if change.edge.role is EdgeRole.POP and change.part in {"", entrykeys.SELF}:
+        if change.edge.role is EdgeRole.POP and change.part in {"", entrykeys.SELF, entrykeys.PEERS}:
             stored = world.view.by_uid(change.edge.uid)
             if stored is not None and stored.key.kind == SERVER:
                 yield stored.key
@@ -104,14 +104,35 @@ def _status(
         version = printable(registration.version)[:VERSION_MAX]
     moved = (health, version, found) != (before.health, before.version, before.conditions)
     stale = before.last_heartbeat_time is None or now - before.last_heartbeat_time >= GAUGES_EVERY
-    refresh = moved or (stale and facts.connected)
+    peers = _peers(state, before.peers)
+    appeared = {one.server_ref.name for one in peers} > {one.server_ref.name for one in before.peers}
+    refresh = moved or appeared or (stale and facts.connected)
     return DRTPServerStatus(
+        peers=peers if refresh else before.peers,
         health=health,
         connections=report.connections if refresh and isinstance(report, PopReport) else before.connections,
         version=version or None,
         last_heartbeat_time=facts.heard_at.replace(microsecond=0) if refresh else before.last_heartbeat_time,
         observed_generation=server.metadata.generation,
         conditions=found,
+    )
+
+
+def _peers(state: EdgeState | None, before: tuple[PeerStatus, ...]) -> tuple[PeerStatus, ...]:
+    """Paths to others as the POP says, the nearest first; silence leaves what was known."""
+    report = state.reports.get(entrykeys.PEERS) if state else None
+    if not isinstance(report, PeerPaths):
+        return before
+    nearest = sorted(report.paths.items(), key=lambda one: (one[1].round_trip_ms, one[0]))
+    return tuple(
+        PeerStatus(
+            server_ref=LocalRef(name=name),
+            round_trip_millis=round(path.round_trip_ms),
+            round_trip_floor_millis=round(path.round_trip_floor_ms),
+            jitter_millis=round(path.jitter_ms),
+            loss_permille=round(path.loss * 1000),
+        )
+        for name, path in nearest[:PEERS_MAX]
     )
 
 

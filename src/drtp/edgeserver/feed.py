@@ -29,6 +29,7 @@ from drtp.api.feed import (
 from drtp.api.reports import (
     ExposureReport,
     GatewayReport,
+    PeerPaths,
     PopReport,
     Report,
     RoundTrips,
@@ -59,7 +60,7 @@ MESSAGE_BYTES_MAX: dict[EdgeRole, int] = {EdgeRole.AGENT: 1 << 20, EdgeRole.POP:
 
 _MAY_SAY: dict[EdgeRole, tuple[type[Report], ...]] = {
     EdgeRole.AGENT: (ServiceReport, TunnelReport, RoundTrips),
-    EdgeRole.POP: (RouteReport, PopReport),
+    EdgeRole.POP: (RouteReport, PopReport, PeerPaths),
     EdgeRole.GATEWAY: (ExposureReport, GatewayReport),
 }
 

@@ -146,10 +146,10 @@ class Identities:
         await self._deny(uid, reason, locked=True)
         self._audit.write("identity locked", identity=uid, reason=reason)
 
-    async def revoke(self, uid: str, reason: str) -> None:
+    async def revoke(self, uid: str, reason: str, by: str = "control plane") -> None:
         """Withdraw an identity; its tunnels and feed are cut at once."""
         await self._deny(uid, reason, revoked=True)
-        self._audit.write("identity revoked", identity=uid, reason=reason)
+        self._audit.write("identity revoked", identity=uid, reason=reason, by=by)
 
     async def collect(self) -> int:
         """Forget agents that can never come back, and whose deny-list entry nobody needs; gives how many.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from drtp.gateway.accesslogs import ALS_CLUSTER
-from drtp.gateway.clusters import CONNECT_ATTEMPTS_MAX, INTERNAL_LISTENER, METADATA
+from drtp.gateway.clusters import CONNECT_RETRIES, INTERNAL_LISTENER, METADATA
 from drtp.gateway.settings import Paths
 
 Json = dict[str, Any]
@@ -185,8 +185,7 @@ def _hop_listener() -> Json:
                             "@type": f"{_NETWORK}tcp_proxy.v3.TcpProxy",
                             "stat_prefix": "hop",
                             "cluster": "unresolved",
-                            "max_connect_attempts": CONNECT_ATTEMPTS_MAX,
-                            "backoff_options": {"base_interval": "0.05s", "max_interval": "0.2s"},
+                            **CONNECT_RETRIES,
                             "idle_timeout": "0s",
                         },
                     },

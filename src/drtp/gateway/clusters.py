@@ -36,7 +36,12 @@ STREAM_STATE = "drtp.stream"
 
 CONNECT_TIMEOUT = "0.5s"  # a frozen POP costs a visitor this long, once
 UPSTREAM_IDLE_TIMEOUT = "4s"  # below the 5 s keep-alive of common servers, so the reuse of a dying connection is rare
-CONNECT_ATTEMPTS_MAX = 5  # where all endpoints are suspect, attempts choose among them at random
+CONNECT_RETRIES: dict[str, object] = {
+    # Where all endpoints are suspect, attempts choose among them at random. On a machine that is busy for seconds a
+    # visitor is slow and not lost.
+    "max_connect_attempts": 8,
+    "backoff_options": {"base_interval": "0.05s", "max_interval": "0.5s"},
+}
 KEEPALIVE: Json = {"keepalive_time": 3, "keepalive_interval": 1, "keepalive_probes": 3}
 """To POPs: who waits in silence hears of a POP that has vanished after 6 s. No TCP_USER_TIMEOUT beside it: the kernel
 counts a full window into that, and would cut visitors whose service does not read for a while.

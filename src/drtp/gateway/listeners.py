@@ -14,7 +14,7 @@ import msgspec
 from drtp.api.snapshots import GatewayListener, ServingCertificate, SniExposure, TcpExposure, WeightedBackend
 from drtp.gateway.accesslogs import AccessLogs
 from drtp.gateway.admission import NO_CHAIN, accept_matcher, admitted, name_action
-from drtp.gateway.clusters import CONNECT_ATTEMPTS_MAX, STREAM_TLV, Carries, front_name, sds
+from drtp.gateway.clusters import CONNECT_RETRIES, STREAM_TLV, Carries, front_name, sds
 from drtp.gateway.http import connection_filters
 
 Json = dict[str, Any]
@@ -264,8 +264,7 @@ def _tcp_proxy(listener: str, targets: Json, logs: AccessLogs) -> Json:
             "@type": f"{_FILTERS}network.tcp_proxy.v3.TcpProxy",
             "stat_prefix": "tcp",
             **targets,
-            "max_connect_attempts": CONNECT_ATTEMPTS_MAX,
-            "backoff_options": {"base_interval": "0.05s", "max_interval": "0.2s"},
+            **CONNECT_RETRIES,
             "idle_timeout": "0s",  # an idle database session is not a fault; keep-alive finds the dead
             "proxy_protocol_tlvs": [stream],
             "access_log": logs.tcp(listener),

@@ -28,6 +28,11 @@ class GatewayCollector(Collector):
 
     def __init__(self, host: GatewayHost) -> None:
         self._host = host
+        self._flows = 0
+
+    async def look(self) -> None:
+        """Ask for what only another thread can tell; before each scrape."""
+        self._flows = await self._host.udp.flows()
 
     def collect(self) -> Iterator[Metric]:
         """Read at each scrape."""
@@ -37,6 +42,7 @@ class GatewayCollector(Collector):
         yield GaugeMetricFamily("drtp_gateway_envoy_ready", "Envoy serves.", value=float(ready))
         connections = own.connections if isinstance(own, GatewayReport) else 0
         yield GaugeMetricFamily("drtp_gateway_connections", "Visitors' connections now.", value=connections)
+        yield GaugeMetricFamily("drtp_gateway_udp_flows", "UDP visitors' flows now.", value=self._flows)
         yield GaugeMetricFamily("drtp_gateway_entries", "Entries that Envoy has answered for.", value=len(reports) - 1)
         counts = list(self._host.flows.counts.values())
         totals = {
@@ -54,11 +60,13 @@ async def serve_metrics(host: GatewayHost, port: int | None, clock: Clock) -> No
     if port is None:
         return
     registry = CollectorRegistry()
-    registry.register(GatewayCollector(host))
+    collector = GatewayCollector(host)
+    registry.register(collector)
 
     async def answer(request: web.Request) -> web.Response:
         if request.url.host not in _HOSTS:
             raise web.HTTPForbidden(text="Ask for this by a loopback name.\n")
+        await collector.look()
         own = generate_latest(registry) + generate_latest(REGISTRY)
         text = own.decode() + await host.envoy.admin.metrics()
         return web.Response(text=text, content_type="text/plain")

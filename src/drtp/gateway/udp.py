@@ -208,6 +208,12 @@ class UdpHost:
         servers = {end.server for one in behind for end in one.endpoints}
         return not self._aim.documents or not servers or bool(servers & self._sessions)
 
+    async def flows(self) -> int:
+        """Visitors that have a flow now, as the core counts them."""
+        if self._core is None:
+            return 0
+        return (await self._core.stats()).streams
+
     # ---- life ------------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:

@@ -19,12 +19,14 @@ from drtp.issuers.digests import Pepper, new_credential
 from drtp.issuers.records import as_object, find
 from drtp.issuers.secrets import Minted
 from drtp.kit.clock import Clock
-from drtp.kit.errors import NotFound, Refused
+from drtp.kit.errors import Conflict, NotFound, Refused
 from drtp.kit.observe import REGISTRY
 from drtp.store.protocol import AlreadyExists, Store
 
 _REFUSED = Counter("drtp_tokens_refused", "Bearer tokens that prove nobody.", registry=REGISTRY)
 
+TOKEN = "ApiToken.internal.datumapis.com"  # noqa: S105 - a kind's name
+ATTEMPTS = 5
 TOKEN_LIFETIME = timedelta(days=90)
 REFUSALS_SAID_PER_S = 20
 """Enough to see an attack by, at about 300 bytes each."""
@@ -83,7 +85,7 @@ class Accounts:
         self._audit.write("token minted", token=name, account=account)
         return Minted(name, token, expires_at)
 
-    async def issue(self, user: str, lifetime: timedelta) -> IssuedToken:
+    async def issue(self, user: str, lifetime: timedelta, *, reinstate: bool = False) -> IssuedToken:
         """As `TokenIssuer.issue`. An account that is in groups may be an administrator's: the operator's socket alone
         makes its tokens.
         """
@@ -91,14 +93,49 @@ class Accounts:
         held = await find(self._store, Account, uid)
         if held is None:
             await self.ensure(uid, user)
-        elif held.record.spec.groups or held.record.spec.disabled:
+        elif held.record.spec.groups:
             raise Refused("DRTP-1031", f"No token of {user} is made here.")
+        elif held.record.spec.disabled:
+            if not reinstate:
+                raise Refused("DRTP-1031", f"{user} was revoked.", "Reinstate the user, if that is meant.")
+            await self._store.update(held.replaced(msgspec.structs.replace(held.record.spec, disabled=False)))
+            self._audit.write("user reinstated", user=uid, name=user)
         minted = await self.mint_token(uid, lifetime=lifetime, description="API")
         return IssuedToken(uid, minted.secret, minted.expires_at)
 
+    async def shut(self, user: str) -> tuple[str, int]:
+        """From now on nothing proves this user: gives the account's uid, and how many tokens went.
+
+        The account stays, so that nobody makes another of the same name by accident. Raises: NotFound; Refused
+        DRTP-1031 for an account that is in groups, which may be an administrator's.
+        """
+        uid = account_uid(user)
+        for _ in range(ATTEMPTS):
+            held = await find(self._store, Account, uid)
+            if held is None:
+                raise NotFound("DRTP-1001", f"There is no user {user}.")
+            if held.record.spec.groups:
+                raise Refused("DRTP-1031", f"{user} is the operator's to revoke, on the control plane's machine.")
+            try:
+                if not held.record.spec.disabled:
+                    await self._store.update(held.replaced(disabled(held.record.spec)))
+                return uid, await self._drop_tokens(uid)
+            except Conflict:
+                continue
+        raise Conflict("DRTP-1003")
+
+    async def _drop_tokens(self, account: str) -> int:
+        gone = 0
+        for stored in (await self._store.list(TOKEN)).items:
+            record = msgspec.json.decode(stored.raw, type=ApiToken)
+            if record.spec.account == account:
+                await self.revoke_token(record.metadata.name)
+                gone += 1
+        return gone
+
     async def revoke_token(self, token_id: str) -> None:
         """From now on it proves nobody. Raises: NotFound."""
-        await self._store.delete(Key("ApiToken.internal.datumapis.com", "", token_id))
+        await self._store.delete(Key(TOKEN, "", token_id))
         self._audit.write("token revoked", token=token_id)
 
     async def authenticate(self, token: str, peer_cert_der: bytes | None, remote: str) -> User | None:

@@ -27,6 +27,7 @@ from drtp.apiserver.server import ApiServer, ServerInfo
 from drtp.controllers import assembly, events
 from drtp.controllers.loop import Manager
 from drtp.controllers.runtime import World
+from drtp.edgeserver.revocation import Revocation
 from drtp.edgeserver.server import EdgeServer, Issuing
 from drtp.issuers.audit import AuditLog
 from drtp.issuers.authority import Authority
@@ -174,7 +175,6 @@ async def _doors(tower: Tower) -> AsyncGenerator[None]:
     settings = tower.settings
     authoriser = Rbac(tower.view)
     info = ServerInfo(settings.edge_url, settings.suffix, settings.trust_domain, __version__)
-    api = ApiServer(tower.store, tower.accounts, authoriser, info, tower.clock, issuer=tower.accounts)
     edges = EdgeServer(
         tower.store,
         tower.observed,
@@ -186,6 +186,8 @@ async def _doors(tower: Tower) -> AsyncGenerator[None]:
         advertised_host=settings.names[0],
         advertised_port=settings.edge_port,
     )
+    revoker = Revocation(tower.store, edges.identities, tower.accounts, tower.audit)
+    api = ApiServer(tower.store, tower.accounts, authoriser, info, tower.clock, issuer=tower.accounts, revoker=revoker)
     operator = OperatorSocket(
         settings=settings,
         store=tower.store,

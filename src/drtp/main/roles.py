@@ -54,6 +54,7 @@ _EDIT = [
     _rule(WRITE, "", "configmaps", "secrets", "services"),
     _rule(WRITE, drtp.GROUP, *_DRTP),
     _rule(WRITE, gatewayapi.GROUP, *_GATEWAY),
+    _rule(["create"], "identity.datumapis.com", "revocations"),
 ]
 _ADMIN = [
     *_EDIT,

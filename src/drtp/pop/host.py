@@ -16,6 +16,7 @@ from pathlib import Path
 from drtp.api.reports import Report
 from drtp.api.snapshots import EndpointMode, Snapshot
 from drtp.client.reportboard import ReportBoard
+from drtp.client.roundtrips import RoundTripMeter, Target
 from drtp.kit.clock import Clock
 from drtp.kit.errors import Terminal
 from drtp.kit.files import private_directory
@@ -24,7 +25,7 @@ from drtp.kit.memory import HighWater
 from drtp.kit.observe import logger
 from drtp.pop.farewell import MOVE_MAX_S, RETURN_MAX_S
 from drtp.pop.ports import Place, PortBook
-from drtp.pop.reporting import Standing, reports_of
+from drtp.pop.reporting import Standing, peer_reports, reports_of
 from drtp.pop.table import Table, port_users, read_table
 from drtp.pop.vitals import Fitness, Pulse, Vitals, descriptors_share
 from drtp.tunnel import (
@@ -78,6 +79,8 @@ class PopHost:
         self._reports = reports
         self._clock = clock
         self._crowd = HighWater()
+        self.meter = RoundTripMeter(clock)
+        """How other POPs near this one are reached; it measures while somebody runs it."""
         self._pulse = Pulse()
         self._dirty = asyncio.Event()
         self._applied: dict[str, dict[str, object]] | None = None
@@ -110,6 +113,7 @@ class PopHost:
             table = read_table(snapshot, places, self._sockets, self.table)
             outcome = _merged(outcome, await self._give(table))
         self.table = table
+        self.meter.aim(Target(peer.name, peer.address, peer.port) for peer in table.peers)
         self.applied.set()
         self.standing = _standing(table, outcome, self.standing)
         refused = {**table.refused, **self.standing.failed}
@@ -194,7 +198,8 @@ class PopHost:
         self._awaited -= self.agents
         vitals = self._judged(self.stats)
         said: Mapping[str, Report] = self._reports.reports
-        self._reports.replace_all(reports_of(self.table, self.standing, self.stats, vitals, said))
+        reports = reports_of(self.table, self.standing, self.stats, vitals, said)
+        self._reports.replace_all(reports | peer_reports(self.meter.paths, said))
 
     def vitals(self) -> Vitals:
         """By the newest stats; a POP whose refresh stands still is stuck, too."""

@@ -6,15 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from drtp.api.drtp import ClientStatus, ProgrammingStatus
-from drtp.api.reports import PopReport, Report, RouteReport, SessionState
+from drtp.api.reports import PeerPath, PeerPaths, PopReport, Report, RouteReport, SessionState
 from drtp.api.snapshots import EndpointMode, RouteEntry
+from drtp.client.roundtrips import Path
 from drtp.pop.table import Table
 from drtp.pop.vitals import Fitness, Vitals
+from drtp.rules import entrykeys
+from drtp.rules.measures import STEP_LOSS, settled
 from drtp.tunnel import SessionStats, Stats
-
-NOTEWORTHY_SHARE = 0.2
-NOTEWORTHY_STEP = 1.0
-"""A gauge that moved by less than either is not worth a message to the control plane."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +57,21 @@ def reports_of(
     return reports
 
 
-def settled(said: float | None, measured: float | None) -> float | None:
-    """The gauge to say: the old one unless the new one differs noteworthily, or is nothing."""
-    if said is None or not measured:
-        return measured if measured is None else round(measured, 2)
-    moved = abs(measured - said)
-    return said if moved < NOTEWORTHY_STEP or moved < said * NOTEWORTHY_SHARE else round(measured, 2)
+def peer_reports(paths: Mapping[str, Path], said: Mapping[str, Report]) -> dict[str, Report]:
+    """How other POPs are reached, where that is known."""
+    before = said.get(entrykeys.PEERS)
+    known = before.paths if isinstance(before, PeerPaths) else {}
+    found = {name: _peer_path(path, known.get(name)) for name, path in paths.items()}
+    return {entrykeys.PEERS: PeerPaths(paths=found)} if found else {}
+
+
+def _peer_path(path: Path, known: PeerPath | None) -> PeerPath:
+    return PeerPath(
+        round_trip_ms=settled(known and known.round_trip_ms, path.round_trip_ms) or 0.0,
+        round_trip_floor_ms=settled(known and known.round_trip_floor_ms, path.floor_ms) or 0.0,
+        jitter_ms=settled(known and known.jitter_ms, path.jitter_ms) or 0.0,
+        loss=settled(known and known.loss, path.loss, STEP_LOSS) or 0.0,
+    )
 
 
 def _by_agent(stats: Stats) -> dict[str, SessionStats]:
@@ -136,6 +144,8 @@ def _session(entry: RouteEntry, sessions: Mapping[str, SessionStats], before: Se
         status = ClientStatus.DISCONNECTED if known else ClientStatus.WAITING
         return SessionState(status=status, agent=before.agent, epoch=before.epoch)
     same = before.agent == session.peer and before.epoch == session.epoch
+    known = before if same else SessionState(status=ClientStatus.CONNECTED)
+    measured = session.round_trip_ms is not None
     return SessionState(
         status=ClientStatus.CONNECTED,
         agent=session.peer,
@@ -143,5 +153,8 @@ def _session(entry: RouteEntry, sessions: Mapping[str, SessionStats], before: Se
         since_unix_ms=session.since_unix_ms,
         peer=session.address,
         lanes=len(session.lanes),
-        round_trip_ms=settled(before.round_trip_ms if same else None, session.round_trip_ms),
+        round_trip_ms=settled(known.round_trip_ms, session.round_trip_ms),
+        round_trip_floor_ms=settled(known.round_trip_floor_ms, session.round_trip_floor_ms),
+        jitter_ms=settled(known.jitter_ms, session.jitter_ms) if measured else None,
+        loss=settled(known.loss, session.loss, STEP_LOSS) if measured else None,
     )

@@ -26,7 +26,7 @@ from drtp.pop.metrics import PopCollector
 from drtp.pop.ports import PortBook
 from drtp.pop.settings import PopSettings
 from drtp.pop.vitals import Fitness, pre_auth_max
-from drtp.tunnel import CoreLimits, Liveness, ServerConfig, TunnelIdentity, TunnelServer
+from drtp.tunnel import CoreLimits, Liveness, ServerConfig, TunnelIdentity, TunnelServer, WebIdentity
 
 log = logger("pop")
 
@@ -78,7 +78,12 @@ class Pop:
         self._identity = identity
         book = PortBook(settings.directory / "ports.json", settings.endpoint_addresses, settings.endpoint_ports, clock)
         self.tunnel = TunnelServer(
-            ServerConfig(listeners=settings.listeners, liveness=QUICK, limits=CoreLimits(pre_auth_max=pre_auth_max())),
+            ServerConfig(
+                listeners=settings.listeners,
+                liveness=QUICK,
+                limits=CoreLimits(pre_auth_max=pre_auth_max()),
+                web=_web_identity(settings),
+            ),
             _tunnel_identity(identity),
         )
         self._health_listener = _listening(settings.health_address)
@@ -117,7 +122,7 @@ class Pop:
             self._clock,
         )
         self._present(door, self._identity)
-        collector = PopCollector(lambda: self.host.stats, self.host.vitals)
+        collector = PopCollector(lambda: self.host.stats, self.host.vitals, lambda: self.host.meter.paths)
         REGISTRY.register(collector)
         try:
             async with self._signals(), self._metrics(), door.serving(), asyncio.TaskGroup() as group:
@@ -128,6 +133,7 @@ class Pop:
                     group.create_task(self._follow_identity(door)),
                     group.create_task(self.host.follow_events()),
                     group.create_task(self.host.keep_fresh()),
+                    group.create_task(self.host.meter.run()),
                     group.create_task(self._say_when_whole()),
                 ]
                 log.info("pop started", name=self._settings.name, agents=", ".join(self.tunnel.agent_addresses))
@@ -257,6 +263,13 @@ def _listening(at: tuple[str, int]) -> socket.socket:
         raise Retryable("DRTP-4003", f"{address}:{port} cannot be used: {error.strerror}.") from error
     listener.setblocking(False)
     return listener
+
+
+def _web_identity(settings: PopSettings) -> WebIdentity | None:
+    if settings.web_certificate is None:
+        return None
+    chain, key = settings.web_certificate
+    return WebIdentity(chain.read_text(encoding="ascii"), key.read_text(encoding="ascii"))
 
 
 def _tunnel_identity(identity: Identity) -> TunnelIdentity:

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from drtp.api.snapshots import DenyEntry, EndpointMode, RouteEntry, Snapshot, TrustEntry
+from drtp.api.snapshots import DenyEntry, EndpointMode, MeasureTarget, RouteEntry, Snapshot, TrustEntry
 from drtp.pop.ports import Place
 
 PATH_BYTES_MAX = 107
@@ -18,12 +18,13 @@ PATH_BYTES_MAX = 107
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """By entry key: routes, documents for the core, and reasons of those that are not in force."""
+    """By entry key: routes, documents for the core, and reasons of those that are not in force; and whom to measure."""
 
     routes: dict[str, RouteEntry] = field(default_factory=dict[str, RouteEntry])
     documents: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
     refused: dict[str, str] = field(default_factory=dict[str, str])
     gateways: frozenset[str] = frozenset()
+    peers: list[MeasureTarget] = field(default_factory=list[MeasureTarget])
 
 
 def port_users(snapshot: Snapshot) -> set[str]:
@@ -57,6 +58,8 @@ def read_table(
                     table.documents[key] = {**msgspec.to_builtins(entry), "bind": bind}
             case TrustEntry() | DenyEntry():
                 table.documents[key] = msgspec.to_builtins(entry)
+            case MeasureTarget():
+                table.peers.append(entry)
             case _:
                 table.refused[key] = "DRTP-4024: this entry is not for a POP."
     return table

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, cast
 
 from drtp.api.core import Namespace
-from drtp.api.drtp import DRTPAccessPolicy, DRTPConnection, DRTPService, EnforcementPoint
+from drtp.api.drtp import DRTPAccessPolicy, DRTPConnection, DRTPServer, DRTPService, EnforcementPoint
 from drtp.api.gatewayapi import (
     Gateway,
     HTTPRoute,
@@ -22,6 +22,7 @@ from drtp.api.meta import ObjectMeta
 from drtp.api.snapshots import Access, Source
 from drtp.projections.cells import Index, Reader, Unit
 from drtp.rules import access, attachment, indexes, vending
+from drtp.rules.candidates import ServerPlace
 from drtp.store.observed import EdgeRef
 
 ROUTES: Mapping[str, type[HTTPRoute | TCPRoute | TLSRoute | UDPRoute]] = {
@@ -33,9 +34,11 @@ ROUTES: Mapping[str, type[HTTPRoute | TCPRoute | TLSRoute | UDPRoute]] = {
 
 GATEWAYS: Unit = ("gateways",)
 POPS: Unit = ("pops",)
+SERVERS: Unit = ("servers",)
 
 INDEXES = (
     Index(DRTPConnection, "service", indexes.connection_service),
+    Index(DRTPServer, "all", lambda _server: (True,)),
     Index(DRTPAccessPolicy, "service", indexes.policy_services),
     Index(EdgeIdentity, "role", indexes.identity_role),
     Index(EdgeIdentity, "denied", indexes.identity_denied),
@@ -64,6 +67,11 @@ def sources(objects: Iterable[ObjectMeta]) -> tuple[Source, ...]:
 def gateways(read: Reader) -> Sequence[GatewayEdge]:
     """Every gateway that is not denied."""
     return cast("Sequence[GatewayEdge]", read.value(GATEWAYS) or ())
+
+
+def server_places(read: Reader) -> Sequence[ServerPlace]:
+    """Every tunnel server that is not cordoned, by name."""
+    return cast("Sequence[ServerPlace]", read.value(SERVERS) or ())
 
 
 def shared_addresses(read: Reader) -> frozenset[str]:

@@ -24,6 +24,7 @@ _UNITS: Mapping[str, tuple[int, Compute]] = {
     "gateways": (0, tunnels.gateways),
     "identity": (0, tunnels.identity),
     "pops": (0, tunnels.pops),
+    "servers": (0, tunnels.servers),
     "trust": (1, tunnels.trust),
     "deny": (1, tunnels.deny),
     "server": (1, tunnels.server),
@@ -42,7 +43,7 @@ _UNITS: Mapping[str, tuple[int, Compute]] = {
 }
 """Kind of unit -> rank and computation. Values and facts go to higher ranks only."""
 
-_ALWAYS: tuple[Unit, ...] = (facts.GATEWAYS, facts.POPS, ("trust",), ("deny",))
+_ALWAYS: tuple[Unit, ...] = (facts.GATEWAYS, facts.POPS, facts.SERVERS, ("trust",), ("deny",))
 
 _SPAWNS: Mapping[str, Callable[[Key], Unit]] = {
     kind_key(DRTPConnection): lambda key: ("connection", key.namespace, key.name),

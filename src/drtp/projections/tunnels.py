@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import NamedTuple, cast
 
 import msgspec
 
 from drtp.api.drtp import (
+    PEERS_MAX,
     DRTPAccessPolicy,
     DRTPConnection,
     DRTPServer,
@@ -18,16 +19,32 @@ from drtp.api.drtp import (
 from drtp.api.internal import EdgeIdentity, EdgeRole
 from drtp.api.meta import ConditionStatus
 from drtp.api.reasons import Aspect
-from drtp.api.snapshots import Access, DenyEntry, PlanServer, PlanService, ProbeTarget, RouteEntry, TrustEntry
+from drtp.api.snapshots import (
+    Access,
+    DenyEntry,
+    Entry,
+    MeasureTarget,
+    PlanServer,
+    PlanService,
+    ProbeTarget,
+    RouteEntry,
+    Source,
+    TrustEntry,
+)
 from drtp.projections import facts
 from drtp.projections.cells import Reader, Result, Unit
 from drtp.projections.settings import ProjectionSettings
 from drtp.rules import access, conditions, entrykeys
-from drtp.rules.placement import ROLES
+from drtp.rules.candidates import CANDIDATES_MAX, ServerPlace, nearby
+from drtp.rules.placement import ROLES, Position, position_of
 from drtp.store.observed import EdgeRef
 
-_Assigned = tuple[tuple[str, Role], ...]
-"""What a connection tells its agent's unit: servers, and their roles for it."""
+
+class _Told(NamedTuple):
+    """What a connection tells its agent's unit: servers with their roles for it, and where the agent is."""
+
+    servers: tuple[tuple[str, Role], ...]
+    origin: Position | None
 
 
 def gateways(_unit: Unit, read: Reader, _settings: ProjectionSettings) -> Result:
@@ -72,7 +89,10 @@ def connection(unit: Unit, read: Reader, settings: ProjectionSettings) -> Result
     result = Result()
     agent = agent_of(read, found)
     if agent is not None:
-        result.facts["agent", agent.uid] = tuple((one.server_ref.name, one.role) for one in found.spec.servers)
+        result.facts["agent", agent.uid] = _Told(
+            tuple((one.server_ref.name, one.role) for one in found.spec.servers),
+            position_of(found.spec.client.location),
+        )
     service = read.get(DRTPService, unit[1], found.spec.service_ref.name)
     if service is None or service.metadata.deletion_timestamp is not None:
         return result
@@ -150,11 +170,16 @@ def _plan(found: DRTPConnection, service: DRTPService, servers: tuple[str, ...])
 
 
 def agent(unit: Unit, read: Reader, settings: ProjectionSettings) -> Result:
-    """The tunnel servers an agent keeps sessions with: those of all its connections, each in its foremost role."""
+    """The tunnel servers an agent keeps sessions with: those of all its connections, each in its foremost role.
+
+    And those that it measures, because it may be given them.
+    """
     uid = unit[1]
-    result = Result()
+    told = [cast("_Told", fact) for fact in read.facts().values()]
+    origin = next((one.origin for one in told if one.origin is not None), None)
+    result = Result(_measures(EdgeRef(EdgeRole.AGENT, uid), read, origin, CANDIDATES_MAX) if told else {})
     roles: dict[str, Role] = {}
-    for name, assigned in (pair for pairs in read.facts().values() for pair in cast("_Assigned", pairs)):
+    for name, assigned in (pair for one in told for pair in one.servers):
         # To an agent a server that leaves is a last one: it keeps the session that visitors are on.
         role = Role.TERTIARY if assigned is Role.LEAVING else assigned
         roles[name] = min(roles.get(name, role), role, key=ROLES.index)
@@ -179,11 +204,52 @@ def _tunnel_port(server: DRTPServer) -> int | None:
     return next((one.port for one in server.spec.listeners if one.transport is Transport.TLS), None)
 
 
+def servers(_unit: Unit, read: Reader, _settings: ProjectionSettings) -> Result:
+    """Where tunnel servers are: of each its record's few words that do not change with every heartbeat."""
+    found = [
+        ServerPlace(
+            uid=one.metadata.uid,
+            generation=one.metadata.generation,
+            name=one.metadata.name,
+            address=one.spec.server_ip,
+            port=port,
+            failure_domain=one.spec.failure_domain or one.metadata.name,
+            position=position_of(one.spec.location),
+        )
+        for one in read.indexed(DRTPServer, "all", True)
+        if not one.spec.unschedulable and (port := _tunnel_port(one)) is not None
+    ]
+    return Result(value=tuple(sorted(found, key=lambda one: one.name)))
+
+
+def _measures(
+    edge: EdgeRef, read: Reader, origin: Position | None, most: int, besides: str = ""
+) -> dict[tuple[EdgeRef, str], Entry]:
+    """What `edge`, at `origin`, measures: up to `most` servers near it, but for the one with the uid `besides`."""
+    places = [one for one in facts.server_places(read) if one.uid != besides]
+    return {
+        (edge, entrykeys.measure(one.uid)): MeasureTarget(
+            server=one.uid,
+            name=one.name,
+            address=one.address,
+            port=one.port,
+            sources=(Source(one.uid, one.generation),),
+        )
+        for one in nearby(places, origin, most)
+    }
+
+
 def server(unit: Unit, read: Reader, settings: ProjectionSettings) -> Result:
-    """A POP that every gateway probes by itself."""
+    """A POP that every gateway probes by itself, and that measures others near it."""
     found = read.get(DRTPServer, "", unit[1])
-    if found is None or found.spec.health_port is None:
+    if found is None:
         return Result()
+    uid = found.metadata.uid
+    result = Result(
+        _measures(EdgeRef(EdgeRole.POP, uid), read, position_of(found.spec.location), PEERS_MAX, besides=uid)
+    )
+    if found.spec.health_port is None:
+        return result
     target = ProbeTarget(
         server=found.metadata.uid,
         name=settings.server_name(found.metadata.name),
@@ -192,5 +258,5 @@ def server(unit: Unit, read: Reader, settings: ProjectionSettings) -> Result:
         tunnel_port=_tunnel_port(found) or 0,
         sources=facts.sources([found.metadata]),
     )
-    key = entrykeys.pop(found.metadata.uid)
-    return Result({(gateway.edge, key): target for gateway in facts.gateways(read)})
+    result.entries |= {(gateway.edge, entrykeys.pop(uid)): target for gateway in facts.gateways(read)}
+    return result

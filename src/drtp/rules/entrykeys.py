@@ -6,6 +6,7 @@ TRUST = "trust"
 DENY = "deny"
 SELF = "self"
 ROUND_TRIPS = "roundtrips"
+PEERS = "peers"
 
 
 def route(connection_uid: str) -> str:
@@ -16,6 +17,11 @@ def route(connection_uid: str) -> str:
 def server(server_uid: str) -> str:
     """PlanServer."""
     return f"server/{server_uid}"
+
+
+def measure(server_uid: str) -> str:
+    """MeasureTarget."""
+    return f"measure/{server_uid}"
 
 
 def tunnel(server_uid: str) -> str:

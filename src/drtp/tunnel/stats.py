@@ -22,6 +22,7 @@ class LaneStats(Model, frozen=True):
     """One lane. `loss` is the decaying share (0 to 1) of pings that came back late or never."""
 
     round_trip_ms: float | None = None
+    round_trip_floor_ms: float | None = None
     jitter_ms: float = 0.0
     loss: float = 0.0
     bytes_in: int = 0
@@ -29,7 +30,7 @@ class LaneStats(Model, frozen=True):
 
 
 class SessionStats(Model, frozen=True):
-    """A session with one peer: an agent's uid at the POP, a server's uid at the agent."""
+    """A session with one peer: an agent's uid at the POP, a server's uid at the agent. `way` as in `TunnelUp`."""
 
     peer: str
     address: str
@@ -38,6 +39,7 @@ class SessionStats(Model, frozen=True):
     since_unix_ms: int = 0
     streams: int = 0
     lanes: tuple[LaneStats, ...] = ()
+    way: str = ""
     message: str | None = None
 
     @property
@@ -49,6 +51,22 @@ class SessionStats(Model, frozen=True):
     def round_trip_ms(self) -> float | None:
         """The best lane's."""
         return min((lane.round_trip_ms for lane in self.lanes if lane.round_trip_ms is not None), default=None)
+
+    @property
+    def round_trip_floor_ms(self) -> float | None:
+        """The shortest of late, on any lane."""
+        floors = (lane.round_trip_floor_ms for lane in self.lanes if lane.round_trip_floor_ms is not None)
+        return min(floors, default=None)
+
+    @property
+    def jitter_ms(self) -> float:
+        """The best lane's."""
+        return min((lane.jitter_ms for lane in self.lanes), default=0.0)
+
+    @property
+    def loss(self) -> float:
+        """The worst lane's."""
+        return max((lane.loss for lane in self.lanes), default=0.0)
 
 
 class LocalStats(Model, frozen=True):

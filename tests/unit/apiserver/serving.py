@@ -22,6 +22,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from drtp.api.people import AUTHENTICATED, SYSTEM_MASTERS, IssuedToken, User
 from drtp.api.rbac import KINDS
+from drtp.api.revoking import Because, Withdrawn
 from drtp.apiserver.rbac import Rbac
 from drtp.apiserver.server import ApiServer, ServerInfo
 from drtp.kit.clock import SystemClock
@@ -52,9 +53,35 @@ class Tokens:
     async def authenticate(self, token: str, peer_cert_der: bytes | None, remote: str) -> User | None:
         return self.users.get(token)
 
-    async def issue(self, user: str, lifetime: datetime.timedelta) -> IssuedToken:
+    async def issue(self, user: str, lifetime: datetime.timedelta, *, reinstate: bool = False) -> IssuedToken:
         self.users[f"{user}-token"] = User(user, f"u-{user}", (AUTHENTICATED,))
         return IssuedToken(f"u-{user}", Secret(f"{user}-token"), datetime.datetime.now(datetime.UTC) + lifetime)
+
+
+class Revocations:
+    """Takes nothing away, and remembers what it was asked to."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str, str, Because]] = []
+
+    async def agent(self, namespace: str, uid: str, because: Because) -> Withdrawn:
+        return self._asked("agent", namespace, uid, because)
+
+    async def service(self, namespace: str, name: str, because: Because) -> Withdrawn:
+        return self._asked("service", namespace, name, because)
+
+    async def user(self, name: str, because: Because) -> Withdrawn:
+        return self._asked("user", "", name, because)
+
+    async def pop(self, name: str, because: Because) -> Withdrawn:
+        return self._asked("pop", "", name, because)
+
+    async def gateway(self, name: str, because: Because) -> Withdrawn:
+        return self._asked("gateway", "", name, because)
+
+    def _asked(self, what: str, namespace: str, name: str, because: Because) -> Withdrawn:
+        self.asked.append((what, namespace, name, because))
+        return Withdrawn(identities=("1",), secrets=2)
 
 
 def make_certificate(folder: Path) -> tuple[Path, ssl.SSLContext]:
@@ -101,6 +128,7 @@ class Served:
     server: ApiServer
     tokens: Tokens
     rbac: Rbac
+    revocations: Revocations
 
     async def call(
         self, method: str, path: str, body: Any = None, *, token: str = ADMIN, **headers: str
@@ -138,9 +166,10 @@ async def serving(folder: Path, store: MemoryStore | None = None) -> AsyncGenera
     ca, context = make_certificate(folder)
     info = ServerInfo("https://127.0.0.1:1", "example.localhost", "drtp.test", "0.1.0")
     view, tokens = View(store, (kind.key for kind in KINDS)), Tokens()
-    rbac = Rbac(view)
-    api = ApiServer(store, tokens, rbac, info, SystemClock(), issuer=tokens)
+    rbac, revocations = Rbac(view), Revocations()
+    api = ApiServer(store, tokens, rbac, info, SystemClock(), issuer=tokens, revoker=revocations)
     async with _followed(view), api.serve("127.0.0.1", 0, context) as listening:
         trust = ssl.create_default_context(cafile=str(ca))
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=trust, limit=0)) as session:
-            yield Served(f"https://127.0.0.1:{listening.port}", ca, store, session, api, tokens, rbac)
+            url = f"https://127.0.0.1:{listening.port}"
+            yield Served(url, ca, store, session, api, tokens, rbac, revocations)

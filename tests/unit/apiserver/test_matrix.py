@@ -87,6 +87,8 @@ async def routes(api: Served) -> list[Route]:
 def asks(route: Route) -> Iterator[Ask]:
     """Every verb in every place where the route can be addressed."""
     if not route.kept:
+        for place in (OWN, OTHER) if route.namespaced else ():
+            yield Ask(route, "create", place, "POST", f"{route.root}/namespaces/{place}/{route.plural}")
         yield Ask(route, "create", EVERYWHERE, "POST", f"{route.root}/{route.plural}")
         return
     itself = route.plural == "namespaces"

@@ -8,8 +8,20 @@ from drtp.api.core import Event, Lease
 from drtp.api.drtp import ClientStatus, DRTPConnection, DRTPServer, DRTPService, ProgrammingStatus, Role
 from drtp.api.internal import EdgeIdentity, EdgeRole
 from drtp.api.meta import Key
-from drtp.api.reports import LocalState, PopReport, Report, RouteReport, ServiceReport, TunnelReport
-from drtp.api.snapshots import Backend, DenyEntry, PlanServer, PlanService, RouteEntry, TrustEntry
+from drtp.api.reports import (
+    LocalState,
+    PeerPath,
+    PeerPaths,
+    PopReport,
+    Report,
+    RoundTrips,
+    RouteReport,
+    ServiceReport,
+    SessionState,
+    TunnelReport,
+)
+from drtp.api.snapshots import Backend, DenyEntry, MeasureTarget, PlanServer, PlanService, RouteEntry, TrustEntry
+from drtp.controllers.connection import DWELL
 from drtp.controllers.runtime import Change, World
 from drtp.rules.access import permits
 from tower import DRTP, FALSE, TRUE, Tower, service
@@ -218,6 +230,179 @@ async def test_every_pop_trusts_exactly_the_gateways_that_are_not_revoked() -> N
         await tower.gateway("gw-2")
         await tower.patch(EdgeIdentity, "", "gw-2", {"spec": {"revoked": True}})
         assert tower.entries(EdgeRole.POP, uid)["trust"] == TrustEntry(gateways=("gw-1",))
+
+
+def measured(tower: Tower, round_trip_ms: float, *more: float) -> dict[str, Report]:
+    """The POP's report of the only connection, with these figures: floor, jitter and loss too, or zeros."""
+    connection = tower.get(DRTPConnection, "joe", "web-a1")
+    floor_ms, jitter_ms, loss = more or (0, 0, 0)
+    session = SessionState(
+        status=ClientStatus.CONNECTED,
+        agent="a1",
+        round_trip_ms=round_trip_ms,
+        round_trip_floor_ms=floor_ms,
+        jitter_ms=jitter_ms,
+        loss=loss,
+    )
+    uid = connection.metadata.uid
+    return {
+        f"route/{uid}": RouteReport(
+            connection=uid, programming=ProgrammingStatus.PROGRAMMED, address="127.0.0.1", port=20000, session=session
+        )
+    }
+
+
+async def test_r22_a_path_and_the_local_service_are_measured_in_the_status() -> None:
+    async with Tower().running() as tower:
+        await serving(tower, "nyc")
+        await tower.say(tower.servers["nyc"], measured(tower, 41.6, 39.2, 3.1, 0.012))
+        uid = tower.get(DRTPConnection, "joe", "web-a1").metadata.uid
+        said = ServiceReport(connection=uid, local=LocalState.REACHABLE, connect_ms=2.6, jitter_ms=0.4, failures=3)
+        await tower.say("a1", {f"service/{uid}": said})
+        status = tower.get(DRTPConnection, "joe", "web-a1").status
+        path, local = status.servers[0], status.local
+        assert (path.round_trip_millis, path.round_trip_floor_millis) == (42, 39)
+        assert (path.jitter_millis, path.loss_permille) == (3, 12)
+        assert local is not None
+        assert (local.state, local.connect_millis, local.jitter_millis, local.failures) == (
+            LocalState.REACHABLE, 3, 0, 3,
+        )  # fmt: skip
+
+
+async def test_figures_that_dance_are_written_once_a_minute() -> None:
+    async with Tower().running() as tower:
+        await serving(tower, "nyc")
+        await tower.say(tower.servers["nyc"], measured(tower, 40))
+        before = tower.view.revision
+        for step in range(20):
+            await tower.say(tower.servers["nyc"], measured(tower, 400 if step % 2 else 40))
+        assert tower.view.revision == before
+        await tower.say(tower.servers["nyc"], measured(tower, 400))
+        await tower.advance(60)
+        assert tower.get(DRTPConnection, "joe", "web-a1").status.servers[0].round_trip_millis == 400
+
+
+async def test_silence_after_a_restart_leaves_the_figures() -> None:
+    async with Tower().running() as tower:
+        await serving(tower, "nyc")
+        await tower.say(tower.servers["nyc"], measured(tower, 40))
+        before = tower.get(DRTPConnection, "joe", "web-a1").status
+    async with Tower(tower.clock, tower.store).running() as again:
+        await again.settle()
+        after = again.get(DRTPConnection, "joe", "web-a1").status
+        assert (after.servers, after.local, after.measured_time) == (before.servers, before.local, before.measured_time)
+
+
+async def far_and_near(tower: Tower) -> None:
+    """Placed by map on two POPs beside the agent; a third one is beyond the ocean."""
+    await tower.pop("lon", location={"latitude": "51.5", "longitude": "-0.1"})
+    await tower.pop("par", location={"latitude": "48.9", "longitude": "2.4"})
+    await tower.pop("nyc", location={"latitude": "40.7", "longitude": "-74.0"})
+    await tower.apply(service())
+    await tower.agent("a1", "joe", "web", location={"latitude": "51.5", "longitude": "-0.2"})
+    assert assigned(tower) == ["lon", "par"]
+    for name in assigned(tower):
+        await tower.pop_serves(name)
+    await tower.agent_says("a1", LocalState.REACHABLE)
+
+
+async def trips(tower: Tower, **millis: float) -> None:
+    await tower.say("a1", {"roundtrips": RoundTrips(millis=millis)})
+
+
+async def test_r8_an_agent_is_placed_by_map_at_once_and_by_measure_when_there_is_one() -> None:
+    async with Tower().running() as tower:
+        await far_and_near(tower)
+        await trips(tower, lon=80, par=85, nyc=12)
+        assert assigned(tower) == ["nyc", "lon", "par"]
+        roles = [one.role for one in tower.get(DRTPConnection, "joe", "web-a1").spec.servers]
+        assert roles == [Role.PRIMARY, Role.SECONDARY, Role.LEAVING]
+
+
+async def test_a_move_by_measure_takes_the_old_tunnel_away_after_its_last_visitor() -> None:
+    async with Tower().running() as tower:
+        await far_and_near(tower)
+        await trips(tower, lon=80, par=85, nyc=12)
+        await tower.pop_serves("par", visitors=1)
+        await tower.pop_serves("nyc")
+        assert assigned(tower) == ["nyc", "lon", "par"]
+        assert tower.condition(tower.get(DRTPConnection, "joe", "web-a1"), "Ready") == (TRUE, "Ready")
+        await tower.pop_serves("par", visitors=0)
+        assert assigned(tower) == ["nyc", "lon"]
+
+
+async def test_who_was_moved_by_measure_rests_before_the_next_move() -> None:
+    async with Tower().running() as tower:
+        await far_and_near(tower)
+        await trips(tower, lon=80, par=85, nyc=12)
+        await tower.pop_serves("nyc")
+        await tower.pop_serves("par", visitors=0)
+        assert assigned(tower) == ["nyc", "lon"]
+        await trips(tower, lon=80, par=20, nyc=12)
+        assert assigned(tower) == ["nyc", "lon"]
+        await tower.advance(DWELL.total_seconds())
+        assert assigned(tower) == ["nyc", "par", "lon"]
+
+
+async def test_nobody_is_moved_by_measure_while_a_path_is_down() -> None:
+    async with Tower().running() as tower:
+        await far_and_near(tower)
+        await tower.pop_serves("par", session=ClientStatus.DISCONNECTED)
+        await trips(tower, lon=80, par=85, nyc=12)
+        assert assigned(tower) == ["lon", "par"]
+        await tower.pop_serves("par")
+        assert assigned(tower)[:2] == ["nyc", "lon"]
+
+
+async def test_a_restarted_control_plane_that_knows_no_measure_moves_nobody() -> None:
+    async with Tower().running() as tower:
+        await far_and_near(tower)
+        await trips(tower, lon=80, par=85, nyc=12)
+        await tower.pop_serves("nyc")
+        await tower.pop_serves("par", visitors=0)
+    async with Tower(tower.clock, tower.store).running() as again:
+        await again.advance(60)
+        assert assigned(again)[:2] == ["nyc", "lon"]
+
+
+async def test_a_server_set_by_hand_is_not_moved_by_measure() -> None:
+    async with Tower().running() as tower:
+        await far_and_near(tower)
+        chosen = [{"role": "Primary", "serverRef": {"name": "par"}}]
+        change = {"metadata": {"annotations": {"datumapis.com/placed-by": None}}, "spec": {"servers": chosen}}
+        await tower.patch(DRTPConnection, "joe", "web-a1", change)
+        await tower.pop_serves("par")
+        await trips(tower, lon=80, par=85, nyc=12)
+        assert assigned(tower) == ["par"]
+
+
+async def test_agents_measure_what_they_may_be_given_and_pops_each_other() -> None:
+    async with Tower().running() as tower:
+        await far_and_near(tower)
+
+        def targets(role: EdgeRole, uid: str) -> set[str]:
+            return {one.name for one in tower.entries(role, uid).values() if isinstance(one, MeasureTarget)}
+
+        assert targets(EdgeRole.AGENT, "a1") == {"lon", "par", "nyc"}
+        assert targets(EdgeRole.POP, tower.servers["nyc"]) == {"lon", "par"}
+        await tower.patch(DRTPServer, "", "par", {"spec": {"unschedulable": True}})
+        assert targets(EdgeRole.AGENT, "a1") == {"lon", "nyc"}
+
+
+async def test_paths_between_pops_are_in_their_status_the_nearest_first() -> None:
+    async with Tower().running() as tower:
+        await tower.pop("nyc")
+        paths = {
+            "par": PeerPath(round_trip_ms=82.4, round_trip_floor_ms=80.0, jitter_ms=1.2, loss=0.004),
+            "ewr": PeerPath(round_trip_ms=1.6, round_trip_floor_ms=1.4),
+        }
+        await tower.say(tower.servers["nyc"], {"peers": PeerPaths(paths=paths)})
+        peers = tower.get(DRTPServer, "", "nyc").status.peers
+        assert [(one.server_ref.name, one.round_trip_millis) for one in peers] == [("ewr", 2), ("par", 82)]
+        assert (peers[1].round_trip_floor_millis, peers[1].jitter_millis, peers[1].loss_permille) == (80, 1, 4)
+        await tower.hang_up(tower.servers["nyc"])
+        await tower.advance(30)
+        assert tower.get(DRTPServer, "", "nyc").status.peers == peers
 
 
 async def test_heartbeats_are_written_at_most_every_ten_seconds() -> None:

@@ -208,6 +208,25 @@ async def test_a_visitor_is_answered_counted_and_logged(tmp_path: Path) -> None:
         assert world.flows.counts["s1"].visitors == 1
 
 
+async def test_live_flows_are_counted_as_they_come_and_go(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    assert await world.host.flows() == 0
+    async with world.running():
+        port = free_udp_port()
+        world.tell({**exposure(port), **behind(world.tunnel_port)})
+        async with visitor(port) as one, visitor(port) as other:
+            assert await asked(one, b"question") == b"question"
+            assert await world.host.flows() == 1
+            assert await asked(other, b"question") == b"question"
+            assert await world.host.flows() == 2
+        world.tell({**exposure(port, NOBODY), **behind(world.tunnel_port)})
+
+        async def nobody_is_left() -> bool:
+            return await world.host.flows() == 0
+
+        await until(nobody_is_left)
+
+
 async def test_a_port_that_is_taken_fails_alone_and_heals(tmp_path: Path) -> None:
     world = World(tmp_path)
     async with world.running():

@@ -17,6 +17,7 @@ from drtp.api.drtp import ClientStatus, Protocol, Role, ServiceAddress
 from drtp.api.reports import LocalState
 from drtp.main.commands.options import OutputForm
 from drtp.main.datum.changes import Asked, address_of, changes
+from drtp.main.datum.measured import EVERY_S, Measured
 from drtp.main.datum.screen import ScreenForm, picture
 from drtp.main.datum.speaker import JsonForm, LineForm, Speaker
 from drtp.main.shell import set_up_logs
@@ -121,7 +122,7 @@ def test_first_json_line_is_the_ready_event(capsys: pytest.CaptureFixture[str]) 
         "seconds": 0.5,
         "addresses": ["http://web.prism.localhost:7080", "https://web.prism.localhost:7443"],
     }
-    assert [line["event"] for line in lines[1:]] == ["pop"]
+    assert [line["event"] for line in lines[1:]] == ["pop", "measured"]
 
 
 def test_first_line_for_people_is_the_address_alone(capsys: pytest.CaptureFixture[str]) -> None:
@@ -239,3 +240,29 @@ def test_with_the_control_plane_down_the_address_on_disk_is_announced(capsys: py
     with Speaker(LineForm(), {"web": Asked(hostname="demo.x")}, 0.0) as speaker:
         speaker.follow(replace(VIEW, feed=FeedView(state="Down")), 0.1)
     assert capsys.readouterr().out == "http://web.prism.localhost:7080\n"
+
+
+def test_figures_are_an_event_when_one_has_moved_and_not_every_time() -> None:
+    measured = Measured()
+    first = measured.news(VIEW, 0.0)
+    assert first is not None
+    assert first["pops"][0] == {
+        "pop": "worker-001", "roundTripMillis": 1.25, "roundTripFloorMillis": 1.25, "jitterMillis": 0.0, "loss": 0.0,
+    }  # fmt: skip
+    assert first["local"][0]["failures"] == VIEW.services[0].local.failures_total
+    moved = replace(VIEW, pops=(replace(POPS[0], round_trip_ms=80.0), POPS[1]))
+    assert measured.news(moved, EVERY_S / 2) is None
+    assert measured.news(VIEW, EVERY_S) is None
+    later = measured.news(moved, EVERY_S)
+    assert later is not None
+    assert later["pops"][0]["roundTripMillis"] == 80.0
+    assert measured.news(moved, 9 * EVERY_S) is None
+
+
+def test_scripts_hear_of_figures_after_the_ready_event(capsys: pytest.CaptureFixture[str]) -> None:
+    with Speaker(JsonForm(), {"web": None}, 0.0) as speaker:
+        speaker.follow(VIEW, 1.0)
+    events = [json.loads(line)["event"] for line in capsys.readouterr().out.splitlines()]
+    assert events[0] == "ready"
+    speaker.follow(VIEW, 2.0)
+    assert [json.loads(line)["event"] for line in capsys.readouterr().out.splitlines()] == ["measured"]

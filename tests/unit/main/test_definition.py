@@ -96,6 +96,13 @@ def test_options_that_cannot_mean_anything_together_are_refused(said: dict[str, 
 
 
 def test_networks_are_canonical_and_named_when_wrong() -> None:
-    assert networks(("10.0.0.1", "10.0.0.7/8,::1")) == ("10.0.0.1/32", "10.0.0.0/8", "::1/128")
+    assert networks(("10.0.0.1", "10.0.0.0/8,::1")) == ("10.0.0.1/32", "10.0.0.0/8", "::1/128")
     with pytest.raises(Invalid, match=r"10\.0\.0\.0/33"):
         networks(("10.0.0.0/33",))
+
+
+def test_a_network_with_host_bits_is_asked_about_and_not_widened() -> None:
+    with pytest.raises(Invalid) as caught:
+        networks(("10.0.0.7/8",))
+    assert "10.0.0.0/8" in caught.value.remedy
+    assert "10.0.0.7 for the one machine" in caught.value.remedy

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path as File
 
 import msgspec
 import pytest
 
 from drtp.api.drtp import ClientStatus, ProgrammingStatus
-from drtp.api.reports import PopReport, Report, RouteReport
+from drtp.api.reports import PeerPath, PeerPaths, PopReport, Report, RouteReport
+from drtp.client.roundtrips import Path
 from drtp.pop.ports import Place
-from drtp.pop.reporting import Standing, reports_of, settled
+from drtp.pop.reporting import Standing, peer_reports, reports_of, settled
 from drtp.pop.table import Table, read_table
 from drtp.pop.vitals import DEAD_AFTER_READINGS, Fitness, Pulse, Vitals
 from drtp.tunnel import ConnectionStats, LaneStats, SessionPhase, SessionStats, Stats
@@ -20,7 +21,7 @@ FIT = Vitals(Fitness.OK, 100)
 
 
 def table() -> Table:
-    return read_table(snapshot({"route/c1": route()}), {"c1": Place("127.0.0.1", 20000)}, Path("/run"))
+    return read_table(snapshot({"route/c1": route()}), {"c1": Place("127.0.0.1", 20000)}, File("/run"))
 
 
 def session(state: SessionPhase = SessionPhase.OPEN, epoch: int = 7, round_trip_ms: float = 10.0) -> SessionStats:
@@ -92,7 +93,7 @@ def test_visitors_are_counted_only_where_somebody_waits_for_the_last_one() -> No
     leaving = read_table(
         snapshot({"route/c1": msgspec.structs.replace(route(), leaving=True)}),
         {"c1": Place("127.0.0.1", 20000)},
-        Path("/run"),
+        File("/run"),
     )
     for one, vitals in ((leaving, FIT), (table(), Vitals(Fitness.DRAINING, 100))):
         report = reports_of(one, bound, stats, vitals, {})["route/c1"]
@@ -136,3 +137,29 @@ def test_health_falls_as_descriptors_run_out() -> None:
     assert healths[0] == 100
     assert healths[0] > healths[1] > healths[2] >= 10
     assert healths[1] < 50, "placement must go elsewhere before the last descriptor"
+
+
+def test_a_path_is_reported_once_it_is_measured_and_again_when_it_has_moved() -> None:
+    unmeasured = SessionStats(peer="a1", address="192.0.2.1:5000", state=SessionPhase.OPEN, lanes=(LaneStats(),))
+    fresh = said(Stats(sessions=(unmeasured,))).session
+    assert (fresh.round_trip_ms, fresh.jitter_ms, fresh.loss) == (None, None, None)
+
+    def measured(jitter_ms: float, loss: float) -> Stats:
+        lane = LaneStats(round_trip_ms=40.0, round_trip_floor_ms=38.0, jitter_ms=jitter_ms, loss=loss)
+        session = SessionStats(peer="a1", address="192.0.2.1:5000", state=SessionPhase.OPEN, lanes=(lane,))
+        return Stats(sessions=(session,))
+
+    before = said(measured(2.0, 0.05))
+    assert (before.session.round_trip_floor_ms, before.session.jitter_ms, before.session.loss) == (38.0, 2.0, 0.05)
+    assert said(measured(2.9, 0.055), before={"route/c1": before}) == before
+    after = said(measured(3.1, 0.08), before={"route/c1": before}).session
+    assert (after.jitter_ms, after.loss) == (3.1, 0.08)
+
+
+def test_other_pops_are_reported_where_the_path_is_known_and_do_not_chatter() -> None:
+    assert peer_reports({}, {}) == {}
+    first = peer_reports({"par": Path(80.0, 78.0, 1.0, 0.0)}, {})
+    assert first["peers"] == PeerPaths(paths={"par": PeerPath(80.0, 78.0, 1.0, 0.0)})
+    assert peer_reports({"par": Path(90.0, 79.0, 1.5, 0.005)}, first) == first
+    moved = peer_reports({"par": Path(100.0, 79.0, 1.5, 0.1)}, first)["peers"]
+    assert moved == PeerPaths(paths={"par": PeerPath(100.0, 78.0, 1.0, 0.1)})

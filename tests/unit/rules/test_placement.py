@@ -6,7 +6,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drtp.api.drtp import Location, Role
-from drtp.rules.placement import Candidate, Position, assign, distance_km, place, position_of
+from drtp.rules.placement import (
+    GAIN_MS,
+    GAIN_SHARE,
+    Candidate,
+    Position,
+    assign,
+    distance_km,
+    improve,
+    place,
+    position_of,
+)
 
 NEW_YORK = Position(40.71, -74.01)
 LONDON = Position(51.51, -0.13)
@@ -125,3 +135,116 @@ def test_an_assignment_names_each_server_and_each_role_once_and_one_primary(
     given_ = assign(found, frozenset(found.names), frozenset(busy))
     assert len({one.role for one in given_}) == len({one.server_ref.name for one in given_}) == len(given_)
     assert [one.role for one in given_][:1] in ([], [Role.PRIMARY])
+
+
+# ---- by measure ------------------------------------------------------------------------------------------------------
+
+
+def measured(name: str, round_trip_ms: float | None, domain: str = "", **more: object) -> Candidate:
+    return candidate(name, domain)._replace(round_trip_ms=round_trip_ms, **more)
+
+
+def rest(servers: list[Candidate], placed: tuple[str, ...]) -> tuple[str, ...]:
+    """Where it comes to rest under the same measures."""
+    for _ in range(len(servers) * len(servers) + 2):
+        better = improve(servers, placed)
+        if better == placed:
+            return placed
+        placed = better
+    raise AssertionError("it never rests")
+
+
+def test_a_server_that_is_materially_nearer_takes_the_place_and_the_front() -> None:
+    servers = [measured("lon", 80), measured("fra", 90), measured("nyc", 9)]
+    assert improve(servers, ("lon", "fra")) == ("nyc", "lon")
+
+
+def test_one_server_is_exchanged_at_a_time() -> None:
+    servers = [measured("lon", 80), measured("fra", 90), measured("nyc", 9), measured("ewr", 11)]
+    first = improve(servers, ("lon", "fra"))
+    assert len(set(first) & {"lon", "fra"}) == 1
+    assert set(rest(servers, ("lon", "fra"))) == {"nyc", "ewr"}
+
+
+def test_a_gain_that_is_small_in_milliseconds_or_in_share_moves_nobody() -> None:
+    assert improve([measured("a", 6), measured("b", 2), measured("c", 2)], ("a", "b")) == ("a", "b")
+    assert improve([measured("a", 200), measured("b", 200), measured("c", 165)], ("a", "b")) == ("a", "b")
+    assert improve([measured("a", 200), measured("b", 200), measured("c", 160)], ("a", "b")) == ("c", "b")
+
+
+def test_who_is_not_measured_is_neither_left_nor_taken() -> None:
+    servers = [measured("a", None), measured("b", 50), measured("c", 5), measured("d", None)]
+    assert improve(servers, ("a", "b")) == ("a", "c")
+    assert improve(servers, ("a", "d")) == ("a", "d")
+    assert improve([measured("b", 50)], ("a", "b")) == ("a", "b")
+
+
+def test_a_nearer_server_of_the_other_ones_domain_is_no_gain() -> None:
+    servers = [measured("a1", 10, "a"), measured("b1", 90, "b"), measured("a2", 9, "a"), measured("b2", 40, "b")]
+    assert improve(servers, ("a1", "b1")) == ("a1", "b2")
+
+
+def test_a_full_or_draining_server_is_not_moved_to() -> None:
+    servers = [measured("a", 90), measured("b", 90), measured("c", 5, accepts=False)]
+    assert improve(servers, ("a", "b")) == ("a", "b")
+
+
+def stand(servers: list[Candidate], wanted: int) -> tuple[str, ...]:
+    return place(servers, None, wanted).names
+
+
+@given(candidates, st.integers(1, 3))
+def test_the_same_measures_come_to_rest_and_stay(servers: list[Candidate], wanted: int) -> None:
+    steady = [one._replace(keeps=one.keeps or one.accepts) for one in servers]
+    placed = rest(steady, stand(steady, wanted))
+    assert place(steady, None, wanted, placed).names == placed
+    assert improve(list(reversed(steady)), placed) == placed
+
+
+@given(candidates, st.integers(1, 3))
+def test_a_move_by_measure_keeps_the_count_and_the_domains_apart(servers: list[Candidate], wanted: int) -> None:
+    before = stand(servers, wanted)
+    after = improve(servers, before)
+    domains = [one.failure_domain for one in servers if one.name in after]
+    assert len(after) == len(before) == len(set(domains))
+    assert len(set(after) - set(before)) <= 1
+    good = {one.name for one in servers if one.accepts}
+    assert set(after) - set(before) <= good
+
+
+@given(candidates, st.integers(1, 3))
+def test_losing_all_measures_moves_nobody(servers: list[Candidate], wanted: int) -> None:
+    """A restarted control plane knows none until its agents are back."""
+    placed = rest(servers, stand(servers, wanted))
+    assert improve([one._replace(round_trip_ms=None) for one in servers], placed) == placed
+
+
+truths = st.lists(st.floats(1, 500), min_size=2, max_size=8)
+dances = st.lists(st.lists(st.floats(0.9, 1.1), min_size=8, max_size=8), min_size=1, max_size=12)
+
+
+@given(truths, dances, st.integers(1, 3))
+def test_measures_that_dance_by_a_tenth_never_bring_a_server_back(
+    truth: list[float], dance: list[list[float]], wanted: int
+) -> None:
+    servers = [measured(f"s{index}", millis) for index, millis in enumerate(truth)]
+    placed = stand(servers, wanted)
+    left: set[str] = set()
+    for turn in dance:
+        now = [one._replace(round_trip_ms=(one.round_trip_ms or 0) * turn[index]) for index, one in enumerate(servers)]
+        after = improve(now, placed)
+        assert not set(after) & left, "it flaps"
+        left |= set(placed) - set(after)
+        placed = after
+
+
+@given(st.floats(1, 500), st.lists(st.floats(0.9, 1.1), min_size=2, max_size=8), st.integers(1, 3))
+def test_servers_about_equally_far_are_never_exchanged(base: float, factors: list[float], wanted: int) -> None:
+    servers = [measured(f"s{index}", base * factor) for index, factor in enumerate(factors)]
+    placed = stand(servers, wanted)
+    assert improve(servers, placed) == placed
+
+
+def test_the_constants_keep_the_promise_about_a_dance_of_a_tenth() -> None:
+    assert (1 - GAIN_SHARE) * 1.1 / 0.9 < 1
+    assert GAIN_MS > 0

@@ -27,6 +27,8 @@ pub(super) enum Purpose {
     Link(usize),
     /// A further lane of a link's session.
     Lane { link: usize, session: usize, serial: u64, number: u8 },
+    /// Does a way that is preferred to a link's present one lead there? By link, and its serial.
+    Better { link: usize, serial: u64, way: usize },
     /// A visitor, by relay.
     Visitor { relay: usize, service: usize },
     /// Is the local service there? By service.
@@ -55,11 +57,11 @@ pub(super) struct Attempt {
 }
 
 impl Agent {
-    /// Starts a dial; its end comes by `dialled` or `dial_failed`.
+    /// Starts a dial to a POP's way's first hop, or to a local service; its end comes by `dialled` or `dial_failed`.
     pub(super) fn dial(&mut self, purpose: Purpose, host: &str, port: u16, within: Duration) {
         let carries = match purpose {
             Purpose::Visitor { service, .. } | Purpose::Probe(service) => self.services[service].spec.carries(),
-            Purpose::Link(_) | Purpose::Lane { .. } => Carries::Bytes,
+            Purpose::Link(_) | Purpose::Lane { .. } | Purpose::Better { .. } => Carries::Bytes,
         };
         let now = self.core.now();
         let serial = self.core.table.next_serial();
@@ -149,7 +151,7 @@ impl Agent {
         match dial.purpose {
             Purpose::Visitor { relay, service } => self.flow_connected(relay, service, socket),
             Purpose::Probe(service) => self.datagrams_probed(service),
-            Purpose::Link(_) | Purpose::Lane { .. } => {}
+            Purpose::Link(_) | Purpose::Lane { .. } | Purpose::Better { .. } => {}
         }
     }
 
@@ -274,7 +276,9 @@ impl Agent {
     /// A link is gone, or starts anew.
     pub(super) fn cancel_dials_to(&mut self, link: usize) {
         let mine = |purpose: Purpose| match purpose {
-            Purpose::Link(index) | Purpose::Lane { link: index, .. } => index == link,
+            Purpose::Link(index) | Purpose::Lane { link: index, .. } | Purpose::Better { link: index, .. } => {
+                index == link
+            }
             _ => false,
         };
         let dials: Vec<usize> = self.dials.iter().filter(|(_, d)| mine(d.purpose)).map(|(index, _)| index).collect();

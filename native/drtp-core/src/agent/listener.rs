@@ -13,6 +13,7 @@ use socket2::{Domain, Socket as RawSocket, Type};
 
 use super::{Agent, What};
 use crate::access::{Access, AccessSpec, block_of};
+use crate::driver::batch::{Reading, gather, split};
 use crate::driver::flow::{Flow, Guard, READS_PER_TURN, Taker};
 use crate::driver::listener_token;
 use crate::driver::relay::{Outcome, Phase, Relay};
@@ -192,19 +193,33 @@ impl Agent {
             self.core.table.flush_later(relay);
         }
         let Some(socket) = self.listeners.get(index).and_then(|listener| listener.socket.clone()) else { return };
-        for _ in 0..READS_PER_TURN {
-            match self.core.receive(&socket) {
-                Ok((count, from)) => self.datagram(index, count, from),
-                Err(error) if would_block(&error) => return,
-                // What was sent to a visitor that is gone comes back as an error; the next read goes on.
-                Err(_) => {}
-            }
+        let mut reading = std::mem::take(&mut self.core.datagrams);
+        let more = (0..READS_PER_TURN).all(|_| self.read_listener(index, &socket, &mut reading));
+        self.core.datagrams = reading;
+        if more {
+            let now = self.core.now();
+            self.later(now, What::Listener(index));
         }
-        let now = self.core.now();
-        self.later(now, What::Listener(index));
     }
 
-    fn datagram(&mut self, index: usize, count: usize, from: SocketAddr) {
+    /// One call; false when there is no more.
+    fn read_listener(&mut self, index: usize, socket: &UdpSocket, reading: &mut Reading) -> bool {
+        match self.core.batches.receive(socket, reading) {
+            Ok(()) => {
+                for number in 0..reading.count() {
+                    let (from, bytes, each) = reading.message(number);
+                    self.datagrams(index, from, bytes, each);
+                    self.core.relieve();
+                }
+                !reading.is_drained()
+            }
+            // What was sent to a visitor that is gone may come back as an error; the next read goes on.
+            Err(error) => !would_block(&error),
+        }
+    }
+
+    /// Datagrams of `each` bytes came from one visitor.
+    fn datagrams(&mut self, index: usize, from: SocketAddr, bytes: &[u8], each: usize) {
         let visitor = canonical(from);
         let held = self.listeners[index].flows.get(&visitor).copied();
         let relay = match held {
@@ -220,8 +235,8 @@ impl Agent {
             None => self.begin_flow(index, from, visitor).ok(),
         };
         match relay {
-            Some(relay) => self.core.pass_on_received(relay, count),
-            None => self.listeners[index].totals.denied_total += 1,
+            Some(relay) => self.core.table.pass_on_each(relay, bytes, each),
+            None => self.listeners[index].totals.denied_total += split(bytes, each).count() as u64,
         }
     }
 
@@ -235,7 +250,7 @@ impl Agent {
         let spread = self.unit();
         let listener = &self.listeners[index];
         let source = block_of(visitor.ip());
-        if self.draining || !listener.access.allows(Some(visitor.ip())) {
+        if self.draining() || !listener.access.allows(Some(visitor.ip())) {
             return Err(ResetCode::Denied);
         }
         let of_source = listener.by_source.get(&source).copied().unwrap_or(0);
@@ -410,7 +425,9 @@ fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
     let _ = socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES);
     let _ = socket.set_send_buffer_size(SOCKET_BUFFER_BYTES);
     socket.bind(&address.into())?;
-    Ok(UdpSocket::from_std(socket.into()))
+    let socket = UdpSocket::from_std(socket.into());
+    gather(&socket);
+    Ok(socket)
 }
 
 /// A socket of one flow, to its local service.
@@ -418,5 +435,6 @@ pub(super) fn connected(target: SocketAddr) -> io::Result<UdpSocket> {
     let any = if target.is_ipv4() { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) };
     let socket = UdpSocket::bind(SocketAddr::new(any, 0))?;
     socket.connect(target)?;
+    gather(&socket);
     Ok(socket)
 }

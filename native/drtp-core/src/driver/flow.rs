@@ -1,6 +1,5 @@
 //! A flow: one UDP visitor's datagrams at this end. Its relay keeps the books; here is where the datagrams go and wait.
 
-use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,17 +8,21 @@ use std::time::{Duration, Instant};
 use mio::net::UdpSocket;
 
 use super::Core;
+use super::batch::{Batches, Reading, refuses_runs, split};
 use super::socket::would_block;
 use super::table::Table;
+use super::waiting::{Front, Waiting};
 use crate::message::ResetCode;
 
-/// What one flow may have waiting for its socket.
-const DATAGRAMS_MAX: usize = 128;
+/// What one flow may have waiting for its socket. In bytes it is several reads of a lane, each of which is sent on before
+/// the next; small datagrams of one read may be a thousand.
+const DATAGRAMS_MAX: usize = 2_048;
 const BYTES_MAX: usize = 256 * 1024;
-/// Datagrams read from one socket in one turn, so that others get theirs.
-pub(crate) const READS_PER_TURN: usize = 256;
-/// A read: the longest datagram of either family.
-const READ_BYTES: usize = 65_536;
+/// From here on they are sent before the turn's end.
+const DATAGRAMS_SOON: usize = 512;
+const BYTES_SOON: usize = 64 * 1024;
+/// Calls that read one socket in one turn, so that others get theirs; each reads many datagrams.
+pub(crate) const READS_PER_TURN: usize = 8;
 /// While its session drains a flow may be silent for so long.
 const DRAIN_IDLE: Duration = Duration::from_secs(1);
 /// Answers before the visitor has proved that it hears them: so many times what it sent, and so much in any case.
@@ -31,7 +34,7 @@ pub(crate) enum Taker {
     /// Nobody yet: the target's name is being resolved.
     Nobody,
     /// Agent: the local service, by a socket of the flow's own.
-    Local(UdpSocket),
+    Local(UdpSocket, SocketAddr),
     /// Gateway: the visitor, by its listener's socket.
     Visitor(Arc<UdpSocket>, SocketAddr),
     /// POP: the relay of the other session.
@@ -50,8 +53,9 @@ pub(crate) struct Flow {
     pub(crate) dropped: u64,
     /// In front of each datagram to the local service.
     pub(crate) header: Vec<u8>,
-    waiting: VecDeque<Vec<u8>>,
-    waiting_bytes: usize,
+    waiting: Waiting,
+    /// Its path takes no runs.
+    one_by_one: bool,
     guard: Guard,
 }
 
@@ -101,75 +105,96 @@ impl Flow {
             datagrams_written: 0,
             dropped: 0,
             header: Vec::new(),
-            waiting: VecDeque::new(),
-            waiting_bytes: 0,
+            waiting: Waiting::default(),
+            one_by_one: false,
             guard,
         })
     }
 
-    /// Keeps a datagram until the turn's end, or until the socket takes it.
-    fn keep(&mut self, bytes: &[u8]) {
-        let mut whole = Vec::with_capacity(self.header.len() + bytes.len());
-        whole.extend_from_slice(&self.header);
-        whole.extend_from_slice(bytes);
-        self.waiting_bytes += whole.len();
-        self.waiting.push_back(whole);
-        while self.waiting.len() > DATAGRAMS_MAX || self.waiting_bytes > BYTES_MAX {
-            let Some(oldest) = self.waiting.pop_front() else { break };
-            self.waiting_bytes -= oldest.len();
+    /// Keeps a datagram until the turn's end, or until the socket takes it. True: it should be sent before the turn's end.
+    fn keep(&mut self, bytes: &[u8]) -> bool {
+        self.waiting.push(&self.header, bytes);
+        while self.waiting.count() > DATAGRAMS_MAX || self.waiting.bytes() > BYTES_MAX {
+            self.waiting.forget(1);
             self.dropped += 1;
         }
+        self.waiting.count() >= DATAGRAMS_SOON || self.waiting.bytes() >= BYTES_SOON
     }
 
     /// What came before the target was known gets its header now.
-    pub(crate) fn begin(&mut self, socket: UdpSocket, header: Vec<u8>) {
-        for datagram in &mut self.waiting {
-            datagram.splice(0..0, header.iter().copied());
-        }
-        self.waiting_bytes += self.waiting.len() * header.len();
+    pub(crate) fn begin(&mut self, socket: UdpSocket, target: SocketAddr, header: Vec<u8>) {
+        let early = std::mem::take(&mut self.waiting);
+        early.each().for_each(|datagram| self.waiting.push(&header, datagram));
         self.header = header;
-        self.taker = Taker::Local(socket);
+        self.taker = Taker::Local(socket, target);
     }
 
     /// The other half is there. What came before it, for it.
-    pub(crate) fn meet(&mut self, other: usize) -> VecDeque<Vec<u8>> {
+    pub(crate) fn meet(&mut self, other: usize) -> Waiting {
         self.taker = Taker::Relay(other);
-        self.waiting_bytes = 0;
-        self.datagrams_written += self.waiting.len() as u64;
+        self.datagrams_written += self.waiting.count() as u64;
         std::mem::take(&mut self.waiting)
     }
 
     /// Bytes that wait.
     pub(crate) fn parked(&self) -> usize {
-        self.waiting_bytes
+        self.waiting.bytes()
     }
 
     /// Sends what waits, as far as the socket takes it; the payload bytes that went. The error is the service's refusal.
-    fn flush(&mut self) -> (u64, Option<io::Error>) {
-        let (mut went, mut refused) = (0, None);
-        while let Some(next) = self.waiting.front() {
-            let sent = match &self.taker {
-                Taker::Local(socket) => socket.send(next),
-                Taker::Visitor(socket, to) => socket.send_to(next, *to),
-                Taker::Nobody | Taker::Relay(_) => return (went, refused),
-            };
-            match sent {
-                Ok(_) => {
-                    went += (next.len() - self.header.len()) as u64;
-                    self.datagrams_written += 1;
+    fn flush(&mut self, batches: &Batches) -> (u64, Option<io::Error>) {
+        match &self.taker {
+            Taker::Nobody | Taker::Relay(_) => (0, None),
+            Taker::Local(..) | Taker::Visitor(..) => {
+                self.hand_over(|each| batches.run_max(each), |taker, front| taker.send(batches, front))
+            }
+        }
+    }
+
+    /// `run_max`: datagrams of a length that one call takes. Whatever `send` does not take stays, or is counted as dropped.
+    fn hand_over(
+        &mut self,
+        run_max: impl Fn(usize) -> usize,
+        mut send: impl FnMut(&Taker, &Front<'_>) -> io::Result<()>,
+    ) -> (u64, Option<io::Error>) {
+        let (mut went, mut refused, mut retried) = (0, None, false);
+        loop {
+            let one_by_one = self.one_by_one;
+            let Some(front) = self.waiting.front(|each| if one_by_one { 1 } else { run_max(each) }) else { break };
+            let count = front.count;
+            match send(&self.taker, &front) {
+                Ok(()) => {
+                    went += (front.bytes.len() - count * self.header.len()) as u64;
+                    self.datagrams_written += count as u64;
                 }
-                Err(error) if would_block(&error) => return (went, refused),
-                // The error belongs to an earlier datagram (ICMP); this one was not sent, and goes now.
-                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused && refused.is_none() => {
-                    refused = Some(error);
+                Err(error) if would_block(&error) => break,
+                // The error belongs to an earlier datagram (ICMP); these were not sent, and go now.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused && !retried => {
+                    (refused, retried) = (Some(error), true);
                     continue;
                 }
-                // Too long for the path, or no way there: lost, as UDP loses.
-                Err(_) => self.dropped += 1,
+                Err(error) if count > 1 && refuses_runs(&error) => {
+                    self.one_by_one = true;
+                    continue;
+                }
+                // Too long for the path, no memory, or no way there: lost, as UDP loses.
+                Err(_) => self.dropped += count as u64,
             }
-            self.waiting_bytes -= self.waiting.pop_front().map_or(0, |gone| gone.len());
+            self.waiting.forget(count);
+            retried = false;
         }
         (went, refused)
+    }
+}
+
+impl Taker {
+    fn send(&self, batches: &Batches, front: &Front<'_>) -> io::Result<()> {
+        match self {
+            Taker::Local(socket, _) if front.count == 1 => socket.send(front.bytes).map(drop),
+            Taker::Local(socket, to) => batches.send(socket, *to, front.bytes, front.each),
+            Taker::Visitor(socket, to) => batches.send(socket, *to, front.bytes, front.each),
+            Taker::Nobody | Taker::Relay(_) => Ok(()),
+        }
     }
 }
 
@@ -190,24 +215,39 @@ impl Table {
             flow.dropped += 1;
             return;
         }
-        flow.keep(bytes);
+        if flow.waiting.is_bare() {
+            flow.waiting.furnish(self.spare_queues.pop().unwrap_or_default());
+        }
+        if flow.keep(bytes) {
+            self.full_flows.push(relay);
+        }
         self.flush_later(relay);
     }
 
     /// A datagram goes to a relay's session.
     pub(crate) fn pass_on(&mut self, relay: usize, bytes: &[u8]) {
+        self.pass_on_each(relay, bytes, bytes.len());
+    }
+
+    /// Datagrams of `each` bytes (the last may be shorter) go to a relay's session.
+    pub(crate) fn pass_on_each(&mut self, relay: usize, bytes: &[u8], each: usize) {
         let now = self.now;
         let Some(state) = self.relays.get_mut(relay).filter(|relay| !relay.dead) else { return };
         let Some(flow) = state.flow.as_mut() else { return };
         flow.last = now;
-        flow.guard.came(bytes.len() as u64);
-        flow.datagrams_read += 1;
-        state.bytes_read += bytes.len() as u64;
-        let (session, stream) = (state.session, state.stream);
-        if let Some(session) = self.session(session) {
-            session.datagram(stream, bytes);
+        for datagram in split(bytes, each) {
+            flow.guard.came(datagram.len() as u64);
+            flow.datagrams_read += 1;
         }
-        self.touch(session);
+        state.bytes_read += bytes.len() as u64;
+        let (index, stream) = (state.session, state.stream);
+        if let Some(session) = self.session(index) {
+            let soon = session.datagrams(stream, split(bytes, each));
+            if soon {
+                self.full_sessions.push(index);
+            }
+        }
+        self.touch(index);
     }
 
     /// When a flow has been silent for its time; `None` for what is no flow.
@@ -241,25 +281,30 @@ impl Core {
         }
     }
 
-    /// Reads one datagram of a listener; [`Core::pass_on_received`] sends it on its way.
-    pub(crate) fn receive(&mut self, socket: &UdpSocket) -> io::Result<(usize, SocketAddr)> {
-        socket.recv_from(&mut self.scratch[..READ_BYTES])
-    }
-
-    /// The datagram read last goes to a relay's session.
-    pub(crate) fn pass_on_received(&mut self, relay: usize, count: usize) {
-        self.table.pass_on(relay, &self.scratch[..count]);
+    /// Queues that fill are emptied before the turn's end, so that only who outruns the way ahead loses anything.
+    pub(crate) fn relieve(&mut self) {
+        for session in std::mem::take(&mut self.table.full_sessions) {
+            let lanes = self.table.sessions.get(session).map(|sess| sess.lanes).unwrap_or_default();
+            lanes.into_iter().flatten().for_each(|lane| self.flush_lane(lane));
+        }
+        for relay in std::mem::take(&mut self.table.full_flows) {
+            self.flush_flow(relay);
+        }
     }
 
     /// Sends what a flow has waiting.
     pub(super) fn flush_flow(&mut self, index: usize) {
         let Some(relay) = self.table.relays.get_mut(index).filter(|relay| !relay.dead) else { return };
         let Some(flow) = relay.flow.as_mut() else { return };
-        let (went, refused) = flow.flush();
+        let (went, refused) = flow.flush(&self.batches);
         relay.bytes_written += went;
+        let emptied = flow.waiting.is_empty().then(|| flow.waiting.strip());
         let waits_for_listener = flow.parked() > 0 && matches!(flow.taker, Taker::Visitor(..));
         if waits_for_listener {
             self.table.blocked.push(index);
+        }
+        if let Some(buffer) = emptied {
+            self.table.reclaim_queue(buffer);
         }
         if refused.is_some() {
             self.table.refused.push(index);
@@ -268,21 +313,47 @@ impl Core {
 
     /// Reads what the local service answered.
     pub(super) fn read_flow(&mut self, index: usize) {
+        let mut reading = std::mem::take(&mut self.datagrams);
         for _ in 0..READS_PER_TURN {
-            let Some(relay) = self.table.relays.get_mut(index).filter(|relay| !relay.dead) else { return };
-            let Some(Taker::Local(socket)) = relay.flow.as_ref().map(|flow| &flow.taker) else { return };
-            match socket.recv(&mut self.scratch[..READ_BYTES]) {
-                Ok(count) => self.table.pass_on(index, &self.scratch[..count]),
-                Err(error) if would_block(&error) => {
-                    relay.readable = false;
-                    return;
-                }
-                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => self.table.refused.push(index),
-                Err(_) => return self.table.end_relay(index, Err(ResetCode::Reset)),
+            if !self.read_flow_once(index, &mut reading) {
+                self.datagrams = reading;
+                return;
             }
         }
+        self.datagrams = reading;
         // There may be more: the next turn goes on.
         self.table.wakeful_next.push(index);
+    }
+
+    /// One call; false when there is no more.
+    fn read_flow_once(&mut self, index: usize, reading: &mut Reading) -> bool {
+        let Some(relay) = self.table.relays.get_mut(index).filter(|relay| !relay.dead) else { return false };
+        let Some(Taker::Local(socket, _)) = relay.flow.as_ref().map(|flow| &flow.taker) else { return false };
+        match self.batches.receive(socket, reading) {
+            Ok(()) => {
+                // Behind the last datagram there may be an error, which only another call tells.
+                relay.readable = relay.hung_up || !reading.is_drained();
+                let more = relay.readable;
+                for number in 0..reading.count() {
+                    let (_, bytes, each) = reading.message(number);
+                    self.table.pass_on_each(index, bytes, each);
+                    self.relieve();
+                }
+                more
+            }
+            Err(error) if would_block(&error) => {
+                (relay.readable, relay.hung_up) = (false, false);
+                false
+            }
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                self.table.refused.push(index);
+                true
+            }
+            Err(_) => {
+                self.table.end_relay(index, Err(ResetCode::Reset));
+                false
+            }
+        }
     }
 }
 
@@ -313,6 +384,104 @@ mod tests {
         assert!(!guard.may_go(5_000));
     }
 
+    fn flow_of(datagrams: &[&[u8]]) -> Flow {
+        let mut flow = *Flow::new(Taker::Nobody, Duration::from_secs(60), Guard::Proven, Instant::now());
+        for datagram in datagrams {
+            flow.keep(datagram);
+        }
+        flow
+    }
+
+    /// The system's own words; on loopback it never says them.
+    fn says(errno: i32) -> io::Error {
+        io::Error::from_raw_os_error(errno)
+    }
+    const EAGAIN: i32 = 11;
+    const EMSGSIZE: i32 = 90;
+    const ENOBUFS: i32 = 105;
+    const ECONNREFUSED: i32 = 111;
+
+    #[test]
+    fn a_full_socket_leaves_the_rest_waiting_in_order() {
+        let mut flow = flow_of(&[b"a1", b"a2", b"b10", b"b20", b"b30", b"c"]);
+        let mut wire = Vec::new();
+        let mut with_room = |flow: &mut Flow, mut room: usize| {
+            let send = |_: &Taker, front: &Front<'_>| {
+                room = room.checked_sub(1).ok_or_else(|| says(EAGAIN))?;
+                wire.extend(split(front.bytes, front.each).map(<[u8]>::to_vec));
+                Ok(())
+            };
+            flow.hand_over(|_| 2, send)
+        };
+        let (went, refused) = with_room(&mut flow, 2);
+        assert_eq!((went, refused.is_some(), flow.waiting.count(), flow.dropped), (10, false, 2, 0));
+        let (went, _) = with_room(&mut flow, 9);
+        assert_eq!((went, flow.waiting.count(), flow.dropped, flow.datagrams_written), (4, 0, 0, 6));
+        assert_eq!(wire.concat(), b"a1a2b10b20b30c");
+    }
+
+    #[test]
+    fn what_the_system_has_no_memory_for_is_counted() {
+        let mut flow = flow_of(&[b"aa", b"bb", b"cc", b"dddd"]);
+        let mut calls = 0;
+        let (went, _) = flow.hand_over(
+            |_| 64,
+            |_, _| {
+                calls += 1;
+                if calls == 1 { Err(says(ENOBUFS)) } else { Ok(()) }
+            },
+        );
+        assert_eq!((went, flow.dropped, flow.datagrams_written, flow.waiting.count()), (4, 3, 1, 0));
+    }
+
+    #[test]
+    fn a_path_that_takes_no_runs_gets_the_same_datagrams_one_by_one() {
+        let mut flow = flow_of(&[b"aa", b"bb", b"cc"]);
+        let mut wire = Vec::new();
+        let send = |_: &Taker, front: &Front<'_>| {
+            if front.count > 1 {
+                return Err(says(EMSGSIZE));
+            }
+            wire.push(front.bytes.to_vec());
+            Ok(())
+        };
+        let (went, _) = flow.hand_over(|_| 64, send);
+        assert_eq!((went, flow.dropped, wire.concat()), (6, 0, b"aabbcc".to_vec()));
+        assert!(flow.one_by_one);
+    }
+
+    #[test]
+    fn an_earlier_datagrams_refusal_costs_no_later_one() {
+        let mut flow = flow_of(&[b"aa", b"b", b"cc", b"d"]);
+        let mut calls = 0;
+        let (went, refused) = flow.hand_over(
+            |_| 1,
+            |_, _| {
+                calls += 1;
+                if calls % 2 == 1 { Err(says(ECONNREFUSED)) } else { Ok(()) }
+            },
+        );
+        assert_eq!((went, refused.is_some(), flow.dropped), (6, true, 0));
+    }
+
+    #[test]
+    fn a_datagram_that_is_too_long_harms_none_beside_it() {
+        let service = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        service.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let target = service.local_addr().unwrap();
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.connect(target).unwrap();
+        let mut flow = flow_of(&[b"one", b"two", &vec![7; 65_520], b"three"]);
+        flow.taker = Taker::Local(UdpSocket::from_std(socket), target);
+        let (went, refused) = flow.flush(&Batches::probe());
+        assert_eq!((went, refused.is_some(), flow.dropped, flow.datagrams_written), (11, false, 1, 3));
+        for expected in [b"one".as_slice(), b"two", b"three"] {
+            let mut buffer = [0; 64];
+            let count = service.recv(&mut buffer).unwrap();
+            assert_eq!(&buffer[..count], expected);
+        }
+    }
+
     proptest! {
         #[test]
         fn a_forged_source_is_never_worth_more_than_the_factor(
@@ -330,11 +499,11 @@ mod tests {
             let mut flow = Flow::new(Taker::Nobody, Duration::from_secs(60), Guard::Proven, Instant::now());
             for (at, size) in sizes.iter().enumerate() {
                 flow.keep(&vec![at as u8; *size]);
-                prop_assert!(flow.waiting.len() <= DATAGRAMS_MAX && flow.waiting_bytes <= BYTES_MAX);
-                prop_assert_eq!(flow.waiting.back().map(Vec::len), Some(*size));
+                prop_assert!(flow.waiting.count() <= DATAGRAMS_MAX && flow.waiting.bytes() <= BYTES_MAX);
             }
-            prop_assert_eq!(flow.waiting.iter().map(Vec::len).sum::<usize>(), flow.waiting_bytes);
-            prop_assert_eq!(flow.waiting.len() as u64 + flow.dropped, sizes.len() as u64);
+            let left: Vec<usize> = flow.waiting.each().map(<[u8]>::len).collect();
+            prop_assert_eq!(left.as_slice(), &sizes[sizes.len() - left.len()..]);
+            prop_assert_eq!(left.len() as u64 + flow.dropped, sizes.len() as u64);
         }
     }
 }

@@ -2,20 +2,24 @@
 //!
 //! `Core` moves bytes; what to accept, open, dial or refuse is the role's to decide (`server`, `agent`), by [`Upcall`]s.
 
+pub(crate) mod batch;
 pub(crate) mod flow;
 mod lanes;
 pub(crate) mod relay;
 mod relays;
 pub(crate) mod socket;
 pub(crate) mod table;
+mod waiting;
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use mio::{Events, Poll, Token};
+use rustls::ServerConfig;
 use slab::Slab;
 
 use crate::handle::Inbox;
@@ -23,6 +27,7 @@ use crate::identity::PeerIdentity;
 use crate::message::ResetCode;
 use crate::session::State;
 use crate::tls::{OutBuffer, Tls};
+use batch::{Batches, Reading};
 use socket::Socket;
 use table::{Table, Upcall};
 
@@ -105,6 +110,8 @@ pub(crate) struct LaneConn {
     dead: bool,
     /// Still counted among the connections that have not shown who they are.
     pub(crate) pre_auth: bool,
+    /// POP: the outer and the inner side of a WebSocket, for who does not speak `drtp/1`.
+    pub(crate) web: Option<(Arc<ServerConfig>, Arc<ServerConfig>)>,
     sparse: VecDeque<usize>,
     bulk: VecDeque<usize>,
     bytes_in: u64,
@@ -140,6 +147,9 @@ pub(crate) struct Core {
     mourned: [usize; 3],
     scratch: Vec<u8>,
     batch: Vec<u8>,
+    pub(crate) batches: Batches,
+    /// Datagrams of the last call.
+    pub(crate) datagrams: Reading,
     /// Connections whose pre-authentication count ended; the role gives them back.
     pub(crate) authenticated: Vec<SocketAddr>,
 }
@@ -159,6 +169,8 @@ impl Core {
             mourned: [0; 3],
             scratch: vec![0; LANE_READ_BYTES + RECORD_ROOM],
             batch: Vec::new(),
+            batches: Batches::probe(),
+            datagrams: Reading::default(),
             authenticated: Vec::new(),
         }
     }
@@ -204,6 +216,9 @@ impl Core {
         let Some(lane) = self.lanes.get_mut(index).filter(|lane| !lane.dead) else { return };
         lane.hung_up |= event.is_read_closed() || event.is_error();
         lane.writable |= event.is_writable();
+        if event.is_writable() {
+            lane.socket.flush();
+        }
         if event.is_readable() || lane.hung_up {
             lane.readable = true;
             if !std::mem::replace(&mut lane.reading, true) {
@@ -228,8 +243,9 @@ impl Core {
             return;
         }
         if let Some(flow) = &relay.flow {
-            // An error is a refusal that came back; reading takes it.
-            relay.readable |= event.is_readable() || event.is_error();
+            // An error is a refusal that came back; reading takes it, to the end.
+            relay.hung_up |= event.is_error();
+            relay.readable |= event.is_readable() || relay.hung_up;
             if flow.parked() > 0 {
                 self.table.flush_later(index);
             }
@@ -266,7 +282,8 @@ impl Core {
                     let due = self.lanes.get(index).is_some_and(|lane| lane.serial == serial);
                     let late = due && (self.lanes[index].closing || !self.greeted(index));
                     if late {
-                        self.drop_lane(index, "no HELLO in time");
+                        let waits_for = self.lanes[index].socket.waits_for();
+                        self.drop_lane(index, waits_for.as_deref().unwrap_or("no HELLO in time"));
                     }
                 }
                 Timer::Relay(index, serial) => match self.table.silent_at(index, serial) {

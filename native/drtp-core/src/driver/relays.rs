@@ -35,11 +35,12 @@ impl Core {
 
     /// Gives a flow its connected socket and the header that its datagrams get.
     pub(crate) fn attach_flow(&mut self, relay: usize, mut socket: UdpSocket, header: Vec<u8>) -> std::io::Result<()> {
+        let target = socket.peer_addr()?;
         self.poll.registry().register(&mut socket, token(RELAY, relay), Interest::READABLE | Interest::WRITABLE)?;
         let state = &mut self.table.relays[relay];
         (state.phase, state.readable, state.writable) = (Phase::Open, true, true);
         if let Some(flow) = state.flow.as_mut() {
-            flow.begin(socket, header);
+            flow.begin(socket, target, header);
         }
         self.table.flush_later(relay);
         self.table.wakeful.push(relay);
@@ -450,7 +451,7 @@ impl Core {
     fn finish_writing(&mut self, index: usize) {
         let relay = &mut self.table.relays[index];
         relay.fin_done = true;
-        let failed = match (&mut relay.tls, &relay.socket) {
+        let failed = match (&mut relay.tls, &mut relay.socket) {
             (Some(state), _) => state.tls.close(&mut state.out).is_err() || write_relay(relay).is_err(),
             // Both ends are done: closing, which follows, says so too.
             (None, Some(_)) if relay.read_done => false,

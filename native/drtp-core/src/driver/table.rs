@@ -36,6 +36,8 @@ pub(crate) enum Upcall {
     LaneFailed {
         session: usize,
         reason: String,
+        /// By a proxy on the way.
+        refused: bool,
     },
     Hello {
         session: usize,
@@ -100,6 +102,10 @@ pub(crate) struct Table {
     pub(crate) wakeful: Vec<usize>,
     /// Flows that have more to read, in the next turn.
     pub(crate) wakeful_next: Vec<usize>,
+    /// Flows that have so much for their sockets, and sessions that have so many datagrams for their lanes, that it should
+    /// not wait for the turn's end.
+    pub(crate) full_flows: Vec<usize>,
+    pub(crate) full_sessions: Vec<usize>,
     /// Flows that wait for room in their listener's socket.
     pub(crate) blocked: Vec<usize>,
     /// Flows whose local service refused a datagram.
@@ -115,6 +121,7 @@ pub(crate) struct Table {
     pub(crate) buried_sessions: Vec<usize>,
     #[expect(clippy::vec_box, reason = "they go back into relays in their boxes")]
     spare: Vec<Box<Backlog>>,
+    pub(super) spare_queues: Vec<Vec<u8>>,
     pub(crate) now: Instant,
     serial: u64,
 }
@@ -130,6 +137,8 @@ impl Table {
             flush: Vec::new(),
             wakeful: Vec::new(),
             wakeful_next: Vec::new(),
+            full_flows: Vec::new(),
+            full_sessions: Vec::new(),
             blocked: Vec::new(),
             refused: Vec::new(),
             doomed: Vec::new(),
@@ -138,6 +147,7 @@ impl Table {
             buried_relays: Vec::new(),
             buried_sessions: Vec::new(),
             spare: Vec::new(),
+            spare_queues: Vec::new(),
             now,
             serial: 0,
         }
@@ -351,6 +361,15 @@ impl Table {
             if self.spare.len() < SPARE_BUFFERS_MAX {
                 self.spare.push(backlog);
             }
+        }
+    }
+
+    /// The buffer of a flow's queue goes back.
+    pub(super) fn reclaim_queue(&mut self, mut buffer: Vec<u8>) {
+        let fits = buffer.capacity() > 0 && buffer.capacity() <= SPARE_BYTES_MAX;
+        if fits && self.spare_queues.len() < SPARE_BUFFERS_MAX {
+            buffer.clear();
+            self.spare_queues.push(buffer);
         }
     }
 

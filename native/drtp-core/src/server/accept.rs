@@ -1,11 +1,12 @@
 //! Who comes in by which door: agents' lanes, gateways' visitors. Nobody is ever waited for, everybody has a deadline.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use slab::Slab;
 
-use super::antechamber::Guest;
+use super::antechamber::{Guest, Places};
 use super::entries::Mode;
 use super::listener::out_of_descriptors;
 use super::{Door, Server};
@@ -72,6 +73,13 @@ impl Server {
         }
     }
 
+    /// A gateway has shown itself: the next connections from its address find a place.
+    fn remember_visitors_peer(&mut self, relay: usize) {
+        if let Some(ip) = self.preamble_peer(relay) {
+            self.visitors.remember(ip, self.core.now());
+        }
+    }
+
     /// A visitor in its preamble remembers its socket's peer as its visitor, until a header says better.
     fn preamble_peer(&self, relay: usize) -> Option<IpAddr> {
         self.waiting_peer.get(&relay).map(SocketAddr::ip)
@@ -83,15 +91,15 @@ impl Server {
         let (Some(peer), Socket::Tcp(stream)) = (peer, socket) else { return };
         let now = self.core.now();
         let limits = self.config.limits;
-        let places = (limits.pre_auth_max, limits.pre_auth_per_address_max);
+        let places = Places { all: limits.pre_auth_max, of_address: limits.pre_auth_per_address_max };
         self.ask_a_lane_to_leave(peer.ip(), places, now);
-        if !self.strangers.enter(peer.ip(), places.0, places.1) {
+        if !self.strangers.enter(peer.ip(), places, now) {
             return;
         }
         let until = now + Duration::from_millis(u64::from(limits.handshake_ms) + u64::from(limits.first_frame_ms));
         let lane = Socket::lane(stream).map_err(|error| error.to_string());
-        let tls = Tls::server(&self.credentials.tunnel_server).map_err(|error| error.to_string());
-        let (Ok(lane), Ok(tls)) = (lane, tls) else { return self.leave_pre_auth(peer.ip()) };
+        let Ok(lane) = lane else { return self.leave_pre_auth(peer.ip()) };
+        let tls = Tls::at_door(&self.credentials.tunnel_server);
         let machine = Session::server(self.session_config(u64::from(peer.port()) | 1 << 20), self.budget.clone(), now);
         let session = self.core.add_session(machine, 0, peer.to_string());
         let added = self.core.add_lane(lane, tls, session, 0, peer, until).ok();
@@ -100,13 +108,14 @@ impl Server {
             return self.leave_pre_auth(peer.ip());
         };
         lane.pre_auth = true;
+        lane.web = Some((Arc::clone(&self.credentials.web), Arc::clone(&self.credentials.tunnel_server)));
         let guest = (index, lane.serial);
         let lanes = &self.core.lanes;
-        self.strangers.seat(guest, now, |guest| is_stranger(lanes, guest));
+        self.strangers.seat(guest, peer.ip(), now, |guest| is_stranger(lanes, guest));
     }
 
     /// In a full room the lane that has been a stranger for longest makes place.
-    fn ask_a_lane_to_leave(&mut self, ip: IpAddr, places: (u32, u32), now: Instant) {
+    fn ask_a_lane_to_leave(&mut self, ip: IpAddr, places: Places, now: Instant) {
         let lanes = &self.core.lanes;
         let longest = self.strangers.longest_waiting(ip, places, now, |guest| is_stranger(lanes, guest));
         let Some((index, _)) = longest else { return };
@@ -119,7 +128,7 @@ impl Server {
     }
 
     /// The same among visitors who have not shown their header.
-    fn ask_a_visitor_to_leave(&mut self, ip: IpAddr, places: (u32, u32), now: Instant) {
+    fn ask_a_visitor_to_leave(&mut self, ip: IpAddr, places: Places, now: Instant) {
         let relays = &self.core.table.relays;
         let longest = self.visitors.longest_waiting(ip, places, now, |guest| is_in_preamble(relays, guest));
         let Some((relay, _)) = longest else { return };
@@ -144,10 +153,10 @@ impl Server {
         let declared = mode != Mode::Plain || state.plain_from.iter().any(|net| net.contains(&known.ip()));
         // All visitors of a gateway come from its one address, so a burst of them may take most of what there is.
         let most = self.config.limits.pre_auth_max;
-        let places = (most, most - most / 4);
+        let places = Places { all: most, of_address: most };
         let now = self.core.now();
         self.ask_a_visitor_to_leave(known.ip(), places, now);
-        if !self.visitors.enter(known.ip(), places.0, places.1) {
+        if !self.visitors.enter(known.ip(), places, now) {
             return;
         }
         let serial = self.core.table.next_serial();
@@ -155,7 +164,7 @@ impl Server {
         let relay = self.core.table.relays.insert(Relay::new(Phase::Preamble, route, serial, now));
         self.waiting_peer.insert(relay, known);
         let relays = &self.core.table.relays;
-        self.visitors.seat((relay, serial), now, |guest| is_in_preamble(relays, guest));
+        self.visitors.seat((relay, serial), known.ip(), now, |guest| is_in_preamble(relays, guest));
         let limits = self.config.limits;
         let mut patience = Duration::from_millis(u64::from(limits.proxy_header_ms));
         if mode == Mode::Mtls {
@@ -191,6 +200,7 @@ impl Server {
             if state.gateway.is_none() {
                 match self.judge_gateway(tls) {
                     Ok(gateway) => {
+                        self.remember_visitors_peer(relay);
                         let state = &mut self.core.table.relays[relay];
                         state.gateway = Some(Box::new(gateway));
                         let serial = state.serial;
@@ -209,6 +219,7 @@ impl Server {
             Ok(Parsed::Whole(header, length)) => {
                 self.core.table.backlog(relay).unsent.drain(..length);
                 self.core.table.reclaim(relay);
+                self.remember_visitors_peer(relay);
                 self.meet(relay, &header);
             }
             Err(crate::proxy::ProxyError::Missing) if mode == Mode::Plain => {

@@ -9,36 +9,55 @@ use crate::access::block_of;
 /// In a full room whoever has waited for so long makes place for a newcomer: an honest peer shows itself sooner, and a
 /// crowd from many addresses must not keep everybody out for as long as a deadline lasts.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// An address is known for so long after a peer of ours came from it.
+const KNOWN_FOR: Duration = Duration::from_secs(3_600);
+/// Known addresses; one more takes the place of any other.
+const KNOWN_MAX: usize = 16_384;
 
 /// A lane or a visitor: its slot, and the serial that tells it from later tenants of the slot.
 pub(super) type Guest = (usize, u64);
 
-/// One door's waiting room. Agents' doors, open to the world, and endpoints have one each: strangers at the former must
-/// not keep gateways from the latter.
+/// How many may wait at a door: in all, and from one address.
+#[derive(Clone, Copy)]
+pub(super) struct Places {
+    pub(super) all: u32,
+    pub(super) of_address: u32,
+}
+
+impl Places {
+    /// A quarter is kept for known addresses, the rest is anybody's.
+    fn split(self) -> (Places, Places) {
+        let kept = self.all / 4;
+        let anybodys = self.all - kept;
+        (
+            Places { all: kept, of_address: (kept - kept / 4).min(self.of_address) },
+            Places { all: anybodys, of_address: (anybodys - anybodys / 4).min(self.of_address) },
+        )
+    }
+}
+
+/// One door's waiting rooms. Agents' doors, open to the world, and endpoints have one each: strangers at the former must
+/// not keep gateways from the latter. And at either door a crowd of strangers must not keep out who came before: an
+/// address from which a peer has shown itself has a room of its own, and the strangers' when that one is full.
 #[derive(Default)]
 pub(super) struct Antechamber {
-    by_block: HashMap<IpAddr, u32>,
-    total: u32,
-    /// In the order of their coming, some of whom have left.
-    waiting: VecDeque<(Guest, Instant)>,
+    strangers: Room,
+    known: Room,
+    known_since: HashMap<IpAddr, Instant>,
 }
 
 impl Antechamber {
-    /// Takes a place; false if the room, or this address's share of it, is full.
-    pub(super) fn enter(&mut self, ip: IpAddr, most: u32, most_of_address: u32) -> bool {
-        let held = self.by_block.get(&block_of(ip)).copied().unwrap_or(0);
-        if self.total >= most || held >= most_of_address {
-            return false;
-        }
-        self.by_block.insert(block_of(ip), held + 1);
-        self.total += 1;
-        true
+    /// Takes a place; false if the rooms, or this address's share of them, are full.
+    pub(super) fn enter(&mut self, ip: IpAddr, places: Places, now: Instant) -> bool {
+        let (kept, anybodys) = places.split();
+        (self.knows(ip, now) && self.known.enter(ip, kept)) || self.strangers.enter(ip, anybodys)
     }
 
     /// Who took the place, so that it can be asked back. `here`: whether a guest is still waiting.
-    pub(super) fn seat(&mut self, guest: Guest, now: Instant, here: impl Fn(Guest) -> bool) {
-        self.forget_gone(here);
-        self.waiting.push_back((guest, now));
+    pub(super) fn seat(&mut self, guest: Guest, ip: IpAddr, now: Instant, here: impl Fn(Guest) -> bool) {
+        let room = if self.knows(ip, now) { &mut self.known } else { &mut self.strangers };
+        room.forget_gone(here);
+        room.waiting.push_back((guest, now));
     }
 
     /// The guest who must make place for one more from `ip`; nobody while there is room, or where only this address'
@@ -46,12 +65,81 @@ impl Antechamber {
     pub(super) fn longest_waiting(
         &mut self,
         ip: IpAddr,
-        (most, most_of_address): (u32, u32),
+        places: Places,
         now: Instant,
         here: impl Fn(Guest) -> bool,
     ) -> Option<Guest> {
-        let held = self.by_block.get(&block_of(ip)).copied().unwrap_or(0);
-        if self.total < most || held >= most_of_address {
+        let (kept, anybodys) = places.split();
+        if !self.knows(ip, now) {
+            return self.strangers.longest_waiting(ip, anybodys, now, here);
+        }
+        if self.strangers.has_place(ip, anybodys) {
+            return None;
+        }
+        self.known.longest_waiting(ip, kept, now, here)
+    }
+
+    /// A peer of ours has shown itself from here.
+    pub(super) fn remember(&mut self, ip: IpAddr, now: Instant) {
+        let block = block_of(ip);
+        if self.known_since.len() >= KNOWN_MAX && !self.known_since.contains_key(&block) {
+            let other = self.known_since.keys().next().copied();
+            other.map(|other| self.known_since.remove(&other));
+        }
+        self.known_since.insert(block, now);
+    }
+
+    fn knows(&self, ip: IpAddr, now: Instant) -> bool {
+        let since = self.known_since.get(&block_of(ip));
+        since.is_some_and(|since| now.saturating_duration_since(*since) < KNOWN_FOR)
+    }
+
+    pub(super) fn total(&self) -> u32 {
+        self.strangers.total + self.known.total
+    }
+
+    /// Gives a place back.
+    pub(super) fn leave(&mut self, ip: IpAddr) {
+        if !self.known.leave(ip) {
+            self.strangers.leave(ip);
+        }
+    }
+}
+
+#[derive(Default)]
+struct Room {
+    by_block: HashMap<IpAddr, u32>,
+    total: u32,
+    /// In the order of their coming, some of whom have left.
+    waiting: VecDeque<(Guest, Instant)>,
+}
+
+impl Room {
+    fn held(&self, ip: IpAddr) -> u32 {
+        self.by_block.get(&block_of(ip)).copied().unwrap_or(0)
+    }
+
+    fn has_place(&self, ip: IpAddr, places: Places) -> bool {
+        self.total < places.all && self.held(ip) < places.of_address
+    }
+
+    fn enter(&mut self, ip: IpAddr, places: Places) -> bool {
+        if !self.has_place(ip, places) {
+            return false;
+        }
+        *self.by_block.entry(block_of(ip)).or_default() += 1;
+        self.total += 1;
+        true
+    }
+
+    fn longest_waiting(
+        &mut self,
+        ip: IpAddr,
+        places: Places,
+        now: Instant,
+        here: impl Fn(Guest) -> bool,
+    ) -> Option<Guest> {
+        if self.total < places.all || self.held(ip) >= places.of_address {
             return None;
         }
         self.forget_gone(here);
@@ -68,18 +156,14 @@ impl Antechamber {
         }
     }
 
-    pub(super) fn total(&self) -> u32 {
-        self.total
-    }
-
-    /// Gives a place back.
-    pub(super) fn leave(&mut self, ip: IpAddr) {
+    fn leave(&mut self, ip: IpAddr) -> bool {
         let block = block_of(ip);
-        let Some(held) = self.by_block.get_mut(&block) else { return };
+        let Some(held) = self.by_block.get_mut(&block) else { return false };
         *held -= 1;
         self.total -= 1;
         if *held == 0 {
             self.by_block.remove(&block);
         }
+        true
     }
 }

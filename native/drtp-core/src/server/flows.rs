@@ -87,8 +87,8 @@ impl Server {
     /// What came in the same turn as its OPEN.
     fn early_datagrams(&mut self, near: usize, far: usize) {
         let Some(flow) = self.core.table.relays[near].flow.as_mut() else { return };
-        for datagram in flow.meet(far) {
-            self.core.table.pass_on(far, &datagram);
+        for datagram in flow.meet(far).each() {
+            self.core.table.pass_on(far, datagram);
         }
     }
 }

@@ -256,7 +256,8 @@ impl Server {
                 Ok(Command::Apply(delta, answer)) => drop(answer.send(self.apply(&delta))),
                 Ok(Command::Stats(answer)) => drop(answer.send(self.stats())),
                 Ok(Command::Rotate(identity, answer)) => {
-                    let fresh = Credentials::new(&identity).map(|credentials| self.credentials = credentials);
+                    let fresh = Credentials::new(&identity).and_then(|fresh| fresh.with_web(self.config.web.as_ref()));
+                    let fresh = fresh.map(|credentials| self.credentials = credentials);
                     drop(answer.send(fresh));
                 }
                 Ok(Command::Drain(deadline)) => self.drain(deadline),
@@ -305,6 +306,7 @@ impl Server {
         if std::mem::take(&mut state.pre_auth) {
             self.leave_pre_auth(address.ip());
         }
+        self.strangers.remember(address.ip(), self.core.now());
         if let Some((code, retry_ms, reason)) = self.unwelcome(&peer) {
             return self.refuse(session, &peer.uid, code, retry_ms, &reason);
         }

@@ -5,9 +5,14 @@ use std::collections::VecDeque;
 use super::ById;
 use crate::frame::{HEADER_BYTES, put_datagram};
 
-/// What one flow may have waiting.
-const FLOW_DATAGRAMS_MAX: usize = 128;
+/// What one flow may have waiting. In bytes it is several reads of whoever brings datagrams; small ones of one read may be
+/// a thousand.
+const FLOW_DATAGRAMS_MAX: usize = 2_048;
 const FLOW_BYTES_MAX: usize = 256 * 1024;
+/// From here on a flow's should be taken before the turn's end, and a lane's.
+const FLOW_DATAGRAMS_SOON: usize = 512;
+const FLOW_BYTES_SOON: usize = 64 * 1024;
+const BYTES_SOON: usize = 256 * 1024;
 /// What may wait in all; beyond it the fullest flow loses its oldest.
 const BYTES_MAX: usize = 1024 * 1024;
 
@@ -25,6 +30,12 @@ struct Share {
     bytes: usize,
 }
 
+impl Share {
+    fn is_over(&self) -> bool {
+        self.datagrams > FLOW_DATAGRAMS_MAX || self.bytes > FLOW_BYTES_MAX
+    }
+}
+
 /// The queue of one lane: frames side by side, so that a lane that keeps up takes them in one copy.
 #[derive(Debug, Default)]
 pub(super) struct Datagrams {
@@ -38,15 +49,29 @@ pub(super) struct Datagrams {
 }
 
 impl Datagrams {
-    pub(super) fn push(&mut self, stream: u32, bytes: &[u8]) {
-        put_datagram(&mut self.frames, stream, bytes);
-        let length = HEADER_BYTES + bytes.len();
-        self.waiting.push_back(Waiting { stream, length, dropped: false });
-        self.live_bytes += length;
-        let share = self.shares.entry(stream).or_default();
-        share.datagrams += 1;
-        share.bytes += length;
-        while self.is_over(stream) {
+    /// Adds a flow's datagrams. True: so much waits that it should be taken soon.
+    pub(super) fn push_all<'a>(&mut self, stream: u32, datagrams: impl Iterator<Item = &'a [u8]>) -> bool {
+        let mut share = self.shares.get(&stream).copied().unwrap_or_default();
+        for bytes in datagrams {
+            put_datagram(&mut self.frames, stream, bytes);
+            let length = HEADER_BYTES + bytes.len();
+            self.waiting.push_back(Waiting { stream, length, dropped: false });
+            self.live_bytes += length;
+            share = Share { datagrams: share.datagrams + 1, bytes: share.bytes + length };
+            if share.is_over() || self.live_bytes > BYTES_MAX {
+                self.shares.insert(stream, share);
+                self.drop_until_it_fits(stream);
+                share = self.shares.get(&stream).copied().unwrap_or_default();
+            }
+        }
+        if share.datagrams > 0 {
+            self.shares.insert(stream, share);
+        }
+        share.datagrams >= FLOW_DATAGRAMS_SOON || share.bytes >= FLOW_BYTES_SOON || self.live_bytes >= BYTES_SOON
+    }
+
+    fn drop_until_it_fits(&mut self, stream: u32) {
+        while self.shares.get(&stream).is_some_and(Share::is_over) {
             self.drop_oldest(stream);
         }
         while self.live_bytes > BYTES_MAX {
@@ -83,11 +108,6 @@ impl Datagrams {
         self.live_bytes = 0;
     }
 
-    fn is_over(&self, stream: u32) -> bool {
-        let over = |share: &Share| share.datagrams > FLOW_DATAGRAMS_MAX || share.bytes > FLOW_BYTES_MAX;
-        self.shares.get(&stream).is_some_and(over)
-    }
-
     fn drop_oldest(&mut self, stream: u32) {
         let oldest = self.waiting.iter_mut().find(|one| one.stream == stream && !one.dropped);
         let (Some(oldest), Some(share)) = (oldest, self.shares.get_mut(&stream)) else { return };
@@ -122,6 +142,12 @@ mod tests {
     use super::*;
     use crate::frame::{DATAGRAM_BYTES_MAX, Item, Parser};
 
+    impl Datagrams {
+        fn push(&mut self, stream: u32, bytes: &[u8]) -> bool {
+            self.push_all(stream, std::iter::once(bytes))
+        }
+    }
+
     fn taken(queue: &mut Datagrams) -> Vec<(u32, Vec<u8>)> {
         let mut wire = Vec::new();
         queue.take(&mut wire);
@@ -137,14 +163,14 @@ mod tests {
     fn a_flow_that_outruns_its_lane_loses_its_own_oldest() {
         let mut queue = Datagrams::default();
         queue.push(1, b"quiet");
-        for n in 0_u32..1_000 {
+        for n in 0_u32..10_000 {
             queue.push(2, &n.to_be_bytes());
         }
         let seen = taken(&mut queue);
         assert_eq!(seen[0], (1, b"quiet".to_vec()));
         assert_eq!(seen.len(), 1 + FLOW_DATAGRAMS_MAX);
-        assert_eq!(seen.last(), Some(&(2, 999_u32.to_be_bytes().to_vec())));
-        assert_eq!(queue.dropped(), 1_000 - FLOW_DATAGRAMS_MAX as u64);
+        assert_eq!(seen.last(), Some(&(2, 9_999_u32.to_be_bytes().to_vec())));
+        assert_eq!(queue.dropped(), 10_000 - FLOW_DATAGRAMS_MAX as u64);
         assert_eq!(queue.bytes(), 0);
     }
 

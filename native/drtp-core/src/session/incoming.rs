@@ -74,6 +74,7 @@ impl Session {
                 if !self.streams.contains_key(&stream) {
                     return self.hollow(now);
                 }
+                self.datagram_at = Some(now);
                 sink(Event::Datagram { stream, bytes: &bytes });
                 Ok(())
             }

@@ -178,6 +178,7 @@ impl Pings {
     pub(super) fn stats(&self) -> LaneStats {
         LaneStats {
             round_trip_ms: self.round_trip.map(|d| d.as_secs_f64() * 1e3),
+            round_trip_floor_ms: self.floor.map(|d| d.as_secs_f64() * 1e3),
             jitter_ms: self.jitter.as_secs_f64() * 1e3,
             loss: self.loss,
             ..LaneStats::default()

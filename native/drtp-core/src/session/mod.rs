@@ -48,6 +48,9 @@ const CROSSING: Duration = Duration::from_secs(2);
 /// So long after a sparse stream's last bytes bulk ones hold back: its next question may be on the way.
 const SPARSE_HOLD: Duration = Duration::from_millis(200);
 
+/// So long after a datagram came more of them are expected.
+const DATAGRAMS_HOLD: Duration = Duration::from_millis(200);
+
 /// Which end of the lanes this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
@@ -277,6 +280,8 @@ pub struct Session {
     next_bulk_lane: u8,
     /// The sparse stream that brought bytes last, and when.
     sparse: Option<(u32, Instant)>,
+    /// When a datagram came last.
+    datagram_at: Option<Instant>,
     random: u64,
 }
 
@@ -358,6 +363,7 @@ impl Session {
             born: now,
             next_bulk_lane: 0,
             sparse: None,
+            datagram_at: None,
             random: config.seed | 1,
         }
     }
@@ -482,6 +488,11 @@ impl Session {
     /// Somebody waits for small answers: turns are short.
     pub fn has_sparse(&self, now: Instant) -> bool {
         self.streams.len() > 1 && self.sparse.is_some_and(|(_, at)| now.saturating_duration_since(at) < SPARSE_HOLD)
+    }
+
+    /// Datagrams come: turns are short, for what waits for a slower one is dropped.
+    pub fn has_datagrams(&self, now: Instant) -> bool {
+        self.datagram_at.is_some_and(|at| now.saturating_duration_since(at) < DATAGRAMS_HOLD)
     }
 
     /// The shortest round trip of the first lane that has one: what the path itself takes.

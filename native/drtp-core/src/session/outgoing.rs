@@ -160,15 +160,16 @@ impl Session {
         }
     }
 
-    /// Sends a datagram; under pressure the oldest that wait are dropped.
+    /// Sends datagrams; under pressure the oldest that wait are dropped. True: so much waits that it should be taken soon.
+    pub fn datagrams<'a>(&mut self, stream: u32, datagrams: impl Iterator<Item = &'a [u8]>) -> bool {
+        let Some(lane) = self.streams.get(&stream).map(|s| s.send_lane) else { return false };
+        let Some(lane) = self.lanes[usize::from(lane)].as_mut() else { return false };
+        lane.datagrams.push_all(stream, datagrams.filter(|bytes| bytes.len() <= DATAGRAM_BYTES_MAX))
+    }
+
+    /// Sends one datagram.
     pub fn datagram(&mut self, stream: u32, bytes: &[u8]) {
-        let Some(lane) = self.streams.get(&stream).map(|s| s.send_lane) else { return };
-        if bytes.len() > DATAGRAM_BYTES_MAX {
-            return;
-        }
-        if let Some(lane) = self.lanes[usize::from(lane)].as_mut() {
-            lane.datagrams.push(stream, bytes);
-        }
+        self.datagrams(stream, std::iter::once(bytes));
     }
 
     pub(super) fn forget(&mut self, stream: u32) {

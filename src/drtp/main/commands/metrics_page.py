@@ -80,7 +80,7 @@ def _pop() -> Iterable[Metric]:
     from drtp.tunnel import Stats
 
     vitals = Pulse().vitals(0.0, Stats(), draining=False, descriptors_share=0.0)
-    return PopCollector(Stats, lambda: vitals).collect()
+    return PopCollector(Stats, lambda: vitals, dict).collect()
 
 
 def _gateway() -> Iterable[Metric]:

@@ -48,6 +48,7 @@ def project(name: str, organization: str | None) -> int:
 @click.option("--role", type=click.Choice([*ROLES]), default="editor", show_default=True, help="What the user may do.")
 @click.option("--context-file", "theirs", type=_file, required=True, help="Context to write, with a token.")
 @click.option("--kubeconfig", type=_file, help="The same for kubectl.")
+@click.option("--reinstate", is_flag=True, help="Make a user who was revoked a user again.")
 @click.option("--days", type=click.IntRange(1, 90), default=30, show_default=True, help="How long the token is good.")
 @output_option
 def user(name: str, *, project: str, role: str, output: OutputForm, **options: Any) -> int:
@@ -68,7 +69,7 @@ async def _user(
     invocation: Invocation, name: str, project: str, role: str, *, output: OutputForm, options: dict[str, Any]
 ) -> int:
     operator = access(invocation)
-    ask = {"user": name, "lifetimeSeconds": options["days"] * 24 * 3600}
+    ask = {"user": name, "lifetimeSeconds": options["days"] * 24 * 3600, "reinstate": options["reinstate"]}
     async with ApiClient(operator) as api:
         await _bind(api, name, project, ROLES[role])
         made = await api.create({"apiVersion": _IDENTITY, "kind": "UserToken", "spec": ask}, "usertokens")

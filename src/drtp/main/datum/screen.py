@@ -9,7 +9,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from drtp.agent.view import AgentPhase, AgentView, PopView, ServiceView
+from drtp.agent.view import AgentPhase, AgentView, LocalView, PopView, ServiceView
 from drtp.api.drtp import ClientStatus
 from drtp.api.reports import LocalState
 from drtp.kit.errors import DrtpError
@@ -56,6 +56,9 @@ class ScreenForm:
 
     def changed(self, event: Event) -> None:
         """The screen shows the state itself."""
+
+    def measured(self, event: Event) -> None:
+        """The screen shows the figures themselves."""
 
     def show(self, view: AgentView) -> None:
         """Draw."""
@@ -141,19 +144,23 @@ def _service_lines(service: ServiceView, target: str, width: int) -> list[Render
 def _local_line(service: ServiceView) -> Text:
     local = service.local
     if local.state is LocalState.REACHABLE:
-        took = "" if local.connect_ms is None else f", connects in {local.connect_ms:.1f} ms"
-        return _row("Local", f"{local.target} reachable{took}", "green")
+        took = "" if local.connect_ms is None else f", connects in {local.connect_ms:.1f} ms ±{local.jitter_ms:.1f}"
+        return _row("Local", f"{local.target} reachable{took}{_failures(local)}", "green")
     if local.state is LocalState.UNREACHABLE:
-        return _row("Local", f"{local.target}: {local.message or 'unreachable'}", "red")
+        return _row("Local", f"{local.target}: {local.message or 'unreachable'}{_failures(local)}", "red")
     return _row("Local", f"{local.target} not tried yet")
+
+
+def _failures(local: LocalView) -> str:
+    return f", {local.failures_total} failed" if local.failures_total else ""
 
 
 def _pops(view: AgentView, width: int) -> Table:
     narrow = width < _NARROW
     table = Table(box=None, pad_edge=False, show_edge=False, header_style="dim")
     table.add_column("POP", overflow="ellipsis", no_wrap=True)
-    for title in ("State", "Round trip") if narrow else ("Role", "State", "Round trip", "Jitter", "Loss"):
-        table.add_column(title, justify="right" if title in ("Round trip", "Jitter", "Loss") else "left", no_wrap=True)
+    for title in ("State", "Round trip") if narrow else ("Role", "State", *_MEASURED):
+        table.add_column(title, justify="right" if title in _MEASURED else "left", no_wrap=True)
     for pop in view.pops:
         state = Text(pop.state.value, style=_COLOURS.get(pop.state, ""))
         cells: list[RenderableType] = [printable(server_name(pop)), state, _millis(pop.round_trip_ms)]
@@ -163,8 +170,14 @@ def _pops(view: AgentView, width: int) -> Table:
     return table
 
 
-def _measures(pop: PopView) -> tuple[str, str, str]:
-    return _millis(pop.round_trip_ms), _millis(pop.jitter_ms), f"{pop.loss * 100:.0f} %"
+_MEASURED = ("Round trip", "Floor", "Jitter", "Loss")
+
+
+def _measures(pop: PopView) -> tuple[str, ...]:
+    if pop.round_trip_ms is None:
+        return tuple("-" for _ in _MEASURED)
+    millis = (pop.round_trip_ms, pop.round_trip_floor_ms, pop.jitter_ms)
+    return (*map(_millis, millis), f"{pop.loss * 100:.1f} %")
 
 
 def _flows(view: AgentView, width: int) -> Table:

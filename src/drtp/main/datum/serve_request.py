@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,18 +57,22 @@ class ServeSettings:
 
 def networks(written: tuple[str, ...]) -> tuple[str, ...]:
     """CIDRs in canonical form; a bare address means itself. Raises: Misused (DRTP-7002) naming the wrong one."""
-    found: list[str] = []
-    for text in written:
-        for part in text.split(","):
-            try:
-                found.append(str(ipaddress.ip_network(part.strip(), strict=False)))
-            except ValueError as fault:
-                raise Misused(
-                    "DRTP-7002",
-                    f"--allow {part!r} is no network.",
-                    "Give networks such as 203.0.113.0/24 or 2001:db8::/32; 0.0.0.0/0 is any IPv4 visitor.",
-                ) from fault
-    return tuple(dict.fromkeys(found))
+    parts = (part.strip() for text in written for part in text.split(","))
+    return tuple(dict.fromkeys(str(_network(part)) for part in parts))
+
+
+def _network(written: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    """Host bits are not forgiven: `10.0.0.7/8` may mean one machine or sixteen million."""
+    try:
+        return ipaddress.ip_network(written)
+    except ValueError as fault:
+        said = f"--allow {written!r} is no network."
+        advice = "Give networks such as 203.0.113.0/24 or 2001:db8::/32; 0.0.0.0/0 is any IPv4 visitor."
+        with contextlib.suppress(ValueError):
+            meant = ipaddress.ip_interface(written)
+            said = f"--allow {written!r} is one address and a network at once."
+            advice = f"Give {meant.network} for the whole network, or {meant.ip} for the one machine."
+        raise Misused("DRTP-7002", said, advice) from fault
 
 
 def check(request: ServeRequest) -> ServeRequest:

@@ -20,6 +20,7 @@ from drtp.kit.observe import configure_logs, logger
 from drtp.main.commands.options import OutputForm
 from drtp.main.datum.blockers import SETTLED_S, Blocker, blockers, is_blocking
 from drtp.main.datum.changes import Asked, Event, address_of, as_asked, changes, ready_event
+from drtp.main.datum.measured import Measured
 from drtp.main.shell import set_up_logs
 
 log = logger("serve")
@@ -38,6 +39,10 @@ class Form(Protocol):
 
     def changed(self, event: Event) -> None:
         """Something has changed."""
+        ...
+
+    def measured(self, event: Event) -> None:
+        """Figures have moved noteworthily."""
         ...
 
     def show(self, view: AgentView) -> None:
@@ -76,8 +81,12 @@ class JsonForm:
         """As it is."""
         self._say(event)
 
+    def measured(self, event: Event) -> None:
+        """As it is."""
+        self._say(event)
+
     def show(self, view: AgentView) -> None:
-        """Gauges are not events."""
+        """Events say it."""
 
     def waiting(self, event: Event) -> None:
         """On stderr: the first line on stdout is the ready event."""
@@ -120,8 +129,11 @@ class LineForm:
         """One line, unless the agent's own log has it."""
         self.changed(event)
 
+    def measured(self, event: Event) -> None:
+        """Figures are for the metrics page."""
+
     def show(self, view: AgentView) -> None:
-        """Gauges are not events."""
+        """Events say it."""
 
     def blocked(self, blocker: Blocker) -> None:
         """One line."""
@@ -185,6 +197,7 @@ class Speaker:
         self._announced: set[str] = set()
         self._standing: dict[Blocker, float] = {}
         self._said: set[Blocker] = set()
+        self._measured = Measured()
 
     def __enter__(self) -> Self:
         """Speak."""
@@ -230,6 +243,8 @@ class Speaker:
                 self._form.changed(event)
             elif event["event"] in _OBSTACLES and not self._announced:
                 self._form.waiting(event)
+        if speaking and (event := self._measured.news(view, now)):
+            self._form.measured(event)
         self._say_blockers(view, now)
         self._before = view
         self._form.show(view)

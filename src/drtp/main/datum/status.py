@@ -26,6 +26,19 @@ class PathLine(Model, frozen=True, omit_defaults=False):
     endpoint: str
     agent_state: str
     round_trip_millis: int | None = None
+    round_trip_floor_millis: int | None = None
+    jitter_millis: int | None = None
+    loss_permille: int | None = None
+
+
+class LocalLine(Model, frozen=True, omit_defaults=False):
+    """A local service, as one agent sees it."""
+
+    agent: str
+    state: str
+    connect_millis: int | None = None
+    jitter_millis: int | None = None
+    failures: int | None = None
 
 
 class ServiceLine(Model, frozen=True, omit_defaults=False):
@@ -36,6 +49,7 @@ class ServiceLine(Model, frozen=True, omit_defaults=False):
     addresses: tuple[str, ...]
     obstacle: str
     paths: tuple[PathLine, ...]
+    local: tuple[LocalLine, ...] = ()
 
 
 @click.command()
@@ -70,6 +84,7 @@ def line_of(service: DRTPService, connections: Sequence[DRTPConnection]) -> Serv
     conditions = service.status.conditions
     ready = any(one.type == "Ready" and one.status is ConditionStatus.TRUE for one in conditions)
     obstacle = next((c for c in conditions if c.status is not ConditionStatus.TRUE and c.type != "Ready"), None)
+    mine = [one for one in connections if one.spec.service_ref.name == service.metadata.name]
     return ServiceLine(
         service=service.metadata.name,
         ready=ready,
@@ -83,10 +98,23 @@ def line_of(service: DRTPService, connections: Sequence[DRTPConnection]) -> Serv
                 endpoint=server.programming_status.value,
                 agent_state=server.client_status.value,
                 round_trip_millis=server.round_trip_millis,
+                round_trip_floor_millis=server.round_trip_floor_millis,
+                jitter_millis=server.jitter_millis,
+                loss_permille=server.loss_permille,
             )
-            for connection in connections
-            if connection.spec.service_ref.name == service.metadata.name
+            for connection in mine
             for server in connection.status.servers
+        ),
+        local=tuple(
+            LocalLine(
+                agent=connection.spec.client.hostname or "",
+                state=local.state.value,
+                connect_millis=local.connect_millis,
+                jitter_millis=local.jitter_millis,
+                failures=local.failures,
+            )
+            for connection in mine
+            if (local := connection.status.local) is not None
         ),
     )
 
@@ -110,12 +138,31 @@ def _print(lines: list[ServiceLine]) -> None:
     if obstacles:
         click.echo("\n" + "\n".join(obstacles))
     paths = [
-        (one.service, path.agent, path.server, path.role, path.agent_state, _millis(path.round_trip_millis))
+        (one.service, path.agent, path.server, path.role, path.agent_state, *_measures(path))
         for one in lines
         for path in one.paths
     ]
     if paths:
-        click.echo("\n" + table(("service", "agent", "pop", "role", "state", "round trip"), paths))
+        click.echo("\n" + table(("service", "agent", "pop", "role", "state", "round trip", "jitter", "loss"), paths))
+    locals_ = [
+        (
+            one.service,
+            local.agent,
+            local.state,
+            _millis(local.connect_millis),
+            _millis(local.jitter_millis),
+            "-" if local.failures is None else str(local.failures),
+        )
+        for one in lines
+        for local in one.local
+    ]
+    if locals_:
+        click.echo("\n" + table(("service", "agent", "local service", "connect", "jitter", "failures"), locals_))
+
+
+def _measures(path: PathLine) -> tuple[str, str, str]:
+    loss = "-" if path.loss_permille is None else f"{path.loss_permille / 10:.1f} %"
+    return _millis(path.round_trip_millis), _millis(path.jitter_millis), loss
 
 
 def _millis(value: int | None) -> str:
