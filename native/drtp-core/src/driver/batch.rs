@@ -75,7 +75,8 @@ impl Batches {
 
     /// How many datagrams of a length go in one send.
     pub(crate) fn run_max(&self, each: usize) -> usize {
-        SEND_BYTES_MAX.checked_div(each).map_or(1, |fitting| self.segments_max.min(fitting).max(1))
+        // Nothing can be joined to a datagram of no bytes.
+        SEND_BYTES_MAX.checked_div(each).map_or(1, |fit| fit.min(self.segments_max).max(1))
     }
 
     /// Reads what one call gives.
