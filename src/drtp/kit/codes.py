@@ -215,6 +215,11 @@ FEED: dict[str, Code] = {
         "The DRTPServer of this POP was deleted.",
         "Enrol the POP again with a new secret if it should come back.",
     ),
+    "DRTP-3009": Code(
+        "Proxy refused",
+        "The proxy on the way to the control plane refused the connection. Newer versions say why: DRTP-4050 to 4054.",
+        "Check HTTPS_PROXY and NO_PROXY, and the proxy's user name and password.",
+    ),
     "DRTP-3010": Code(
         "Request refused", "The API server refused the request.", "Correct the request as the message says."
     ),
