@@ -1,5 +1,6 @@
-"""DRTP as a way: POP endpoint in mode `plain`, mutual TLS 1.3 to the agent; for datagrams a gateway in front, whose hop to
-the POP is mutual TLS 1.3 too; and no relay at all, for the scale.
+"""DRTP as a way: POP endpoint in mode `plain`, mutual TLS 1.3 to the agent; and no relay at all, for the scale.
+
+For datagrams a gateway stands in front, whose hop to the POP is mutual TLS 1.3 too.
 """
 
 from __future__ import annotations

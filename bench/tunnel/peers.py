@@ -15,7 +15,6 @@ from bench.tunnel.ours import direct, drtp, drtp_datagrams
 from bench.tunnel.rathole import rathole
 from bench.tunnel.ways import Carries, Opens
 
-
 Peers = dict[tuple[str, Carries], Opens]
 """By name, and by what they carry."""
 

@@ -19,7 +19,7 @@ const SEND_BYTES_MAX: usize = 65_000;
 #[derive(Default)]
 pub(crate) struct Reading {
     room: Vec<u8>,
-    meta: [RecvMeta; BATCH_SIZE],
+    meta: Vec<RecvMeta>,
     count: usize,
 }
 
@@ -75,7 +75,8 @@ impl Batches {
 
     /// How many datagrams of a length go in one send.
     pub(crate) fn run_max(&self, each: usize) -> usize {
-        if each == 0 { 1 } else { self.segments_max.min(SEND_BYTES_MAX / each).max(1) }
+        // Nothing can be joined to a datagram of no bytes.
+        SEND_BYTES_MAX.checked_div(each).map_or(1, |fit| fit.min(self.segments_max).max(1))
     }
 
     /// Reads what one call gives.
@@ -84,6 +85,7 @@ impl Batches {
         if reading.room.is_empty() {
             // Pages that no message ever reaches are never the system's loss.
             reading.room = vec![0; MESSAGE_BYTES * BATCH_SIZE];
+            reading.meta = vec![RecvMeta::default(); BATCH_SIZE];
         }
         let Some(state) = &self.state else {
             let (count, from) = socket.recv_from(&mut reading.room[..MESSAGE_BYTES])?;
