@@ -45,7 +45,7 @@ bench: install
 fuzz:
 	RUSTFLAGS="$(FUZZ_FLAGS)" $(CARGO) build $(CARGO_FLAGS) --profile fuzz --target $(HOST) \
 	  -p drtp-fuzz --features libfuzzer --bin drtp-fuzz
-	@set -e; for target in frames proxy session snapshots; do \
+	@set -e; for target in frames proxy session snapshots talks; do \
 	  mkdir -p $(FUZZ_FOUND)/$$target; \
 	  echo "fuzzing $$target for $(DRTP_FUZZ_SECONDS) s" >&2; \
 	  DRTP_FUZZ_TARGET=$$target $(CARGO_TARGET_DIR)/$(HOST)/fuzz/drtp-fuzz -max_total_time=$(DRTP_FUZZ_SECONDS) \

@@ -77,6 +77,9 @@ def _core() -> list[tuple[str, ...]]:
     handshake, header = f"handshake {limits['handshake_ms']} ms", f"PROXY header {limits['proxy_header_ms']} ms"
     hello = f"HELLO {limits['first_frame_ms']} ms"
     streams = "`streamsMax` of the service"
+    web_ms = limits["handshake_ms"] + limits["first_frame_ms"]
+    hello_bytes = _constants("tls/outer.rs")["HELLO_BYTES_MAX"]
+    message_bytes = _constants("through/web.rs")["MESSAGE_BYTES_MAX"]
     return [
         ("listener", "in all", "strangers: all / one address", "deadlines"),
         (
@@ -84,6 +87,12 @@ def _core() -> list[tuple[str, ...]]:
             f"{limits['sessions_max']:,} sessions",
             f"{share} / {limits['pre_auth_per_address_max']}",
             f"{handshake}, {hello}",
+        ),
+        (
+            "the same, by WebSocket",
+            "the same",
+            "the same room",
+            f"all of it {web_ms} ms; ClientHello {_size(hello_bytes)}, message {_size(message_bytes)}",
         ),
         ("endpoint, `mtls`", streams, f"{share} / three quarters of each room", f"{handshake}, {header}"),
         ("endpoint, `plain` and `unix`", streams, "the same room", header),

@@ -26,6 +26,22 @@ impl fmt::Debug for Identity {
     }
 }
 
+/// A certificate that the public trusts, for a POP's WebSocket. The key never shows in `Debug`.
+#[derive(Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WebIdentity {
+    /// The leaf first, then intermediates, PEM.
+    pub chain_pem: String,
+    /// The private key, PEM. A secret.
+    pub key_pem: String,
+}
+
+impl fmt::Debug for WebIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WebIdentity").field("key_pem", &"***").finish_non_exhaustive()
+    }
+}
+
 /// How soon a silent peer counts as dead, milliseconds.
 ///
 /// The quick pair holds while visitors are on the session, the idle pair otherwise. A host that wants quick failover
@@ -103,6 +119,8 @@ pub struct CoreLimits {
     pub dial_ms: u32,
     /// A local service without visitors is tried this often.
     pub probe_every_ms: u32,
+    /// An agent on a lesser way looks for a better one after this; the pause doubles, up to twenty times of it.
+    pub better_way_ms: u32,
 }
 
 impl Default for CoreLimits {
@@ -119,6 +137,7 @@ impl Default for CoreLimits {
             new_streams_per_s: 0,
             dial_ms: 5_000,
             probe_every_ms: 15_000,
+            better_way_ms: 30_000,
         }
     }
 }
@@ -131,6 +150,9 @@ pub struct ServerConfig {
     pub identity: Identity,
     /// Where agents dial in. Port 0 takes a free one; see [`crate::TunnelServer::agent_addresses`].
     pub listeners: Vec<SocketAddr>,
+    /// What the WebSocket at the agents' door shows; the POP's own certificate when absent.
+    #[serde(default)]
+    pub web: Option<WebIdentity>,
     /// Liveness of agents' lanes.
     #[serde(default)]
     pub liveness: Liveness,

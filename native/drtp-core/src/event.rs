@@ -89,8 +89,10 @@ pub enum Event {
     TunnelUp {
         /// Server uid.
         server: String,
-        /// Address dialled.
+        /// Address dialled: its own, or a proxy's.
         peer: String,
+        /// The way taken: `direct`, `connect` or `socks5`, and `+websocket`.
+        way: String,
     },
     /// Agent: it is not; the agent goes on trying unless `Fenced`.
     TunnelDown {

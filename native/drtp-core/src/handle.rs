@@ -170,7 +170,7 @@ pub struct TunnelServer {
 impl TunnelServer {
     /// Binds the agents' listeners and starts the driver.
     pub fn new(config: ServerConfig) -> Result<Self, CoreError> {
-        let credentials = Credentials::new(&config.identity)?;
+        let credentials = Credentials::new(&config.identity)?.with_web(config.web.as_ref())?;
         credentials.own.must_be_own(Role::Pop)?;
         let (poll, waker) = poll_with_waker()?;
         let (agent_addresses, doors) = server::bind(&config, &poll)?;

@@ -17,10 +17,12 @@ pub mod proxy;
 mod report;
 mod server;
 pub mod session;
+pub mod through;
 mod tls;
 
 pub use config::{
     AgentConfig, AppProtocol, CoreLimits, Flow, GatewayConfig, Identity, Liveness, ServerConfig, Target, TargetTls,
+    WebIdentity,
 };
 pub use error::CoreError;
 pub use event::Event;

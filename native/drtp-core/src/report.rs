@@ -67,6 +67,9 @@ pub struct SessionStats {
     pub streams: u64,
     /// Lanes.
     pub lanes: Vec<LaneStats>,
+    /// Agent side: the way to it, as in [`crate::Event::TunnelUp`].
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub way: String,
     /// What went wrong last, agent side.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,

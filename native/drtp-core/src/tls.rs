@@ -12,9 +12,14 @@ use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStor
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
-use crate::config::{Identity, TargetTls};
+use crate::config::{Identity, TargetTls, WebIdentity};
 use crate::error::CoreError;
 use crate::identity::{IdentityError, PeerIdentity};
+
+mod outer;
+
+pub use outer::Outer;
+use outer::{Caller, caller, web_config};
 
 /// ALPN of tunnels, mandatory both ways.
 pub const ALPN: &[u8] = b"drtp/1";
@@ -45,6 +50,8 @@ pub struct Credentials {
     pub endpoint: Arc<ServerConfig>,
     /// Dialling a POP.
     pub tunnel_client: Arc<ClientConfig>,
+    /// Whoever comes to the agents' door without `drtp/1`: a WebSocket is offered, and inside it `tunnel_server`.
+    pub web: Arc<ServerConfig>,
     /// Who we are.
     pub own: PeerIdentity,
 }
@@ -96,6 +103,7 @@ impl Credentials {
         endpoint.max_early_data_size = 0;
         let mut tunnel_server = endpoint.clone();
         tunnel_server.alpn_protocols = vec![ALPN.to_vec()];
+        let web = web_config(chain.clone(), key()?)?;
         let mut tunnel_client = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(wrong)?
@@ -105,11 +113,22 @@ impl Credentials {
         tunnel_client.alpn_protocols = vec![ALPN.to_vec()];
         tunnel_client.resumption = Resumption::disabled();
         Ok(Self {
+            web,
             tunnel_server: Arc::new(tunnel_server),
             endpoint: Arc::new(endpoint),
             tunnel_client: Arc::new(tunnel_client),
             own,
         })
+    }
+
+    /// With another certificate for whoever looks into TLS on the way: one that the public trusts.
+    pub fn with_web(self, identity: Option<&WebIdentity>) -> Result<Self, CoreError> {
+        let Some(identity) = identity else { return Ok(self) };
+        let chain = CertificateDer::pem_slice_iter(identity.chain_pem.as_bytes())
+            .collect::<Result<_, _>>()
+            .map_err(bad("web chain"))?;
+        let key = PrivateKeyDer::from_pem_slice(identity.key_pem.as_bytes()).map_err(bad("web key"))?;
+        Ok(Self { web: web_config(chain, key)?, ..self })
     }
 
     /// For tests: as `new`, but keys are worn out after `limit` records.
@@ -257,6 +276,10 @@ impl OutBuffer {
 enum Connection {
     Client(UnbufferedClientConnection),
     Server(UnbufferedServerConnection),
+    /// At the agents' door, before the ClientHello has come.
+    Undecided(Arc<ServerConfig>),
+    /// It has come, and is no tunnel's.
+    Foreign,
 }
 
 /// One TLS connection without buffers of its own, but for the incomplete record at rest.
@@ -398,6 +421,16 @@ impl Tls {
         Ok(Self::over(Connection::Server(UnbufferedServerConnection::new(Arc::clone(config))?)))
     }
 
+    /// The answering side at a door that also takes who does not speak `drtp/1`; see [`Tls::is_foreign`].
+    pub fn at_door(config: &Arc<ServerConfig>) -> Self {
+        Self::over(Connection::Undecided(Arc::clone(config)))
+    }
+
+    /// Somebody came who does not speak `drtp/1`. Nothing was taken and nothing answered.
+    pub fn is_foreign(&self) -> bool {
+        matches!(self.connection, Connection::Foreign)
+    }
+
     /// The asking side; `name` is what the peer's certificate must carry.
     pub fn client(config: &Arc<ClientConfig>, name: &str) -> Result<Self, TlsError> {
         let name = ServerName::try_from(name.to_owned()).map_err(|_| TlsError(format!("bad server name {name:?}")))?;
@@ -418,13 +451,39 @@ impl Tls {
         if self.broken {
             return (records.len(), Err(TlsError("the connection is broken".into())));
         }
+        if let Connection::Undecided(config) = &self.connection {
+            let config = Arc::clone(config);
+            if let Some(outcome) = self.decide(&config, records) {
+                return (0, outcome);
+            }
+        }
         let peer_closed = &mut self.peer_closed;
         let (used, result) = match &mut self.connection {
             Connection::Client(c) => pump!(c, records, want, out, sink, *peer_closed),
             Connection::Server(c) => pump!(c, records, want, out, sink, *peer_closed),
+            Connection::Undecided(_) | Connection::Foreign => (0, Ok(())),
         };
         self.broken = result.is_err();
         (used, result)
+    }
+
+    /// By its first bytes, who has come; nothing if the tunnel's TLS answers.
+    fn decide(&mut self, config: &Arc<ServerConfig>, records: &[u8]) -> Option<Result<(), TlsError>> {
+        match caller(records) {
+            Ok(Caller::Unknown) => Some(Ok(())),
+            Ok(Caller::Web) => {
+                self.connection = Connection::Foreign;
+                Some(Err(TlsError("no drtp/1".into())))
+            }
+            Ok(Caller::Tunnel) => match UnbufferedServerConnection::new(Arc::clone(config)) {
+                Ok(connection) => {
+                    self.connection = Connection::Server(connection);
+                    None
+                }
+                Err(error) => Some(Err(error.into())),
+            },
+            Err(error) => Some(Err(error)),
+        }
     }
 
     /// Copies the incomplete record at rest to the front of `scratch`; the socket is read behind it.
@@ -481,6 +540,7 @@ impl Tls {
         match &self.connection {
             Connection::Client(c) => !c.is_handshaking(),
             Connection::Server(c) => !c.is_handshaking(),
+            Connection::Undecided(_) | Connection::Foreign => false,
         }
     }
 
@@ -489,6 +549,7 @@ impl Tls {
         match &self.connection {
             Connection::Client(c) => c.alpn_protocol(),
             Connection::Server(c) => c.alpn_protocol(),
+            Connection::Undecided(_) | Connection::Foreign => None,
         }
     }
 
@@ -497,6 +558,7 @@ impl Tls {
         let chain = match &self.connection {
             Connection::Client(c) => c.peer_certificates(),
             Connection::Server(c) => c.peer_certificates(),
+            Connection::Undecided(_) | Connection::Foreign => None,
         };
         let leaf = chain.and_then(<[_]>::first).ok_or(IdentityError::Unreadable)?;
         PeerIdentity::of_leaf(leaf)

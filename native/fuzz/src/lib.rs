@@ -11,17 +11,20 @@ mod proxy;
 pub mod seeds;
 mod session;
 mod snapshots;
+mod talks;
 
 pub use frames::frames;
 pub use proxy::proxy;
 pub use session::session;
 pub use snapshots::snapshots;
+pub use talks::talks;
 
 /// One target by name.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets; each has a folder of its name under `corpus`.
-pub const TARGETS: [Target; 4] = [("frames", frames), ("proxy", proxy), ("session", session), ("snapshots", snapshots)];
+pub const TARGETS: [Target; 5] =
+    [("frames", frames), ("proxy", proxy), ("session", session), ("snapshots", snapshots), ("talks", talks)];
 
 /// A target by its name.
 pub fn target(name: &str) -> Option<fn(&[u8])> {

@@ -17,6 +17,7 @@ pub fn of(target: &str) -> Vec<Seed> {
         "frames" => frames().into_iter().map(|(name, wire)| (name, [vec![3], wire].concat())).collect(),
         "proxy" => proxy().into_iter().map(|(name, wire)| (name, [vec![0, 20], wire].concat())).collect(),
         "session" => session(),
+        "talks" => talks(),
         _ => snapshots(),
     }
 }
@@ -119,6 +120,22 @@ fn session() -> Vec<Seed> {
         ("wild-move", [&[0, 0][..], &inject(false, 0, &wire(&[(ghost, Frame::Move { lane: 3, offset: 9 })]))].concat()),
         ("held-fin", [&[0, 0][..], &inject(false, 1, &wire(&[(ghost, Frame::Fin), (ghost, Frame::Fin)]))].concat()),
         ("all-credit", [&[0, 0][..], &inject(true, 0, &wire(&[(ghost, Frame::Window(u64::MAX))]))].concat()),
+    ]
+}
+
+fn talks() -> Vec<Seed> {
+    let answer = |kind: u8, words: &[u8]| [&[kind, 3], words].concat();
+    let reply = |words: &[u8]| answer(3, &[&[5, 2, 1, 0][..], words].concat());
+    vec![
+        ("connect-200", answer(0, b"HTTP/1.1 200 Connection established\r\nVia: 1.1 x\r\n\r\n\x16\x03\x01")),
+        ("connect-407", answer(2, b"HTTP/1.1 407 No\r\nProxy-Authenticate: NTLM\r\nProxy-Authenticate: Basic\r\n\r\n")),
+        ("connect-503", answer(0, b"HTTP/1.0 503 Service Unavailable\r\nContent-Length: 3\r\n\r\nbad")),
+        ("connect-ssh", answer(0, b"SSH-2.0-OpenSSH_9.2\r\n")),
+        ("socks-name", reply(b"\x05\x00\x00\x03\x04here\x00\x50\x16")),
+        ("socks-v4", answer(1, b"\x05\x00\x05\x00\x00\x01\x7f\x00\x00\x01\x00\x50")),
+        ("socks-v6", reply(&[&[5, 0, 0, 4][..], &[0; 18]].concat())),
+        ("socks-refused", reply(&[5, 2, 0, 1, 0, 0, 0, 0, 0, 0])),
+        ("socks-none", answer(1, &[5, 0xff])),
     ]
 }
 

@@ -78,6 +78,7 @@ impl World {
     fn new() -> Self {
         let authority = authority();
         let pop = ServerConfig {
+            web: None,
             identity: identity(&authority, "spiffe://td/pop/p-1"),
             listeners: Vec::new(),
             liveness: Liveness::default(),

@@ -55,6 +55,11 @@ fn any_snapshot() {
 }
 
 #[test]
+fn any_words_of_a_proxy() {
+    run("talks", FAST);
+}
+
+#[test]
 fn the_committed_seeds_are_what_the_encoders_write() {
     for (name, _) in drtp_fuzz::TARGETS {
         for (seed, bytes) in seeds::of(name) {

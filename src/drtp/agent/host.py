@@ -23,10 +23,13 @@ from drtp.agent.rates import Meters, total
 from drtp.agent.reporting import reports_of
 from drtp.agent.settings import AgentSettings
 from drtp.agent.view import AgentPhase, AgentView, CertificateView, Failure, FeedView
+from drtp.agent.ways import WayMemory, place, ways_of
 from drtp.api.snapshots import Snapshot
 from drtp.client.epoch import next_epoch
 from drtp.client.feed import Feed, FeedPhase
 from drtp.client.identity import Identity, IdentityStore
+from drtp.client.network import present_network
+from drtp.client.proxies import Proxies, proxies
 from drtp.client.roundtrips import RoundTripMeter
 from drtp.kit.clock import Clock, SystemClock
 from drtp.kit.descriptors import raise_descriptor_limit
@@ -47,6 +50,7 @@ from drtp.tunnel import (
     TunnelDown,
     TunnelIdentity,
     TunnelUp,
+    Ways,
     delta_between,
 )
 
@@ -61,6 +65,8 @@ STALE_MAX = 20
 GOODBYE_S = 0.1
 """For the last reports to leave."""
 GOODBYE_LOOK_S = 0.05
+NETWORK_LOOK_S = 5.0
+"""A machine that moved to another network finds out within this."""
 
 
 @dataclass(slots=True)
@@ -74,13 +80,20 @@ class _Running:
     applied: dict[str, dict[str, object]] | None = None
     renewals: int = 0
     identity: Identity | None = None
+    place: str = ""
+    """The network, and the proxy in force: see `WayMemory`."""
+    ways: Mapping[str, Ways] | None = None
+    """As the core has them."""
 
 
 class AgentHost:
     """One agent process' tunnels. `run` once; `view` is there from the start."""
 
     def __init__(self, settings: AgentSettings, *, clock: Clock | None = None, feed: Feed | None = None) -> None:
-        """`feed` None: made from the identity in the state directory. Raises: Terminal for loose file modes."""
+        """`feed` None: made from the identity in the state directory.
+
+        Raises: Terminal for loose file modes, Invalid for a proxy that cannot be used.
+        """
         self.view: Latest[AgentView] = Latest(AgentView())
         self._settings = settings
         self._clock = clock or SystemClock()
@@ -88,6 +101,8 @@ class AgentHost:
             IdentityStore(settings.state_dir), lambda: settings.registration, settings.state_dir, self._clock
         )
         self._targets = settings.targets
+        self._proxies: Proxies = proxies()
+        self._memory = WayMemory(settings.state_dir)
         self._due: Latest[Snapshot] = Latest()
         self._meters = Meters()
         self._meter = RoundTripMeter(self._clock)
@@ -148,6 +163,7 @@ class AgentHost:
                     group.create_task(self._follow_feed_state()),
                     group.create_task(self._follow_events(running)),
                     group.create_task(self._keep_fresh(running)),
+                    group.create_task(self._follow_network(running)),
                     group.create_task(self._meter.run()),
                 ]
                 await self._stopping.wait()
@@ -168,7 +184,10 @@ class AgentHost:
         )
         self._phase = AgentPhase.CONNECTING
         tunnel = TunnelAgent(config, _tunnel_identity(identity))
-        return _Running(tunnel, self._pins(), self._targets, Plan(), identity=identity)
+        return _Running(tunnel, self._pins(), self._targets, Plan(), identity=identity, place=await self._place())
+
+    async def _place(self) -> str:
+        return place(await asyncio.to_thread(present_network), self._proxies)
 
     def _pins(self) -> Pins:
         return Pins(self._targets, self._settings.state_dir / "pins.json")
@@ -213,12 +232,15 @@ class AgentHost:
             former, targets = running.plan.refused, self._retargeted(running)
             plan = read_plan(snapshot, running.pins, running.plan, allow_target=self._settings.allow_target)
             delta = delta_between(running.applied, plan.documents)
-            outcome = await running.tunnel.apply(msgspec.structs.replace(delta, targets=targets))
+            ways = self._revised(running, plan)
+            outcome = await running.tunnel.apply(msgspec.structs.replace(delta, targets=targets, ways=ways))
             faults = {key: entry.error or "not taken" for key, entry in outcome.entries.items() if not entry.ok}
             # A refused entry counts as held, but as nothing in particular: given again next time, taken back when gone.
             running.applied = {key: {} if key in faults else entry for key, entry in plan.documents.items()}
             running.plan = plan.also_refused(faults)
-            self._meter.aim(targets_of(plan))
+            # Behind a proxy a handshake would measure the proxy, if it came about at all.
+            straight = (target for target in targets_of(plan) if self._proxies.to(target.address, target.port) is None)
+            self._meter.aim(straight)
             services = {service_key(service.connection) for service in plan.services}
             for key, reason in running.plan.refused.items():
                 # A service's refusal is in the view, for whoever shows it; the same words once are enough.
@@ -226,6 +248,24 @@ class AgentHost:
                     log.warning("plan entry refused", entry=key, reason=reason)
             self._feed.applied(snapshot.generation, running.plan.refused)
             self._dirty.set()
+
+    def _revised(self, running: _Running, plan: Plan) -> Mapping[str, Ways] | None:
+        """The ways to the plan's POPs, where they are others than the core has."""
+        wanted = ways_of(plan.servers, self._proxies, self._memory.worked(running.place))
+        if wanted == running.ways:
+            return None
+        running.ways = wanted
+        return wanted
+
+    async def _follow_network(self, running: _Running) -> None:
+        while True:
+            await self._clock.sleep(NETWORK_LOOK_S)
+            now = await self._place()
+            if now != running.place:
+                log.info("network changed", place=now)
+                running.place = now
+                if self._due.value is not None:
+                    self._due.set(self._due.value)
 
     async def _follow_identity(self, running: _Running) -> None:
         async for identity in self._feed.identity:
@@ -252,6 +292,8 @@ class AgentHost:
         async for batch in running.tunnel.events():
             for event in batch:
                 _note(event)
+                if isinstance(event, TunnelUp):
+                    await asyncio.to_thread(self._memory.remember, running.place, event.way)
             self._dirty.set()
 
     async def _keep_fresh(self, running: _Running) -> None:
@@ -339,8 +381,8 @@ def _note(event: Event) -> None:
     match event:
         case Fenced(message=message):
             raise Terminal("DRTP-4011", f"A newer instance of this agent serves now ({message}).")
-        case TunnelUp(server=server, peer=peer):
-            log.info("tunnel up", server=server, peer=peer)
+        case TunnelUp(server=server, peer=peer, way=way):
+            log.info("tunnel up", server=server, peer=peer, way=way)
         case TunnelDown(server=server, message=message):
             log.warning("tunnel down", server=server, reason=message)
         case Refused(subject=server, reason=reason):

@@ -62,6 +62,7 @@ def _pop_view(server: PlanServer, session: SessionStats | None) -> PopView:
         streams=session.streams,
         since_unix_ms=session.since_unix_ms,
         message="" if session.live else session.message or "",
+        way=session.way,
     )
 
 
@@ -90,7 +91,8 @@ def _service_view(
     refusal = refusal or _never_dialled(local)
     assigned = [pop for pop in pops if not service.servers or pop.server in service.servers]
     paths = tuple(_path(pop, local, refusal) for pop in assigned)
-    ready, reason, message = _judge(service, local, paths, refusal)
+    obstacle = next((pop.message for pop in assigned if pop.message), "")
+    ready, reason, message = _judge(service, local, paths, refusal, obstacle)
     return ServiceView(
         connection=service.connection,
         connection_name=service.connection_name,
@@ -138,8 +140,13 @@ def _path(pop: PopView, local: LocalStats, refusal: str) -> PathView:
     return PathView(server=pop.server, name=pop.name, ready=not reason, reason=reason)
 
 
-def _judge(service: PlanService, local: LocalStats, paths: tuple[PathView, ...], refusal: str) -> tuple[bool, str, str]:
-    """(ready, reason, message): the nearest obstacle goes first, the control plane's own words last."""
+def _judge(
+    service: PlanService, local: LocalStats, paths: tuple[PathView, ...], refusal: str, obstacle: str
+) -> tuple[bool, str, str]:
+    """(ready, reason, message): the nearest obstacle goes first, the control plane's own words last.
+
+    `obstacle`: why a tunnel server is not connected, where that is known.
+    """
     if refusal:
         return False, Reason.TARGET_REFUSED, refusal
     if local.state is LocalState.UNREACHABLE:
@@ -147,5 +154,7 @@ def _judge(service: PlanService, local: LocalStats, paths: tuple[PathView, ...],
     if not any(path.ready for path in paths):
         if not paths:
             return False, service.reason or "Scheduling", service.message or "No tunnel server is assigned yet."
-        return False, "NotConnected", "No tunnel server is connected yet."
+        # What has a page is said as it is; the rest passes by itself, as a rule.
+        words = "No tunnel server is connected yet"
+        return False, "NotConnected", f"{obstacle if obstacle.startswith('DRTP-') else words}."
     return service.ready, service.reason, service.message

@@ -111,7 +111,10 @@ class ServiceView(Model, frozen=True, omit_defaults=False):
 
 
 class PopView(Model, frozen=True, omit_defaults=False):
-    """One tunnel server. `loss` is 0 to 1, the floor is the shortest round trip of late; `message`: the last fault."""
+    """One tunnel server. `loss` is 0 to 1, the floor is the shortest round trip of late; `message`: the last fault.
+
+    `way` is how it is reached.
+    """
 
     server: str
     name: str
@@ -127,6 +130,7 @@ class PopView(Model, frozen=True, omit_defaults=False):
     streams: int = 0
     since_unix_ms: int = 0
     message: str = ""
+    way: str = ""
 
     @property
     def server_name(self) -> str:

@@ -21,6 +21,7 @@ import msgspec
 
 from drtp.api.meta import Model
 from drtp.client.context import Context
+from drtp.client.dialling import ProxyFailure, web_session
 from drtp.client.tls import trusting, untrusted
 from drtp.kit.clock import SystemClock
 from drtp.kit.errors import Conflict, DrtpError, Invalid, NotFound, Refused, Retryable, Terminal
@@ -60,7 +61,7 @@ class ApiClient:
 
     async def __aenter__(self) -> Self:
         """Ready to ask."""
-        self._http = aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=self._tls), trust_env=True)
+        self._http = web_session(self._tls)
         return self
 
     async def __aexit__(
@@ -223,8 +224,8 @@ _KINDS: dict[int, tuple[type[DrtpError], str]] = {
 def _unreachable(base: str, error: BaseException) -> DrtpError:
     if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientSSLError):
         return untrusted(base, error, SystemClock())
-    if isinstance(error, aiohttp.ClientHttpProxyError):
-        return Retryable("DRTP-3009", f"The proxy answered {error.status}.")
+    if isinstance(error, ProxyFailure):
+        return error.error
     if isinstance(error, aiohttp.ClientConnectorError) and (error.os_error.errno or 0) > 0:
         # asyncio's own sentence names the address again, as a Python tuple.
         return Retryable("DRTP-3001", f"{base} cannot be reached: {os.strerror(error.os_error.errno or 0)}.")

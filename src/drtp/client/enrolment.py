@@ -15,6 +15,7 @@ import msgspec
 
 from drtp.api.feed import EnrolRequest, EnrolResponse, Fault
 from drtp.api.reports import Registration
+from drtp.client.dialling import ProxyFailure, web_session
 from drtp.client.identity import Identity, IdentityStore, build_identity
 from drtp.client.joining import EdgeAddress, pinned_root
 from drtp.client.keys import request_for
@@ -96,7 +97,7 @@ async def fetch_bundle(edge: EdgeAddress) -> bytes:
     unverified.check_hostname = False
     unverified.verify_mode = ssl.CERT_NONE
     async with (
-        aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=unverified), trust_env=True) as http,
+        web_session(unverified) as http,
         http.get(f"{edge.url}/v1/bundle") as response,
     ):
         return pinned_root(await response.content.read(BUNDLE_BYTES_MAX), edge.pin)
@@ -108,13 +109,15 @@ async def _post(edge: EdgeAddress, request: EnrolRequest, token: Secret[str] | N
         async with asyncio.timeout(TIMEOUT_S):
             tls = trusting(await fetch_bundle(edge))
             async with (
-                aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=tls), trust_env=True) as http,
+                web_session(tls) as http,
                 http.post(f"{edge.url}/v1/enrol", data=msgspec.json.encode(request), headers=headers) as response,
             ):
                 body = await response.read()
                 status = response.status
     except (ssl.SSLError, aiohttp.ClientConnectorCertificateError) as error:
         raise untrusted(edge.url, error, SystemClock()) from error
+    except ProxyFailure as error:
+        raise error.error from error
     except (aiohttp.ClientError, OSError, TimeoutError) as error:
         raise Retryable("DRTP-3001", f"{edge.url} cannot be reached: {str(error) or 'timeout'}.") from error
     if status != 200:

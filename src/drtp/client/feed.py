@@ -21,6 +21,7 @@ from prometheus_client import Gauge
 from drtp.api.feed import PROTOCOL, Applied, Hello, digest
 from drtp.api.reports import Registration
 from drtp.api.snapshots import Generation, Snapshot
+from drtp.client.dialling import ProxyFailure
 from drtp.client.identity import Identity, IdentityStore
 from drtp.client.renewal import renew_expired
 from drtp.client.reportboard import ReportBoard
@@ -255,8 +256,8 @@ def _may_be_refused(error: BaseException) -> bool:
 def _explain(error: BaseException) -> DrtpError:
     if isinstance(error, DrtpError):
         return error
-    if isinstance(error, aiohttp.ClientHttpProxyError):
-        return Retryable("DRTP-3009", f"The proxy answered {error.status}.")
+    if isinstance(error, ProxyFailure):
+        return error.error
     reason = str(error) or type(error).__name__
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         fault = untrusted("the control plane", error, SystemClock())

@@ -11,6 +11,7 @@ import msgspec
 from yarl import URL
 
 from drtp.api.feed import Renewed, RenewRequest, renewal_proof
+from drtp.client.dialling import ProxyFailure, web_session
 from drtp.client.enrolment import fault_of
 from drtp.client.identity import Identity, IdentityStore, build_identity
 from drtp.client.keys import request_for, sign
@@ -57,9 +58,8 @@ async def renew_expired(identity: Identity, store: IdentityStore) -> Identity:
     """
     base = URL(identity.feed_url)
     csr_pem = request_for(store.pending_key())
-    connector = aiohttp.TCPConnector(ssl=trusting(identity.bundle_pem))
     try:
-        async with aiohttp.ClientSession(connector=connector, trust_env=True) as session:
+        async with web_session(trusting(identity.bundle_pem)) as session:
             async with session.get(base.with_path("/v1/nonce"), timeout=aiohttp.ClientTimeout(10)) as response:
                 nonce = await response.text()
             proof = sign(identity.key_pem, renewal_proof(nonce, csr_pem, identity.generation))
@@ -76,6 +76,8 @@ async def renew_expired(identity: Identity, store: IdentityStore) -> Identity:
             ) as response:
                 answer = await response.read()
                 status = response.status
+    except ProxyFailure as error:
+        raise error.error from error
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         raise Retryable("DRTP-3001") from error
     if status != 200:

@@ -27,6 +27,7 @@ from drtp.api.feed import (
     ToEdge,
 )
 from drtp.api.snapshots import DenyEntry, Generation, Snapshot
+from drtp.client.dialling import web_session
 from drtp.client.identity import Identity, IdentityStore
 from drtp.client.keys import request_for
 from drtp.client.renewal import RECHECK_S, due_at, renewed_identity
@@ -133,8 +134,7 @@ class FeedSession:
         Raises: Terminal, Retryable, aiohttp.ClientError, OSError (ssl.SSLError among them), TimeoutError.
         """
         tls = presenting(self._identity, self._identities.paths(self._identity))
-        connector = aiohttp.TCPConnector(ssl=tls)
-        async with aiohttp.ClientSession(connector=connector, trust_env=True) as http:
+        async with web_session(tls) as http:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 socket = await http.ws_connect(
                     self._identity.feed_url,

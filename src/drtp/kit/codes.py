@@ -215,11 +215,6 @@ FEED: dict[str, Code] = {
         "The DRTPServer of this POP was deleted.",
         "Enrol the POP again with a new secret if it should come back.",
     ),
-    "DRTP-3009": Code(
-        "Proxy refused",
-        "The proxy on the way to the control plane refused the connection.",
-        "Check HTTPS_PROXY and NO_PROXY, and the proxy's user name and password.",
-    ),
     "DRTP-3010": Code(
         "Request refused", "The API server refused the request.", "Correct the request as the message says."
     ),
@@ -231,6 +226,13 @@ FEED: dict[str, Code] = {
         "By this machine's clock the control plane's certificate is not valid now.",
         "Set this machine's clock (chrony, systemd-timesyncd). If it is right, the control plane's is wrong, or its "
         "certificate was not renewed.",
+    ),
+    "DRTP-3013": Code(
+        "Proxy setting not usable",
+        "A variable or option that should name a proxy does not name one that can be used.",
+        "Give http://HOST:PORT or socks5://HOST:PORT, with USER:PASSWORD@ before the host where it asks for them "
+        "(special letters as %XX); `direct` in DRTP_PROXY asks for none. TLS to the proxy itself (https://) and SOCKS4 "
+        "are not spoken.",
     ),
 }
 
@@ -324,6 +326,50 @@ TUNNEL: dict[str, Code] = {
         "State directory is a copy",
         "This state directory was copied from another place, and the original may still serve with the same identity.",
         "Enrol anew in an empty directory, with its own secret. If it was moved and the original is gone: --moved.",
+    ),
+    "DRTP-4050": Code(
+        "Proxy wants other credentials",
+        "The proxy on the way wants a user name and a password: none were given, or not these.",
+        "Put them into the proxy's URL in HTTPS_PROXY, ALL_PROXY or DRTP_PROXY: http://USER:PASSWORD@HOST:PORT, "
+        "special letters as %XX. A proxy that takes Negotiate or NTLM only needs a helper on this machine, such as Px "
+        "or cntlm. An agent asks again every 20 s, so that no account gets locked.",
+    ),
+    "DRTP-4051": Code(
+        "Proxy refused the connection",
+        "The proxy on the way knows the request and does not allow it.",
+        "Ask whoever runs it to allow CONNECT to the control plane and the tunnel servers (`datumctl diagnose` lists "
+        "them), or exempt them in NO_PROXY if they can be reached straight.",
+    ),
+    "DRTP-4052": Code(
+        "Proxy's answer unreadable",
+        "What answers as a proxy speaks something else, or ended the connection in the middle.",
+        "Check scheme and port in the variable or option that names the proxy: http:// for HTTP CONNECT, socks5:// for "
+        "SOCKS5.",
+    ),
+    "DRTP-4053": Code(
+        "Proxy cannot reach the other end",
+        "The proxy would let us through, but cannot reach the place asked for.",
+        "If the control plane and other agents are well, ask whoever runs the proxy whether it may reach that address "
+        "and port, and whether it resolves that name.",
+    ),
+    "DRTP-4054": Code(
+        "Proxy unreachable",
+        "The proxy does not answer, or its name leads nowhere.",
+        "Check its host and port in the variable or option that names it. On a network without it, unset the variable, "
+        "or set DRTP_PROXY=direct.",
+    ),
+    "DRTP-4055": Code(
+        "TLS intercepted",
+        "Something on the way ends TLS and answers with a certificate of its own.",
+        "Nothing, for the tunnel: the agent goes by WebSocket, which passes with its own TLS inside. The control plane "
+        "must be exempt: ask whoever runs the network not to look into TLS to its addresses (`datumctl diagnose` lists "
+        "them).",
+    ),
+    "DRTP-4056": Code(
+        "WebSocket not opened",
+        "The tunnel server, or something in its place, does not answer as a WebSocket.",
+        "If no way works, ask whoever runs the network to let WebSockets, or TLS without inspection, pass to the "
+        "tunnel servers (`datumctl diagnose` lists them). An older tunnel server has no WebSocket: upgrade it.",
     ),
 }
 
@@ -549,6 +595,12 @@ COMMANDS: dict[str, Code] = {
         "No room on the disk",
         "A file that is needed to start cannot be written.",
         "Make room on the disk named, then start again.",
+    ),
+    "DRTP-7018": Code(
+        "No tunnel server known",
+        "Neither the control plane nor an agent's state on this machine names a tunnel server to look at.",
+        "Get the control plane's lines right first, or run this where an agent has run: its state names its tunnel "
+        "servers (DRTP_STATE_DIR, or beside the context file).",
     ),
     "DRTP-7030": Code(
         "Another trust domain",

@@ -26,7 +26,7 @@ from drtp.pop.metrics import PopCollector
 from drtp.pop.ports import PortBook
 from drtp.pop.settings import PopSettings
 from drtp.pop.vitals import Fitness, pre_auth_max
-from drtp.tunnel import CoreLimits, Liveness, ServerConfig, TunnelIdentity, TunnelServer
+from drtp.tunnel import CoreLimits, Liveness, ServerConfig, TunnelIdentity, TunnelServer, WebIdentity
 
 log = logger("pop")
 
@@ -78,7 +78,12 @@ class Pop:
         self._identity = identity
         book = PortBook(settings.directory / "ports.json", settings.endpoint_addresses, settings.endpoint_ports, clock)
         self.tunnel = TunnelServer(
-            ServerConfig(listeners=settings.listeners, liveness=QUICK, limits=CoreLimits(pre_auth_max=pre_auth_max())),
+            ServerConfig(
+                listeners=settings.listeners,
+                liveness=QUICK,
+                limits=CoreLimits(pre_auth_max=pre_auth_max()),
+                web=_web_identity(settings),
+            ),
             _tunnel_identity(identity),
         )
         self._health_listener = _listening(settings.health_address)
@@ -258,6 +263,13 @@ def _listening(at: tuple[str, int]) -> socket.socket:
         raise Retryable("DRTP-4003", f"{address}:{port} cannot be used: {error.strerror}.") from error
     listener.setblocking(False)
     return listener
+
+
+def _web_identity(settings: PopSettings) -> WebIdentity | None:
+    if settings.web_certificate is None:
+        return None
+    chain, key = settings.web_certificate
+    return WebIdentity(chain.read_text(encoding="ascii"), key.read_text(encoding="ascii"))
 
 
 def _tunnel_identity(identity: Identity) -> TunnelIdentity:

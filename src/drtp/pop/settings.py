@@ -33,6 +33,8 @@ class PopSettings:
     listener_port: int | None = None
     endpoint_addresses: tuple[str, ...] = ("127.0.0.1",)
     endpoint_ports: tuple[int, int] = (20000, 29999)
+    web_certificate: tuple[Path, Path] | None = None
+    """Chain and key that the WebSocket at the agents' door shows, PEM files, read at the start."""
     health_address: tuple[str, int] = ("127.0.0.1", 0)
     metrics_address: tuple[str, int] | None = None
     failure_domain: str | None = None

@@ -5,14 +5,19 @@ of snapshot entries, and learn what became of them by events and stats. No paylo
 """
 
 from drtp.tunnel.config import (
+    TUNNEL_ALPN,
     AgentConfig,
     CoreLimits,
     GatewayConfig,
     Liveness,
+    ProxyHop,
     ServerConfig,
     Target,
     TargetTls,
     TunnelIdentity,
+    Way,
+    Ways,
+    WebIdentity,
 )
 from drtp.tunnel.delta import ApplyOutcome, Delta, EntryOutcome, delta_between
 from drtp.tunnel.events import (
@@ -33,6 +38,7 @@ from drtp.tunnel.face import TunnelAgent, TunnelGateway, TunnelServer
 from drtp.tunnel.stats import ConnectionStats, FlowRecord, LaneStats, LocalStats, SessionPhase, SessionStats, Stats
 
 __all__ = [
+    "TUNNEL_ALPN",
     "AgentConfig",
     "ApplyOutcome",
     "ConnectionStats",
@@ -49,6 +55,7 @@ __all__ = [
     "LocalDown",
     "LocalStats",
     "LocalUp",
+    "ProxyHop",
     "Refused",
     "RouteBound",
     "RouteFailed",
@@ -66,5 +73,8 @@ __all__ = [
     "TunnelIdentity",
     "TunnelServer",
     "TunnelUp",
+    "Way",
+    "Ways",
+    "WebIdentity",
     "delta_between",
 ]

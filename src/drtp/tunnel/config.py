@@ -8,6 +8,9 @@ from drtp.api.drtp import AppProtocol
 from drtp.api.meta import Model
 from drtp.kit.secret import Secret
 
+TUNNEL_ALPN = "drtp/1"
+"""What a lane's TLS offers; who comes to a POP's door without it is offered a WebSocket."""
+
 
 class TunnelIdentity(NamedTuple):
     """Leaf first, then intermediates; its key; and the private roots that peers must chain to. All PEM."""
@@ -32,12 +35,24 @@ class CoreLimits(Model, frozen=True, omit_defaults=False):
     pre_auth_max: int = 2_048
 
 
+class WebIdentity(Model, frozen=True):
+    """What a POP's WebSocket shows instead of the POP's own certificate. PEM."""
+
+    chain_pem: str
+    key_pem: str
+
+    def __repr__(self) -> str:
+        """Without the key."""
+        return "WebIdentity(****)"
+
+
 class ServerConfig(Model, frozen=True):
     """A POP's core. `listeners` are `address:port` (`[v6]:port`) where agents dial in; port 0 takes a free one."""
 
     listeners: tuple[str, ...]
     liveness: Liveness = Liveness()
     limits: CoreLimits = CoreLimits()
+    web: WebIdentity | None = None
 
 
 class TargetTls(Model, frozen=True):
@@ -57,6 +72,39 @@ class Target(Model, frozen=True):
     port: int
     tls: TargetTls | None = None
     app_protocol: AppProtocol = AppProtocol.HTTP1
+
+
+class ProxyHop(Model, frozen=True):
+    """A proxy as the core speaks to it: `connect` or `socks5`. `credentials` are user name and password."""
+
+    kind: str
+    host: str
+    port: int
+    credentials: tuple[str, str] | None = None
+
+    def __repr__(self) -> str:
+        """Without credentials."""
+        return f"ProxyHop({self.kind} {self.host}:{self.port})"
+
+
+class Way(Model, frozen=True):
+    """How a POP is reached: straight or by a proxy, as itself or inside a WebSocket."""
+
+    proxy: ProxyHop | None = None
+    web_socket: bool = False
+
+    @property
+    def kind(self) -> str:
+        """As the core names it in `TunnelUp`."""
+        hop = self.proxy.kind if self.proxy else "direct"
+        return f"{hop}+websocket" if self.web_socket else hop
+
+
+class Ways(Model, frozen=True):
+    """The ways to one POP, in the order of preference. `first`: the one to begin with, for it worked last."""
+
+    ways: tuple[Way, ...]
+    first: int = 0
 
 
 class GatewayConfig(Model, frozen=True):

@@ -6,19 +6,23 @@ from collections.abc import Mapping
 from typing import Any
 
 from drtp.api.meta import Model
-from drtp.tunnel.config import Target
+from drtp.tunnel.config import Target, Ways
 
 Document = Mapping[str, Any]
 """One entry as the core reads it: the snapshot entry's own JSON, for a POP's route with `bind` beside it."""
 
 
 class Delta(Model, frozen=True, omit_defaults=False):
-    """`whole`: forget every entry that is not in `upsert`. `targets`: an agent's pins, where they are others now."""
+    """`whole`: forget every entry that is not in `upsert`. `targets`: an agent's pins, where they are others now.
+
+    `ways`: by server uid, all of them, where an agent may reach its POPs otherwise now; live sessions stay.
+    """
 
     whole: bool
     upsert: dict[str, Document] = {}
     remove: tuple[str, ...] = ()
     targets: Mapping[str, Target] | None = None
+    ways: Mapping[str, Ways] | None = None
 
 
 class EntryOutcome(Model, frozen=True):

@@ -74,10 +74,11 @@ class LocalDown(Model, frozen=True, tag="localDown"):
 
 
 class TunnelUp(Model, frozen=True, tag="tunnelUp"):
-    """Agent: the session with a POP is live."""
+    """Agent: the session with a POP is live. `way`: `direct`, `connect` or `socks5`, and `+websocket`."""
 
     server: str
     peer: str
+    way: str = "direct"
 
 
 class TunnelDown(Model, frozen=True, tag="tunnelDown"):

@@ -30,7 +30,7 @@ class LaneStats(Model, frozen=True):
 
 
 class SessionStats(Model, frozen=True):
-    """A session with one peer: an agent's uid at the POP, a server's uid at the agent."""
+    """A session with one peer: an agent's uid at the POP, a server's uid at the agent. `way` as in `TunnelUp`."""
 
     peer: str
     address: str
@@ -39,6 +39,7 @@ class SessionStats(Model, frozen=True):
     since_unix_ms: int = 0
     streams: int = 0
     lanes: tuple[LaneStats, ...] = ()
+    way: str = ""
     message: str | None = None
 
     @property

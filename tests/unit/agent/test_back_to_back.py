@@ -334,7 +334,7 @@ async def test_a_copied_state_directory_is_refused_and_the_first_goes_on(world: 
             world.agent_host("copy")
         assert await echoed(reader, writer, b"after") == b"after"
         assert connected(pop)
-        assert seen(agent).phase is AgentPhase.READY
+        await until(lambda: seen(agent).phase is AgentPhase.READY)
         writer.close()
 
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import datetime
 import os
+import random
 import socket
 import ssl
 import struct
@@ -69,10 +70,12 @@ def needs_envoy() -> None:
 
 
 def free_port(family: socket.AddressFamily = socket.AF_INET) -> int:
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.bind(("::1" if family == socket.AF_INET6 else "127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that nobody holds now, and that the system gives to nobody who asks for any."""
+    for port in random.sample(range(10_000, 32_768), 200):
+        with socket.socket(family, socket.SOCK_STREAM) as probe, contextlib.suppress(OSError):
+            probe.bind(("::1" if family == socket.AF_INET6 else "127.0.0.1", port))
+            return port
+    raise AssertionError("no free port")
 
 
 async def until(latest: Latest[T], holds: Callable[[T], bool]) -> T:

@@ -27,6 +27,8 @@ pub(super) enum Purpose {
     Link(usize),
     /// A further lane of a link's session.
     Lane { link: usize, session: usize, serial: u64, number: u8 },
+    /// Does a way that is preferred to a link's present one lead there? By link, and its serial.
+    Better { link: usize, serial: u64, way: usize },
     /// A visitor, by relay.
     Visitor { relay: usize, service: usize },
     /// Is the local service there? By service.
@@ -39,6 +41,7 @@ pub(super) struct Dial {
     queue: VecDeque<SocketAddr>,
     attempts: Vec<usize>,
     started: Instant,
+    until: Instant,
     error: String,
     code: ResetCode,
     /// Local targets are judged; POPs are named by the plan and proven by their certificate.
@@ -54,11 +57,11 @@ pub(super) struct Attempt {
 }
 
 impl Agent {
-    /// Starts a dial; its end comes by `dialled` or `dial_failed`.
+    /// Starts a dial to a POP's way's first hop, or to a local service; its end comes by `dialled` or `dial_failed`.
     pub(super) fn dial(&mut self, purpose: Purpose, host: &str, port: u16, within: Duration) {
         let carries = match purpose {
             Purpose::Visitor { service, .. } | Purpose::Probe(service) => self.services[service].spec.carries(),
-            Purpose::Link(_) | Purpose::Lane { .. } => Carries::Bytes,
+            Purpose::Link(_) | Purpose::Lane { .. } | Purpose::Better { .. } => Carries::Bytes,
         };
         let now = self.core.now();
         let serial = self.core.table.next_serial();
@@ -69,6 +72,7 @@ impl Agent {
             queue: VecDeque::new(),
             attempts: Vec::new(),
             started: now,
+            until: now + within,
             error: "no address".into(),
             code: ResetCode::Unresolved,
             judged: local.then(|| declares_loopback(host)),
@@ -77,7 +81,7 @@ impl Agent {
         if let Purpose::Visitor { relay, .. } = purpose {
             self.dial_of.insert(relay, dial);
         }
-        self.later(now + within, What::DialDeadline(dial, serial));
+        self.look_at_dials(now + within);
         if let Some(ip) = literal(host) {
             self.resolved(dial, serial, Ok(vec![SocketAddr::new(ip, port)]));
         } else if let Err(error) = self.resolver.ask(dial, serial, host, port) {
@@ -119,7 +123,11 @@ impl Agent {
             };
             let more = !state.queue.is_empty();
             let tried = match state.carries {
-                Carries::Bytes => self.attempt(dial, address),
+                Carries::Bytes => match self.attempt(dial, address) {
+                    Ok(Some(stream)) => return self.won(dial, None, stream, address),
+                    Ok(None) => Ok(()),
+                    Err(error) => Err(error),
+                },
                 Carries::Datagrams => match connected(address) {
                     Ok(socket) => return self.connected(dial, socket),
                     Err(error) => Err(error),
@@ -143,18 +151,23 @@ impl Agent {
         match dial.purpose {
             Purpose::Visitor { relay, service } => self.flow_connected(relay, service, socket),
             Purpose::Probe(service) => self.datagrams_probed(service),
-            Purpose::Link(_) | Purpose::Lane { .. } => {}
+            Purpose::Link(_) | Purpose::Lane { .. } | Purpose::Better { .. } => {}
         }
     }
 
-    fn attempt(&mut self, dial: usize, address: SocketAddr) -> std::io::Result<()> {
+    /// Begins to connect. A service on this very host has answered by then: its stream needs no further turn.
+    fn attempt(&mut self, dial: usize, address: SocketAddr) -> std::io::Result<Option<TcpStream>> {
         let mut stream = TcpStream::connect(address)?;
+        let local = self.dials[dial].judged.is_some();
+        if local && address.ip().is_loopback() && stream.peer_addr().is_ok() {
+            return Ok(Some(stream));
+        }
         let slot = self.attempts.vacant_entry();
         let index = slot.key();
         self.core.poll.registry().register(&mut stream, own_token(index), Interest::WRITABLE)?;
         slot.insert(Attempt { stream, dial, address });
         self.dials[dial].attempts.push(index);
-        Ok(())
+        Ok(None)
     }
 
     pub(super) fn dial_step(&mut self, dial: usize, serial: u64) {
@@ -163,10 +176,31 @@ impl Agent {
         }
     }
 
-    pub(super) fn dial_deadline(&mut self, dial: usize, serial: u64) {
-        let Some(state) = self.dials.get_mut(dial).filter(|state| state.serial == serial) else { return };
-        (state.error, state.code) = ("no answer in time".into(), ResetCode::Timeout);
-        self.fail_dial(dial);
+    fn look_at_dials(&mut self, at: Instant) {
+        if self.dials_looked_at.is_none_or(|armed| at < armed) {
+            self.dials_looked_at = Some(at);
+            self.later(at, What::Dials);
+        }
+    }
+
+    pub(super) fn end_late_dials(&mut self) {
+        let now = self.core.now();
+        // A timer that an earlier one overtook finds nothing of its own, and arms nothing.
+        if self.dials_looked_at.is_none_or(|at| at > now) {
+            return;
+        }
+        self.dials_looked_at = None;
+        let late: Vec<usize> =
+            self.dials.iter().filter(|(_, dial)| dial.until <= now).map(|(index, _)| index).collect();
+        for dial in late {
+            if let Some(state) = self.dials.get_mut(dial) {
+                (state.error, state.code) = ("no answer in time".into(), ResetCode::Timeout);
+                self.fail_dial(dial);
+            }
+        }
+        if let Some(next) = self.dials.iter().map(|(_, dial)| dial.until).min() {
+            self.look_at_dials(next);
+        }
     }
 
     /// A socket under way has news.
@@ -193,13 +227,16 @@ impl Agent {
 
     fn attempt_won(&mut self, index: usize) {
         let Some(mut attempt) = self.attempts.try_remove(index) else { return };
-        let took = self.end_dial(attempt.dial, Some(index));
-        let Some(dial) = took else { return };
         if self.core.poll.registry().deregister(&mut attempt.stream).is_err() {
-            return self.dial_failed(dial.purpose, "cannot register", ResetCode::Busy);
+            return self.fail_dial(attempt.dial);
         }
+        self.won(attempt.dial, Some(index), attempt.stream, attempt.address);
+    }
+
+    fn won(&mut self, dial: usize, attempt: Option<usize>, stream: TcpStream, address: SocketAddr) {
+        let Some(dial) = self.end_dial(dial, attempt) else { return };
         let took_ms = self.core.now().saturating_duration_since(dial.started).as_secs_f64() * 1e3;
-        self.dialled(dial.purpose, attempt.stream, attempt.address, took_ms);
+        self.dialled(dial.purpose, stream, address, took_ms);
     }
 
     /// Forgets a dial and the attempts that lost.
@@ -239,7 +276,9 @@ impl Agent {
     /// A link is gone, or starts anew.
     pub(super) fn cancel_dials_to(&mut self, link: usize) {
         let mine = |purpose: Purpose| match purpose {
-            Purpose::Link(index) | Purpose::Lane { link: index, .. } => index == link,
+            Purpose::Link(index) | Purpose::Lane { link: index, .. } | Purpose::Better { link: index, .. } => {
+                index == link
+            }
             _ => false,
         };
         let dials: Vec<usize> = self.dials.iter().filter(|(_, d)| mine(d.purpose)).map(|(index, _)| index).collect();

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use mio::net::TcpStream;
 
+use super::course::{Course, Miss, Next, Ways};
 use super::dial::Purpose;
 use super::plan::ServerSpec;
 use super::{Agent, What};
@@ -14,6 +15,7 @@ use crate::event::Event;
 use crate::identity::Role;
 use crate::message::{GoAway, GoAwayCode};
 use crate::session::{LANES_MAX, Session};
+use crate::through::{Goal, Way};
 use crate::tls::{ALPN, Tls};
 
 /// First wait is up to this; it doubles up to the cap. Full jitter: a whole fleet must not come back at once.
@@ -29,6 +31,9 @@ const RETURN_PACE: Duration = Duration::from_secs(2);
 const RETURN_WITHIN: Duration = Duration::from_secs(20);
 /// A POP that left the plan finishes its visitors within this.
 const LEAVING: Duration = Duration::from_secs(30);
+
+/// Looking for a better way becomes as seldom as so many times the first pause.
+const LOOK_GROWTH_MAX: u32 = 20;
 
 pub(super) struct Link {
     pub(super) spec: ServerSpec,
@@ -48,11 +53,24 @@ pub(super) struct Link {
     returns_by: Option<Instant>,
     /// From when, and until when at most, its session's certificates let it live, unix seconds.
     term: Option<(i64, i64)>,
+    course: Course,
+    /// The POP proved itself on this try: what happens from then on is its own doing, not the way's.
+    proven: bool,
+    /// When a better way is looked for, and how many first pauses after that again.
+    look_at: Instant,
+    looks: u32,
+    /// A session that only looks whether a better way leads there.
+    looking: Option<(usize, usize)>,
 }
 
 impl Link {
-    pub(super) fn new(spec: ServerSpec, serial: u64) -> Self {
+    pub(super) fn new(spec: ServerSpec, ways: Ways, serial: u64) -> Self {
         Self {
+            course: Course::new(ways),
+            proven: false,
+            look_at: Instant::now(),
+            looks: 1,
+            looking: None,
             spec,
             session: None,
             up: false,
@@ -67,6 +85,17 @@ impl Link {
             term: None,
         }
     }
+
+    /// Where its way begins.
+    fn hop(&self, way: usize) -> (String, u16) {
+        let here = || (self.spec.address.clone(), self.spec.port);
+        self.course.way_at(way).proxy.as_ref().map_or_else(here, |proxy| (proxy.host.clone(), proxy.port))
+    }
+
+    /// The way that is taken now, for people.
+    pub(super) fn way(&self) -> String {
+        self.course.way().to_string()
+    }
 }
 
 impl Agent {
@@ -75,26 +104,33 @@ impl Agent {
     }
 
     pub(super) fn start_link(&mut self, link: usize) {
-        if self.fenced || self.draining {
+        if self.fenced || self.draining() {
             return;
         }
         let Some(state) = self.links.get(link).filter(|state| state.session.is_none()) else { return };
-        let (host, port) = (state.spec.address.clone(), state.spec.port);
+        let (host, port) = state.hop(state.course.at());
         self.dial(Purpose::Link(link), &host, port, self.connect_within());
     }
 
-    /// TCP to a POP is up: TLS and HELLO follow.
-    pub(super) fn link_connected(&mut self, link: usize, stream: TcpStream, address: SocketAddr) {
-        let now = self.core.now();
+    fn begin_session(&mut self, link: usize, address: SocketAddr) -> usize {
         self.attempt_number += 1;
         let config = self.session_config(u64::from(self.attempt_number) << 8 | link as u64);
-        let (epoch, budget) = (self.config.epoch, self.budget.clone());
+        let (epoch, budget, now) = (self.config.epoch, self.budget.clone(), self.core.now());
         let begin = if self.role == Role::Gateway { Session::gateway } else { Session::agent };
         let machine = begin(config, budget, epoch, self.token, self.attempt_number, now);
-        let session = self.core.add_session(machine, link, address.to_string());
-        self.links[link].session = Some(session);
-        self.links[link].peer = address.to_string();
-        if let Err(error) = self.add_lane(link, session, 0, stream, address) {
+        self.core.add_session(machine, link, address.to_string())
+    }
+
+    /// TCP to a POP, or to its way's first hop, is up: TLS and HELLO follow.
+    pub(super) fn link_connected(&mut self, link: usize, stream: TcpStream, address: SocketAddr) {
+        if self.draining() {
+            return;
+        }
+        let session = self.begin_session(link, address);
+        let state = &mut self.links[link];
+        (state.session, state.peer, state.proven) = (Some(session), address.to_string(), false);
+        let way = state.course.way().clone();
+        if let Err(error) = self.add_lane(link, &way, session, 0, stream, address) {
             self.link_down(link, session, &error);
         }
     }
@@ -105,14 +141,16 @@ impl Agent {
         let same = self.core.table.sessions.get(session).is_some_and(|sess| sess.serial == serial);
         let now = self.core.now();
         if same && self.core.table.session(session).is_some_and(|machine| machine.join(number, now)) {
+            let way = self.links[link].course.way().clone();
             // Without it the session goes on with the lanes that it has.
-            let _ = self.add_lane(link, session, number, stream, address);
+            let _ = self.add_lane(link, &way, session, number, stream, address);
         }
     }
 
     fn add_lane(
         &mut self,
         link: usize,
+        way: &Way,
         session: usize,
         number: u8,
         stream: TcpStream,
@@ -121,8 +159,8 @@ impl Agent {
         let limits = self.config.limits;
         let patience = u64::from(limits.handshake_ms) + u64::from(limits.first_frame_ms);
         let until = self.core.now() + Duration::from_millis(patience);
-        let socket = Socket::lane(stream).map_err(|error| error.to_string())?;
-        let name = self.links[link].spec.name.clone();
+        let ServerSpec { name, address: host, port, .. } = self.links[link].spec.clone();
+        let socket = Socket::lane_by(way, Goal { host, port, name: name.clone() }, stream)?;
         let tls = Tls::client(&self.credentials.tunnel_client, &name).map_err(|error| error.to_string())?;
         self.core.add_lane(socket, tls, session, number, address, until).map_err(|error| error.to_string())?;
         Ok(())
@@ -133,13 +171,18 @@ impl Agent {
         let Some(state) = self.core.lanes.get_mut(lane) else { return };
         let session = state.session;
         let Some(link) = self.core.table.sessions.get(session).map(|sess| sess.owner) else { return };
-        let Some(wish) = self.links.get(link) else { return };
+        let Some(wish) = self.links.get_mut(link) else { return };
         let judged = state.tls.peer().and_then(|peer| {
             peer.must_be(Role::Pop, &self.credentials.own.trust_domain, Some(&wish.spec.server))?;
             Ok(peer)
         });
         let failure = match judged {
+            Ok(_) if state.tls.alpn() == Some(ALPN) && wish.looking.is_some_and(|(looking, _)| looking == session) => {
+                return self.found_better(link);
+            }
             Ok(peer) if state.tls.alpn() == Some(ALPN) => {
+                wish.proven = true;
+                wish.course.hit();
                 state.trusted = true;
                 state.peer = Some(peer);
                 self.core.table.touch(session);
@@ -165,8 +208,17 @@ impl Agent {
         (state.up, state.up_since, state.message, state.term) = (true, Some(now), None, Some(term));
         state.returns_by = None;
         let (server, peer) = (state.spec.server.clone(), state.peer.clone());
-        let (host, port) = (state.spec.address.clone(), state.spec.port);
-        self.emit(Event::TunnelUp { server, peer });
+        let (host, port) = state.hop(state.course.at());
+        let way = state.way();
+        self.look_later(link);
+        self.emit(Event::TunnelUp { server, peer, way });
+        if let Some(until) = self.drain_until {
+            // It was being greeted when this agent was told to stop.
+            if let Some(machine) = self.core.table.session(session) {
+                machine.drain(until.saturating_duration_since(now), "agent is stopping", now);
+            }
+            return self.core.table.touch(session);
+        }
         for number in 1..self.config.lanes.clamp(1, LANES_MAX) {
             let purpose = Purpose::Lane { link, session, serial, number };
             self.dial(purpose, &host, port, self.connect_within());
@@ -201,7 +253,7 @@ impl Agent {
     /// Sessions are held to the certificates they began with. When two thirds of that term are over a fresh session takes
     /// the place of one, a POP at a time; its visitors stay on the old one, until they finish or the term ends.
     pub(super) fn refresh_one_link(&mut self) {
-        if self.fenced || self.draining {
+        if self.fenced || self.draining() {
             return;
         }
         let (now_s, all_up) = (unix_s(), self.links.iter().all(|(_, link)| link.up));
@@ -219,6 +271,91 @@ impl Agent {
             self.leave(session, Duration::from_secs(left_s as u64), "its certificates end: a fresh session follows");
         }
         self.start_link(index);
+    }
+
+    /// The host has said anew how POPs may be reached: sessions stay, and later tries go by the new word.
+    pub(super) fn revise_courses(&mut self) {
+        let mut waiting = Vec::new();
+        for (index, link) in &mut self.links {
+            let ways = self.ways.get(&link.spec.server).cloned().unwrap_or_default();
+            if link.course.revise(ways) && link.session.is_none() {
+                link.serial = self.core.table.next_serial();
+                waiting.push(index);
+            }
+            link.looks = 1;
+        }
+        for link in waiting {
+            self.cancel_dials_to(link);
+            self.start_link(link);
+        }
+    }
+
+    /// Links on a lesser way look for a better one, beside the session that they have.
+    pub(super) fn look_for_better_ways(&mut self) {
+        if self.fenced || self.draining() {
+            return;
+        }
+        let now = self.core.now();
+        // A POP at a time: while one changes its way, visitors have the others.
+        if !self.links.iter().all(|(_, link)| link.up && link.looking.is_none()) {
+            return;
+        }
+        let mut due = self.links.iter().filter(|(_, link)| link.look_at <= now);
+        let Some((index, way)) = due.find_map(|(index, link)| Some((index, link.course.better()?))) else { return };
+        self.look_later(index);
+        let link = &mut self.links[index];
+        link.looks = (link.looks * 2).min(LOOK_GROWTH_MAX);
+        let (purpose, (host, port)) = (Purpose::Better { link: index, serial: link.serial, way }, link.hop(way));
+        self.dial(purpose, &host, port, self.connect_within());
+    }
+
+    fn look_later(&mut self, link: usize) {
+        let pause = Duration::from_millis(u64::from(self.config.limits.better_way_ms));
+        let (now, jitter) = (self.core.now(), self.unit());
+        if let Some(link) = self.links.get_mut(link) {
+            link.look_at = now + (pause * link.looks).mul_f64(0.75 + jitter / 2.0);
+        }
+    }
+
+    /// A better way's first hop is there: whether the POP is behind it shows in the handshake. No HELLO is said.
+    pub(super) fn better_connected(
+        &mut self,
+        link: usize,
+        serial: u64,
+        way: usize,
+        stream: TcpStream,
+        address: SocketAddr,
+    ) {
+        if !self.links.get(link).is_some_and(|state| state.serial == serial && state.up) {
+            return;
+        }
+        let session = self.begin_session(link, address);
+        let state = &mut self.links[link];
+        state.looking = Some((session, way));
+        let taken = state.course.way_at(way).clone();
+        if self.add_lane(link, &taken, session, 0, stream, address).is_err() {
+            self.links[link].looking = None;
+            self.core.close_session(session, "cannot register");
+        }
+    }
+
+    /// The POP proved itself at the end of a better way: a fresh session takes it, the old one's visitors finish there.
+    fn found_better(&mut self, link: usize) {
+        let state = &mut self.links[link];
+        let Some((looking, way)) = state.looking.take() else { return };
+        let left_s = state.term.map_or(0, |(_, until)| until.saturating_sub(unix_s()).max(0));
+        let former = state.session.take();
+        (state.up, state.up_since, state.term, state.failures) = (false, None, None, 0);
+        state.course.take(way);
+        state.looks = 1;
+        if let Some(sess) = self.core.table.sessions.get_mut(looking) {
+            sess.owner = usize::MAX;
+        }
+        self.core.close_session(looking, "a better way was found");
+        if let Some(session) = former {
+            self.leave(session, Duration::from_secs(left_s as u64), "a better way was found");
+        }
+        self.start_link(link);
     }
 
     /// A session without a link: its visitors finish, no new ones come.
@@ -255,6 +392,35 @@ impl Agent {
         }
     }
 
+    /// A lane ended before its session was greeted: by a proxy's word, or because of what lies behind.
+    pub(super) fn lane_failed(&mut self, session: usize, reason: &str, refused: bool) {
+        let link = self.core.table.sessions.get(session).map(|sess| sess.owner);
+        let Some(state) = link.and_then(|link| self.links.get_mut(link)) else {
+            return self.session_over(session, reason);
+        };
+        if state.looking.is_some_and(|(looking, _)| looking == session) {
+            state.looking = None;
+        }
+        if state.session != Some(session) || state.proven {
+            return self.session_over(session, reason);
+        }
+        let (at, reason) = (state.course.at(), intercepted(reason, state.course.way()));
+        let next = state.course.miss(if refused { Miss::Refused } else { Miss::Unproven });
+        // A proxy that says no is asked again seldom: many wrong passwords in a row lock an account.
+        state.not_before = refused.then_some(REFUSED_WAIT);
+        self.session_over(session, &reason);
+        self.turn_aside(link.unwrap_or_default(), at, next);
+    }
+
+    /// Another way is taken at once, where the course says so.
+    fn turn_aside(&mut self, link: usize, from: usize, next: Next) {
+        let Some(state) = self.links.get_mut(link).filter(|state| state.session.is_none()) else { return };
+        if next == Next::Now && state.course.at() != from {
+            state.serial = self.core.table.next_serial();
+            self.start_link(link);
+        }
+    }
+
     /// The link has no session any more; it wants another one, later.
     fn link_down(&mut self, link: usize, session: usize, reason: &str) {
         let now = self.core.now();
@@ -274,19 +440,26 @@ impl Agent {
         self.retry_link(link);
     }
 
+    /// Its way's first hop cannot be reached.
     pub(super) fn link_failed(&mut self, link: usize, error: &str) {
         let Some(state) = self.links.get_mut(link) else { return };
-        let first = state.message.as_deref() != Some(error);
-        state.message = Some(error.to_owned());
+        let error = match &state.course.way().proxy {
+            Some(proxy) => format!("DRTP-4054: the proxy {proxy} cannot be reached ({error})"),
+            None => error.to_owned(),
+        };
+        let first = state.message.as_ref() != Some(&error);
+        state.message = Some(error.clone());
         let server = state.spec.server.clone();
+        let (at, next) = (state.course.at(), state.course.miss(Miss::Unreached));
         if first {
-            self.emit(Event::TunnelDown { server, message: error.to_owned() });
+            self.emit(Event::TunnelDown { server, message: error });
         }
         self.retry_link(link);
+        self.turn_aside(link, at, next);
     }
 
     fn retry_link(&mut self, link: usize) {
-        if self.fenced || self.draining {
+        if self.fenced || self.draining() {
             return;
         }
         let now = self.core.now();
@@ -314,6 +487,14 @@ impl Agent {
             }
         }
     }
+}
+
+/// A certificate that is not the POP's says that somebody looks into TLS on the way.
+fn intercepted(reason: &str, way: &Way) -> String {
+    if reason.contains("invalid peer certificate") && !way.web_socket {
+        return format!("DRTP-4055: something on the way answers in the tunnel server's place ({reason})");
+    }
+    reason.to_owned()
 }
 
 fn unix_s() -> i64 {

@@ -250,7 +250,7 @@ impl Agent {
         let spread = self.unit();
         let listener = &self.listeners[index];
         let source = block_of(visitor.ip());
-        if self.draining || !listener.access.allows(Some(visitor.ip())) {
+        if self.draining() || !listener.access.allows(Some(visitor.ip())) {
             return Err(ResetCode::Denied);
         }
         let of_source = listener.by_source.get(&source).copied().unwrap_or(0);

@@ -115,7 +115,7 @@ impl Agent {
         let (now, limits) = (self.core.now(), self.config.limits);
         let Some(state) = self.core.table.relays.get_mut(relay).filter(|relay| !relay.dead) else { return };
         let Some(known) = self.services.get(service) else { return };
-        let (Some(open), Ok(mut socket)) = (state.open.as_ref(), Socket::relay(stream)) else {
+        let (Some(open), Ok(mut socket)) = (state.open.take(), Socket::relay(stream)) else {
             return self.core.table.end_relay(relay, Err(ResetCode::Refused));
         };
         let header = match known.spec.proxy_protocol {
@@ -139,15 +139,19 @@ impl Agent {
             _ => None,
         };
         if tls.is_none() && !header.is_empty() {
-            state.uncredited = header.len() as u64;
-            state.pending.splice(0..0, header);
+            let backlog = self.core.table.backlog(relay);
+            backlog.uncredited = header.len() as u64;
+            backlog.pending.splice(0..0, header);
         }
+        let state = &mut self.core.table.relays[relay];
         state.phase = if tls.is_some() { Phase::Handshake } else { Phase::Open };
         let until = now + Duration::from_millis(u64::from(limits.handshake_ms));
         let plain = tls.is_none();
         if self.core.attach(relay, socket, (!plain).then_some(until)).is_err() {
             return self.core.table.end_relay(relay, Err(ResetCode::Busy));
         }
+        // What it says by itself comes as an event: it is seldom there already.
+        self.core.table.relays[relay].readable = false;
         match tls {
             Some(tls) => self.core.start_tls(relay, tls),
             None => self.answered(session, id),
@@ -281,7 +285,7 @@ impl Agent {
         if !service.visitors.remove(&relay) {
             return;
         }
-        let (open, flow) = (state.open.as_ref(), state.flow.as_ref());
+        let (who, flow) = (state.who, state.flow.as_ref());
         let record = FlowRecord {
             // Read from the service is what it answered.
             datagrams_in: flow.map_or(0, |flow| flow.datagrams_written),
@@ -289,10 +293,10 @@ impl Agent {
             datagrams_dropped: flow.map_or(0, |flow| flow.dropped),
             listener: String::new(),
             ended_unix_ms: unix_ms(),
-            visitor: open.and_then(|open| open.visitor).map(|address| address.to_string()).unwrap_or_default(),
+            visitor: who.address().map(|address| address.to_string()).unwrap_or_default(),
             service: service.spec.service(),
             connection: service.spec.connection.clone(),
-            stream_id: open.map(|open| uuid_text(open.stream_id)).unwrap_or_default(),
+            stream_id: uuid_text(who.stream_id),
             bytes_in: state.bytes_written,
             bytes_out: state.bytes_read,
             duration_ms: self.core.table.now.saturating_duration_since(state.started).as_millis() as u64,

@@ -1,6 +1,7 @@
 //! Who dials POPs: an agent, which dials the pinned local service for each visitor that comes, and a gateway, which brings
 //! the flows of its UDP listeners.
 
+mod course;
 mod dial;
 mod link;
 mod listener;
@@ -10,7 +11,7 @@ mod policy;
 mod report;
 mod resolve;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,6 +20,7 @@ use mio::net::TcpStream;
 use mio::{Events, Poll, Waker};
 use slab::Slab;
 
+pub(crate) use course::Ways;
 use dial::{Attempt, Dial, Purpose};
 use link::Link;
 use listener::Listener;
@@ -48,7 +50,7 @@ enum What {
     Sweep,
     Link(usize, u64),
     DialStep(usize, u64),
-    DialDeadline(usize, u64),
+    Dials,
     Listener(usize),
 }
 
@@ -70,14 +72,19 @@ pub(crate) struct Agent {
     dials: Slab<Dial>,
     dial_of: HashMap<usize, usize>,
     attempts: Slab<Attempt>,
+    /// When dials are looked at for late ones: one timer for all, for most are over long before.
+    dials_looked_at: Option<Instant>,
     timers: HashMap<u64, What>,
     recent: VecDeque<FlowRecord>,
     /// Tells a reconnect of this process from a clone with the same epoch.
     token: [u8; 16],
     attempt_number: u32,
+    /// How each POP may be reached, by server uid; straight where nothing is said.
+    ways: BTreeMap<String, Ways>,
     random: u64,
     fenced: bool,
-    draining: bool,
+    /// Until when visitors may finish, once this agent is stopping.
+    drain_until: Option<Instant>,
     closed: bool,
 }
 
@@ -108,14 +115,16 @@ impl Agent {
             dials: Slab::new(),
             dial_of: HashMap::new(),
             attempts: Slab::new(),
+            dials_looked_at: None,
             timers: HashMap::new(),
             recent: VecDeque::new(),
             // A copy of these bytes must not predict the jitter, nor the other way round: only the seed is shared.
             token,
             attempt_number: 0,
+            ways: BTreeMap::new(),
             random: seed | 1,
             fenced: false,
-            draining: false,
+            drain_until: None,
             closed: false,
         }
     }
@@ -157,9 +166,8 @@ impl Agent {
             Upcall::Dial { relay } => self.visitor(relay),
             Upcall::LocalReady { relay } => self.local_ready(relay),
             Upcall::GoAway { session, goaway } => self.link_goaway(session, &goaway),
-            Upcall::LaneFailed { session, reason } | Upcall::SessionGone { session, reason } => {
-                self.session_over(session, &reason);
-            }
+            Upcall::LaneFailed { session, reason, refused } => self.lane_failed(session, &reason, refused),
+            Upcall::SessionGone { session, reason } => self.session_over(session, &reason),
             Upcall::RelayGone { relay, outcome } => self.relay_gone(relay, outcome),
             Upcall::Timer(what) => self.timer(what),
             Upcall::Accept(listener) => self.listener_news(listener),
@@ -208,7 +216,7 @@ impl Agent {
             }
             Some(What::Listener(listener)) => self.listener_news(listener),
             Some(What::DialStep(dial, serial)) => self.dial_step(dial, serial),
-            Some(What::DialDeadline(dial, serial)) => self.dial_deadline(dial, serial),
+            Some(What::Dials) => self.end_late_dials(),
             Some(What::Link(..)) | None => {}
         }
     }
@@ -219,6 +227,7 @@ impl Agent {
         self.probe_due();
         self.sweep_listeners();
         self.refresh_one_link();
+        self.look_for_better_ways();
         let now_s = (unix_ms() / 1_000) as i64;
         let expired = |lane: &crate::driver::LaneConn| lane.peer.as_ref().is_some_and(|peer| peer.not_after < now_s);
         let sessions: Vec<usize> = self.core.lanes.iter().filter(|(_, l)| expired(l)).map(|(_, l)| l.session).collect();
@@ -238,6 +247,10 @@ impl Agent {
         (self.random >> 11) as f64 / (1_u64 << 53) as f64
     }
 
+    fn draining(&self) -> bool {
+        self.drain_until.is_some()
+    }
+
     fn session_config(&self, seed: u64) -> SessionConfig {
         SessionConfig {
             liveness: self.config.liveness,
@@ -254,6 +267,7 @@ impl Agent {
         match purpose {
             Purpose::Link(link) => self.link_connected(link, stream, address),
             Purpose::Lane { .. } => self.lane_connected(purpose, stream, address),
+            Purpose::Better { link, serial, way } => self.better_connected(link, serial, way, stream, address),
             Purpose::Visitor { relay, service } => self.visitor_connected(relay, service, stream, took_ms),
             Purpose::Probe(service) => {
                 // An orderly end: a probe must not look like a fault in the service's log.
@@ -268,8 +282,8 @@ impl Agent {
     fn dial_failed(&mut self, purpose: Purpose, error: &str, code: ResetCode) {
         match purpose {
             Purpose::Link(link) => self.link_failed(link, error),
-            // The session goes on with the lanes that it has.
-            Purpose::Lane { .. } => {}
+            // The session goes on with the lanes that it has, and in the way that it has.
+            Purpose::Lane { .. } | Purpose::Better { .. } => {}
             Purpose::Visitor { relay, service } => self.visitor_failed(relay, service, error, code),
             Purpose::Probe(service) => self.local_down(service, error),
         }
@@ -285,6 +299,10 @@ impl Agent {
         };
         if let Some(targets) = delta.targets {
             self.config.targets = targets;
+        }
+        if let Some(ways) = delta.ways {
+            self.ways = ways;
+            self.revise_courses();
         }
         let known = self.link_by_key.keys().chain(self.service_by_key.keys()).chain(self.listener_by_key.keys());
         let gone: Vec<String> = if delta.whole {
@@ -344,7 +362,8 @@ impl Agent {
             self.remove(key);
         }
         let serial = self.core.table.next_serial();
-        let link = self.links.insert(Link::new(spec, serial));
+        let ways = self.ways.get(&spec.server).cloned().unwrap_or_default();
+        let link = self.links.insert(Link::new(spec, ways, serial));
         self.link_by_key.insert(key.to_owned(), link);
         self.start_link(link);
     }
@@ -378,8 +397,8 @@ impl Agent {
     }
 
     fn drain(&mut self, deadline: Duration) {
-        self.draining = true;
         let now = self.core.now();
+        self.drain_until = Some(now + deadline);
         let sessions: Vec<usize> = self.core.table.sessions.iter().map(|(index, _)| index).collect();
         for session in sessions {
             if let Some(machine) = self.core.table.session(session) {

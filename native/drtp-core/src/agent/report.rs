@@ -17,7 +17,7 @@ impl Agent {
             streams: relays.iter().filter(|(_, relay)| relay.has_stream()).count() as u64,
             dials: self.dials.len() as u64,
             parked_bytes: relays.iter().map(|(_, relay)| relay.parked() as u64).sum(),
-            draining: self.draining,
+            draining: self.draining(),
             ..Stats::default()
         }
     }
@@ -30,6 +30,7 @@ impl Agent {
             state: if self.fenced { "Fenced" } else { "Connecting" }.to_owned(),
             epoch: self.config.epoch,
             message: state.message.clone(),
+            way: state.way(),
             ..SessionStats::default()
         };
         let Some(session) = state.session else { return report };

@@ -216,7 +216,7 @@ impl Table {
             return;
         }
         if flow.waiting.is_bare() {
-            flow.waiting.furnish(self.spare.pop().unwrap_or_default());
+            flow.waiting.furnish(self.spare_queues.pop().unwrap_or_default());
         }
         if flow.keep(bytes) {
             self.full_flows.push(relay);
@@ -304,7 +304,7 @@ impl Core {
             self.table.blocked.push(index);
         }
         if let Some(buffer) = emptied {
-            self.table.reclaim(buffer);
+            self.table.reclaim_queue(buffer);
         }
         if refused.is_some() {
             self.table.refused.push(index);

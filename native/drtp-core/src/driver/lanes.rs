@@ -50,6 +50,7 @@ impl Core {
             said_bye: false,
             dead: false,
             pre_auth: false,
+            web: None,
             sparse: VecDeque::new(),
             bulk: VecDeque::new(),
             bytes_in: 0,
@@ -141,11 +142,31 @@ impl Core {
         }
         match result {
             Ok(()) => true,
+            Err(_) if self.lanes[index].tls.is_foreign() => self.enter_web(index, length),
             Err(error) => {
                 self.drop_lane(index, &error.to_string());
                 false
             }
         }
+    }
+
+    /// Who came does not speak `drtp/1`: a WebSocket is offered, and the lane begins anew inside it. False if it is over.
+    fn enter_web(&mut self, index: usize, length: usize) -> bool {
+        let lane = &mut self.lanes[index];
+        let ahead = self.scratch[..length].to_vec();
+        let inside = lane.web.take().ok_or_else(|| std::io::Error::from(std::io::ErrorKind::Unsupported));
+        let entered = inside.and_then(|(outer, inner)| {
+            lane.socket.enter_web(outer, ahead)?;
+            lane.tls = Tls::server(&inner).map_err(std::io::Error::other)?;
+            Ok(())
+        });
+        if let Err(error) = entered {
+            self.drop_lane(index, &error.to_string());
+            return false;
+        }
+        // What came is in the socket's own hands now: it is to be asked again, whatever the kernel has.
+        lane.readable = true;
+        true
     }
 
     /// The socket is closed; the session hears of it.
@@ -154,7 +175,7 @@ impl Core {
         if std::mem::replace(&mut lane.dead, true) {
             return;
         }
-        let (session, number, closing) = (lane.session, lane.number, lane.closing);
+        let (session, number, closing, refused) = (lane.session, lane.number, lane.closing, lane.socket.refused());
         if std::mem::take(&mut lane.pre_auth) {
             self.authenticated.push(lane.address);
         }
@@ -172,7 +193,7 @@ impl Core {
         let greeting = self.table.session(session).is_some_and(|s| s.state() == State::Greeting);
         if greeting {
             let reason = reason.to_owned();
-            self.table.upcalls.push_back(Upcall::LaneFailed { session, reason });
+            self.table.upcalls.push_back(Upcall::LaneFailed { session, reason, refused });
         } else if self.table.session(session).is_some_and(|s| s.lane_count() == 1) {
             self.table.upcalls.push_back(Upcall::SessionGone { session, reason: reason.to_owned() });
         } else {

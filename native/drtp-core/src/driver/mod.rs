@@ -14,10 +14,12 @@ mod waiting;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use mio::{Events, Poll, Token};
+use rustls::ServerConfig;
 use slab::Slab;
 
 use crate::handle::Inbox;
@@ -26,7 +28,6 @@ use crate::message::ResetCode;
 use crate::session::State;
 use crate::tls::{OutBuffer, Tls};
 use batch::{Batches, Reading};
-use relay::Phase;
 use socket::Socket;
 use table::{Table, Upcall};
 
@@ -81,6 +82,7 @@ enum Timer {
     Session(usize, u64),
     Lane(usize, u64),
     Relay(usize, u64),
+    Early,
     Role(u64),
 }
 
@@ -108,10 +110,19 @@ pub(crate) struct LaneConn {
     dead: bool,
     /// Still counted among the connections that have not shown who they are.
     pub(crate) pre_auth: bool,
+    /// POP: the outer and the inner side of a WebSocket, for who does not speak `drtp/1`.
+    pub(crate) web: Option<(Arc<ServerConfig>, Arc<ServerConfig>)>,
     sparse: VecDeque<usize>,
     bulk: VecDeque<usize>,
     bytes_in: u64,
     bytes_out: u64,
+}
+
+/// Deadlines of relays on which bytes do not flow yet: one timer for all, for most are past that long before.
+#[derive(Default)]
+struct Early {
+    waiting: VecDeque<(Instant, usize, u64)>,
+    armed: Option<Instant>,
 }
 
 enum Read {
@@ -128,6 +139,7 @@ pub(crate) struct Core {
     pub(crate) table: Table,
     pub(crate) lanes: Slab<LaneConn>,
     timers: BinaryHeap<Reverse<(Instant, Timer)>>,
+    early: Early,
     reading: Vec<usize>,
     pumping: Vec<usize>,
     buried_lanes: Vec<usize>,
@@ -150,6 +162,7 @@ impl Core {
             table: Table::new(Instant::now(), parked_max),
             lanes: Slab::new(),
             timers: BinaryHeap::new(),
+            early: Early::default(),
             reading: Vec::new(),
             pumping: Vec::new(),
             buried_lanes: Vec::new(),
@@ -203,6 +216,9 @@ impl Core {
         let Some(lane) = self.lanes.get_mut(index).filter(|lane| !lane.dead) else { return };
         lane.hung_up |= event.is_read_closed() || event.is_error();
         lane.writable |= event.is_writable();
+        if event.is_writable() {
+            lane.socket.flush();
+        }
         if event.is_readable() || lane.hung_up {
             lane.readable = true;
             if !std::mem::replace(&mut lane.reading, true) {
@@ -266,20 +282,16 @@ impl Core {
                     let due = self.lanes.get(index).is_some_and(|lane| lane.serial == serial);
                     let late = due && (self.lanes[index].closing || !self.greeted(index));
                     if late {
-                        self.drop_lane(index, "no HELLO in time");
+                        let waits_for = self.lanes[index].socket.waits_for();
+                        self.drop_lane(index, waits_for.as_deref().unwrap_or("no HELLO in time"));
                     }
                 }
-                Timer::Relay(index, serial) => {
-                    let late = |relay: &&mut relay::Relay| relay.serial == serial && relay.phase != Phase::Open;
-                    match self.table.silent_at(index, serial) {
-                        Some(at) if at > self.table.now => self.relay_deadline(index, serial, at),
-                        Some(_) => self.table.end_relay(index, Err(ResetCode::Idle)),
-                        None if self.table.relays.get_mut(index).as_ref().is_some_and(late) => {
-                            self.table.end_relay(index, Err(ResetCode::Timeout));
-                        }
-                        None => {}
-                    }
-                }
+                Timer::Relay(index, serial) => match self.table.silent_at(index, serial) {
+                    Some(at) if at > self.table.now => self.relay_deadline(index, serial, at),
+                    Some(_) => self.table.end_relay(index, Err(ResetCode::Idle)),
+                    None => {}
+                },
+                Timer::Early => self.end_late(),
                 Timer::Role(what) => self.table.upcalls.push_back(Upcall::Timer(what)),
             }
         }
@@ -343,7 +355,7 @@ impl Core {
     pub(crate) fn bury(&mut self) {
         let [relays, sessions, lanes] = std::mem::take(&mut self.mourned);
         for relay in self.table.buried_relays.drain(..relays) {
-            self.table.relays.try_remove(relay);
+            self.table.relays.forget(relay);
         }
         for session in self.table.buried_sessions.drain(..sessions) {
             self.table.sessions.try_remove(session);

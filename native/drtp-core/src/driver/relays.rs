@@ -6,7 +6,7 @@ use std::time::Instant;
 use mio::Interest;
 use mio::net::UdpSocket;
 
-use super::relay::{self, Outcome, Phase};
+use super::relay::{self, Outcome, Phase, RelayTls};
 use super::socket::{Socket, would_block};
 use super::table::Upcall;
 use super::{
@@ -15,7 +15,7 @@ use super::{
 };
 use crate::message::ResetCode;
 use crate::session::Session;
-use crate::tls::Tls;
+use crate::tls::{OutBuffer, Tls};
 
 impl Core {
     /// Gives a relay its connected socket. `until` bounds everything before bytes flow.
@@ -47,8 +47,52 @@ impl Core {
         Ok(())
     }
 
+    /// Bounds all that comes before bytes flow; of a flow, its silence.
     pub(crate) fn relay_deadline(&mut self, relay: usize, serial: u64, until: Instant) {
-        self.timers.push(Reverse((until, Timer::Relay(relay, serial))));
+        if self.table.relays.get(relay).is_some_and(|relay| relay.flow.is_some()) {
+            self.timers.push(Reverse((until, Timer::Relay(relay, serial))));
+            return;
+        }
+        while self.early.waiting.front().is_some_and(|(_, relay, serial)| !self.is_early(*relay, *serial)) {
+            self.early.waiting.pop_front();
+        }
+        self.early.waiting.push_back((until, relay, serial));
+        self.look_at_early(until);
+    }
+
+    fn is_early(&self, relay: usize, serial: u64) -> bool {
+        let early = |relay: &relay::Relay| relay.serial == serial && relay.phase != Phase::Open && !relay.dead;
+        self.table.relays.get(relay).is_some_and(early)
+    }
+
+    fn look_at_early(&mut self, at: Instant) {
+        if self.early.armed.is_none_or(|armed| at < armed) {
+            self.early.armed = Some(at);
+            self.timers.push(Reverse((at, Timer::Early)));
+        }
+    }
+
+    /// Ends whoever is not past its preamble or handshake in time.
+    pub(super) fn end_late(&mut self) {
+        let now = self.table.now;
+        // A timer that an earlier one overtook finds nothing of its own.
+        if self.early.armed.is_none_or(|at| at > now) {
+            return;
+        }
+        self.early.armed = None;
+        let mut waiting = std::mem::take(&mut self.early.waiting);
+        waiting.retain(|(until, relay, serial)| {
+            let early = self.is_early(*relay, *serial);
+            if early && *until <= now {
+                self.table.end_relay(*relay, Err(ResetCode::Timeout));
+            }
+            early && *until > now
+        });
+        let next = waiting.iter().map(|(until, ..)| *until).min();
+        self.early.waiting = waiting;
+        if let Some(next) = next {
+            self.look_at_early(next);
+        }
     }
 
     /// Bounds a lane's next step.
@@ -65,8 +109,8 @@ impl Core {
     /// Starts TLS on a relay.
     pub(crate) fn start_tls(&mut self, relay: usize, tls: Tls) {
         let state = &mut self.table.relays[relay];
-        let mut tls = Box::new(tls);
-        if tls.input(&mut [], &mut state.out, &mut |_| {}).is_ok() {
+        let mut tls = Box::new(RelayTls { tls, out: OutBuffer::default(), sealed: 0 });
+        if tls.tls.input(&mut [], &mut tls.out, &mut |_| {}).is_ok() {
             state.tls = Some(tls);
             self.table.flush_later(relay);
         } else {
@@ -90,7 +134,7 @@ impl Core {
                 }
             }
             Phase::Open => {
-                let nothing = !relay.readable && relay.unsent.is_empty();
+                let nothing = !relay.readable && relay.unsent().is_empty();
                 if nothing || relay.queued || relay.read_done {
                     return;
                 }
@@ -160,7 +204,7 @@ impl Core {
     fn read_relay(&mut self, index: usize, quantum: usize) -> Read {
         let Some(relay) = self.table.relays.get_mut(index).filter(|relay| !relay.dead) else { return Read::Stop };
         let (session, stream) = (relay.session, relay.stream);
-        if !relay.unsent.is_empty() && !self.send_unsent(index) {
+        if !relay.unsent().is_empty() && !self.send_unsent(index) {
             return Read::Stop;
         }
         let credit = self.table.session(session).map_or(0, |session| session.sendable(stream));
@@ -201,7 +245,7 @@ impl Core {
         let relay = &mut self.table.relays[index];
         // On a gateway's TLS hop the end without a word is a reset that the hop could not show. Local services close
         // without a word every day, as plain ones do.
-        if relay.gateway.is_some() && relay.tls.as_ref().is_some_and(|tls| !tls.peer_closed) {
+        if relay.gateway.is_some() && relay.tls.is_some() && !relay.peer_closed() {
             self.table.end_relay(index, Err(ResetCode::Reset));
             return Read::Stop;
         }
@@ -235,7 +279,7 @@ impl Core {
     fn send_unsent(&mut self, index: usize) -> bool {
         let relay = &mut self.table.relays[index];
         let (session, stream) = (relay.session, relay.stream);
-        let mut bytes = std::mem::take(&mut relay.unsent);
+        let mut bytes = relay.backlog.as_mut().map(|backlog| std::mem::take(&mut backlog.unsent)).unwrap_or_default();
         self.table.touch(session);
         let mut at = 0;
         if let Some(session) = self.table.session(session) {
@@ -251,13 +295,13 @@ impl Core {
         relay.bytes_read += at as u64;
         bytes.drain(..at);
         if bytes.is_empty() {
-            let closed = relay.tls.as_ref().is_some_and(|tls| tls.peer_closed);
-            if closed {
+            if relay.peer_closed() {
                 self.finish_reading(index);
             }
+            self.table.reclaim(index);
             return true;
         }
-        relay.unsent = bytes;
+        self.table.backlog(index).unsent = bytes;
         false
     }
 
@@ -267,9 +311,7 @@ impl Core {
                 let relay = &mut self.table.relays[index];
                 relay.bulk = classify(relay.bulk, count);
                 let more = relay.readable;
-                if (!relay.unsent.is_empty() || self.table.relays[index].tls.as_ref().is_some_and(|t| t.peer_closed))
-                    && !self.send_unsent(index)
-                {
+                if (!relay.unsent().is_empty() || relay.peer_closed()) && !self.send_unsent(index) {
                     return Read::Stop;
                 }
                 if more { Read::More } else { Read::Stop }
@@ -285,8 +327,8 @@ impl Core {
     /// Reads records of a relay; plain bytes gather in `unsent`. `Err(None)` is the end of file.
     fn read_records(&mut self, index: usize, room: usize) -> Result<usize, Option<ResetCode>> {
         let Some(relay) = self.table.relays.get_mut(index) else { return Ok(0) };
-        let (Some(socket), Some(tls)) = (relay.socket.as_mut(), relay.tls.as_mut()) else { return Ok(0) };
-        let start = tls.prefix(&mut self.scratch);
+        let (Some(socket), Some(state)) = (relay.socket.as_mut(), relay.tls.as_mut()) else { return Ok(0) };
+        let start = state.tls.prefix(&mut self.scratch);
         let count = match socket.read(&mut self.scratch[start..start + room]) {
             Ok(0) => return Err(None),
             Ok(count) => count,
@@ -297,12 +339,17 @@ impl Core {
             Err(_) => return Err(Some(ResetCode::Reset)),
         };
         relay.readable = relay.hung_up || count == room;
-        let unsent = &mut relay.unsent;
-        let result = tls.input(&mut self.scratch[..start + count], &mut relay.out, &mut |plain| {
+        let table = &mut self.table;
+        let mut unsent = std::mem::take(&mut table.backlog(index).unsent);
+        let Some(state) = table.relays[index].tls.as_mut() else { return Ok(0) };
+        let result = state.tls.input(&mut self.scratch[..start + count], &mut state.out, &mut |plain| {
             unsent.extend_from_slice(plain);
         });
-        if !relay.out.waiting().is_empty() {
-            self.table.flush_later(index);
+        let answers = !state.out.waiting().is_empty();
+        table.backlog(index).unsent = unsent;
+        table.reclaim(index);
+        if answers {
+            table.flush_later(index);
         }
         result.map(|()| count).map_err(|_| Some(ResetCode::TlsFailed))
     }
@@ -311,7 +358,7 @@ impl Core {
     fn read_early(&mut self, index: usize) {
         loop {
             let Some(relay) = self.table.relays.get_mut(index) else { return };
-            if relay.dead || !relay.readable || relay.unsent.len() > PREAMBLE_READ_BYTES {
+            if relay.dead || !relay.readable || relay.unsent().len() > PREAMBLE_READ_BYTES {
                 break;
             }
             let outcome = if relay.tls.is_some() {
@@ -334,11 +381,11 @@ impl Core {
         }
         let relay = &self.table.relays[index];
         match relay.phase {
-            Phase::Handshake if relay.ended_early && !relay.tls.as_ref().is_some_and(|tls| tls.established()) => {
+            Phase::Handshake if relay.ended_early && !relay.tls.as_ref().is_some_and(|tls| tls.tls.established()) => {
                 self.table.end_relay(index, Err(ResetCode::TlsFailed));
             }
             Phase::Preamble => self.table.upcalls.push_back(Upcall::Preamble { relay: index }),
-            Phase::Handshake if relay.tls.as_ref().is_some_and(|tls| tls.established()) => {
+            Phase::Handshake if relay.tls.as_ref().is_some_and(|tls| tls.tls.established()) => {
                 self.table.relays[index].phase = Phase::Open;
                 self.table.upcalls.push_back(Upcall::LocalReady { relay: index });
                 self.table.flush_later(index);
@@ -355,7 +402,7 @@ impl Core {
             Ok(0) => Err(None),
             Ok(count) => {
                 relay.readable = relay.hung_up || count == PREAMBLE_READ_BYTES;
-                relay.unsent.extend_from_slice(&self.scratch[..count]);
+                self.table.backlog(index).unsent.extend_from_slice(&self.scratch[..count]);
                 Ok(count)
             }
             Err(error) if would_block(&error) => {
@@ -377,15 +424,13 @@ impl Core {
             Err(code) => return self.table.end_relay(index, Err(code)),
         };
         let (session, stream) = (relay.session, relay.stream);
-        let own = taken.min(relay.uncredited);
-        relay.uncredited -= own;
+        let own = relay.backlog.as_mut().map_or(0, |backlog| {
+            let own = taken.min(backlog.uncredited);
+            backlog.uncredited -= own;
+            own
+        });
         relay.bytes_written += taken - own;
-        let empty = relay.pending_at == relay.pending.len() && relay.out.waiting().is_empty();
-        if empty && relay.pending.capacity() > 0 {
-            relay.pending_at = 0;
-            let buffer = std::mem::take(&mut relay.pending);
-            self.table.reclaim(buffer);
-        }
+        let empty = !relay.has_pending();
         if taken > 0 {
             self.table.unpark(index, taken - own);
             let now = self.table.now;
@@ -393,6 +438,7 @@ impl Core {
                 session.consumed(stream, taken - own, now);
             }
             self.table.touch(session);
+            self.table.reclaim(index);
         }
         let relay = &self.table.relays[index];
         if empty && relay.fin_wanted && !relay.fin_done && relay.phase == Phase::Open {
@@ -405,8 +451,10 @@ impl Core {
     fn finish_writing(&mut self, index: usize) {
         let relay = &mut self.table.relays[index];
         relay.fin_done = true;
-        let failed = match (&mut relay.tls, &relay.socket) {
-            (Some(tls), _) => tls.close(&mut relay.out).is_err() || write_relay(relay).is_err(),
+        let failed = match (&mut relay.tls, &mut relay.socket) {
+            (Some(state), _) => state.tls.close(&mut state.out).is_err() || write_relay(relay).is_err(),
+            // Both ends are done: closing, which follows, says so too.
+            (None, Some(_)) if relay.read_done => false,
             (None, Some(socket)) => socket.shutdown_write().is_err(),
             (None, None) => true,
         };
@@ -431,36 +479,47 @@ impl Core {
 
 /// Plain bytes taken by the socket, whole records only when sealed.
 fn write_relay(relay: &mut relay::Relay) -> Result<u64, ResetCode> {
+    if relay.tls.is_some() {
+        return write_sealed(relay);
+    }
     let mut taken = 0;
-    let Some(socket) = relay.socket.as_mut() else { return Ok(0) };
-    loop {
-        if let Some(tls) = relay.tls.as_mut() {
-            if relay.out.waiting().is_empty() {
-                taken += std::mem::take(&mut relay.sealed);
-                let chunk = (relay.pending.len() - relay.pending_at).min(QUANTUM_BYTES);
-                if chunk == 0 || !tls.established() {
-                    relay.out.release();
-                    return Ok(taken);
-                }
-                let plain = &relay.pending[relay.pending_at..relay.pending_at + chunk];
-                tls.seal(plain, &mut relay.out).map_err(|_| ResetCode::TlsFailed)?;
-                relay.pending_at += chunk;
-                relay.sealed = chunk as u64;
+    let (Some(socket), Some(backlog)) = (relay.socket.as_mut(), relay.backlog.as_mut()) else { return Ok(0) };
+    while relay.writable && !backlog.waiting().is_empty() {
+        match socket.write(backlog.waiting()) {
+            Ok(count) => {
+                backlog.took(count);
+                taken += count as u64;
             }
-        } else if relay.pending_at == relay.pending.len() {
-            return Ok(taken);
+            Err(error) if would_block(&error) => relay.writable = false,
+            Err(_) => return Err(ResetCode::Reset),
+        }
+    }
+    Ok(taken)
+}
+
+fn write_sealed(relay: &mut relay::Relay) -> Result<u64, ResetCode> {
+    let mut taken = 0;
+    let (Some(socket), Some(state)) = (relay.socket.as_mut(), relay.tls.as_mut()) else { return Ok(0) };
+    loop {
+        if state.out.waiting().is_empty() {
+            taken += std::mem::take(&mut state.sealed);
+            let waiting = relay.backlog.as_ref().map_or(&[][..], |backlog| backlog.waiting());
+            let chunk = waiting.len().min(QUANTUM_BYTES);
+            if chunk == 0 || !state.tls.established() {
+                state.out.release();
+                return Ok(taken);
+            }
+            state.tls.seal(&waiting[..chunk], &mut state.out).map_err(|_| ResetCode::TlsFailed)?;
+            if let Some(backlog) = relay.backlog.as_mut() {
+                backlog.took(chunk);
+            }
+            state.sealed = chunk as u64;
         }
         if !relay.writable {
             return Ok(taken);
         }
-        let plain = relay.tls.is_none();
-        let bytes = if plain { &relay.pending[relay.pending_at..] } else { relay.out.waiting() };
-        match socket.write(bytes) {
-            Ok(count) if plain => {
-                relay.pending_at += count;
-                taken += count as u64;
-            }
-            Ok(count) => relay.out.written(count),
+        match socket.write(state.out.waiting()) {
+            Ok(count) => state.out.written(count),
             Err(error) if would_block(&error) => relay.writable = false,
             Err(_) => return Err(ResetCode::Reset),
         }

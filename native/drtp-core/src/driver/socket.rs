@@ -2,11 +2,15 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use mio::net::{TcpStream, UnixStream};
 use mio::{Interest, Registry, Token};
+use rustls::ServerConfig;
 use socket2::SockRef;
+
+use crate::through::{Goal, Through, Way};
 
 /// Unacknowledged bytes for this long: the path is dead, whatever keeps the socket open.
 const USER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -17,6 +21,8 @@ const NOTSENT_LOWAT_BYTES: u32 = 128 * 1024;
 pub(crate) enum Socket {
     Tcp(TcpStream),
     Unix(UnixStream),
+    /// A lane's, by a proxy or in a WebSocket.
+    Through(Box<Through>),
 }
 
 impl Socket {
@@ -25,6 +31,11 @@ impl Socket {
         stream.set_nodelay(true)?;
         SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
         Ok(Socket::Tcp(stream))
+    }
+
+    /// The same of one that was accepted by a listener with [`inherited`] options.
+    pub(crate) fn accepted(stream: TcpStream) -> Self {
+        Socket::Tcp(stream)
     }
 
     /// A lane's socket.
@@ -37,6 +48,17 @@ impl Socket {
             options.set_tcp_notsent_lowat(NOTSENT_LOWAT_BYTES)?;
         }
         Ok(Socket::Tcp(stream))
+    }
+
+    /// A lane's socket over a connection to a way's first hop. The error is for people.
+    pub(crate) fn lane_by(way: &Way, goal: Goal, stream: TcpStream) -> Result<Self, String> {
+        let socket = Self::lane(stream).map_err(|error| error.to_string())?;
+        match socket {
+            Socket::Tcp(stream) if way.proxy.is_some() || way.web_socket => {
+                Ok(Socket::Through(Box::new(Through::dialled(way, goal, stream)?)))
+            }
+            straight => Ok(straight),
+        }
     }
 
     /// From now on closing is an orderly end.
@@ -52,6 +74,10 @@ impl Socket {
         match self {
             Socket::Tcp(stream) => registry.register(stream, token, both),
             Socket::Unix(stream) => registry.register(stream, token, both),
+            Socket::Through(way) => match way.stream() {
+                Some(stream) => registry.register(stream, token, both),
+                None => Err(io::ErrorKind::NotConnected.into()),
+            },
         }
     }
 
@@ -60,6 +86,7 @@ impl Socket {
             let result = match self {
                 Socket::Tcp(stream) => stream.read(buffer),
                 Socket::Unix(stream) => stream.read(buffer),
+                Socket::Through(way) => way.read(buffer),
             };
             if !matches!(&result, Err(error) if error.kind() == io::ErrorKind::Interrupted) {
                 return result;
@@ -72,6 +99,7 @@ impl Socket {
             let result = match self {
                 Socket::Tcp(stream) => stream.write(bytes),
                 Socket::Unix(stream) => stream.write(bytes),
+                Socket::Through(way) => way.write(bytes),
             };
             if !matches!(&result, Err(error) if error.kind() == io::ErrorKind::Interrupted) {
                 return result;
@@ -79,10 +107,39 @@ impl Socket {
         }
     }
 
-    pub(crate) fn shutdown_write(&self) -> io::Result<()> {
+    pub(crate) fn shutdown_write(&mut self) -> io::Result<()> {
         match self {
             Socket::Tcp(stream) => stream.shutdown(Shutdown::Write),
             Socket::Unix(stream) => stream.shutdown(Shutdown::Write),
+            Socket::Through(way) => way.shutdown_write(),
+        }
+    }
+
+    /// The socket takes more: what a way holds back goes on.
+    pub(crate) fn flush(&mut self) {
+        if let Socket::Through(way) = self {
+            way.flush();
+        }
+    }
+
+    /// What a lane that is not up yet waits for, where its way knows.
+    pub(crate) fn waits_for(&self) -> Option<String> {
+        if let Socket::Through(way) = self { way.waits_for() } else { None }
+    }
+
+    /// A proxy on the way said no.
+    pub(crate) fn refused(&self) -> bool {
+        matches!(self, Socket::Through(way) if way.refused)
+    }
+
+    /// The lane goes on inside a WebSocket, whose opening begins with `ahead`.
+    pub(crate) fn enter_web(&mut self, config: Arc<ServerConfig>, ahead: Vec<u8>) -> io::Result<()> {
+        match std::mem::replace(self, Socket::Through(Box::new(Through::nothing()))) {
+            Socket::Tcp(stream) => {
+                *self = Socket::Through(Box::new(Through::accepted(config, ahead, stream)?));
+                Ok(())
+            }
+            Socket::Unix(_) | Socket::Through(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 
@@ -90,15 +147,22 @@ impl Socket {
         match self {
             Socket::Tcp(stream) => stream.take_error().ok().flatten(),
             Socket::Unix(stream) => stream.take_error().ok().flatten(),
+            Socket::Through(_) => None,
         }
     }
 
     pub(crate) fn local_address(&self) -> Option<SocketAddr> {
         match self {
             Socket::Tcp(stream) => stream.local_addr().ok(),
-            Socket::Unix(_) => None,
+            Socket::Unix(_) | Socket::Through(_) => None,
         }
     }
+}
+
+/// Gives a listening socket what [`Socket::relay`] gives a relay's: accepted ones inherit it, which saves calls for each.
+pub(crate) fn inherited(listener: &socket2::Socket) -> io::Result<()> {
+    listener.set_tcp_nodelay(true)?;
+    listener.set_linger(Some(Duration::ZERO))
 }
 
 pub(crate) fn would_block(error: &io::Error) -> bool {

@@ -1,16 +1,16 @@
 //! Sessions and relays side by side, and what the sessions' events do to the relays.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use slab::Slab;
 
 use super::flow::{Flow, Guard, Taker};
-use super::relay::{Outcome, Phase, Relay};
+use super::relay::{Backlog, Outcome, Phase, Relay, Relays, Who};
 use crate::identity::PeerIdentity;
 use crate::message::{Carries, GoAway, Hello, Open, ResetCode};
-use crate::session::{Event, LANES_MAX, Session, State};
+use crate::session::{ById, Event, LANES_MAX, Session, State};
 
 /// Buffers kept for relays that have something pending; idle ones hold none.
 const SPARE_BUFFERS_MAX: usize = 64;
@@ -36,6 +36,8 @@ pub(crate) enum Upcall {
     LaneFailed {
         session: usize,
         reason: String,
+        /// By a proxy on the way.
+        refused: bool,
     },
     Hello {
         session: usize,
@@ -92,7 +94,7 @@ pub(crate) struct Sess {
 
 pub(crate) struct Table {
     pub(crate) sessions: Slab<Sess>,
-    pub(crate) relays: Slab<Relay>,
+    pub(crate) relays: Relays,
     pub(crate) upcalls: VecDeque<Upcall>,
     /// Relays with bytes or an end for their sockets.
     pub(crate) flush: Vec<usize>,
@@ -117,7 +119,9 @@ pub(crate) struct Table {
     pub(crate) dead_lanes: Vec<(usize, u8)>,
     pub(crate) buried_relays: Vec<usize>,
     pub(crate) buried_sessions: Vec<usize>,
-    pub(super) spare: Vec<Vec<u8>>,
+    #[expect(clippy::vec_box, reason = "they go back into relays in their boxes")]
+    spare: Vec<Box<Backlog>>,
+    pub(super) spare_queues: Vec<Vec<u8>>,
     pub(crate) now: Instant,
     serial: u64,
 }
@@ -128,7 +132,7 @@ impl Table {
             parked: 0,
             parked_max,
             sessions: Slab::new(),
-            relays: Slab::new(),
+            relays: Relays::default(),
             upcalls: VecDeque::new(),
             flush: Vec::new(),
             wakeful: Vec::new(),
@@ -143,6 +147,7 @@ impl Table {
             buried_relays: Vec::new(),
             buried_sessions: Vec::new(),
             spare: Vec::new(),
+            spare_queues: Vec::new(),
             now,
             serial: 0,
         }
@@ -156,7 +161,7 @@ impl Table {
     pub(crate) fn add_session(&mut self, session: Session, owner: usize, address: String) -> usize {
         let serial = self.next_serial();
         let index = self.sessions.insert(Sess {
-            live: Some(Box::new(Live { session, by_stream: HashMap::new() })),
+            live: Some(Box::new(Live { session, by_stream: ById::default() })),
             lanes: [None; LANES_MAX as usize],
             serial,
             owner,
@@ -241,11 +246,11 @@ impl Table {
     /// Relays of a session.
     pub(crate) fn relays_of(&self, index: usize) -> Vec<usize> {
         let live = self.sessions.get(index).and_then(|sess| sess.live.as_ref());
-        live.map(|live| live.by_stream.values().copied().collect()).unwrap_or_default()
+        live.map(|live| live.by_stream.values().map(|relay| *relay as usize).collect()).unwrap_or_default()
     }
 
-    fn event(&mut self, session: usize, by_stream: &mut HashMap<u32, usize>, event: Event<'_>) {
-        let at = |stream: u32| by_stream.get(&stream).copied();
+    fn event(&mut self, session: usize, by_stream: &mut ById<u32>, event: Event<'_>) {
+        let at = |stream: u32| by_stream.get(&stream).map(|relay| *relay as usize);
         match event {
             Event::Data { stream, bytes } => {
                 if let Some(relay) = at(stream) {
@@ -259,7 +264,7 @@ impl Table {
                 }
             }
             Event::Reset { stream, code } => {
-                if let Some(relay) = by_stream.remove(&stream) {
+                if let Some(relay) = by_stream.remove(&stream).map(|relay| relay as usize) {
                     self.relays[relay].stream = 0;
                     self.end_relay(relay, Err(code));
                 }
@@ -269,7 +274,7 @@ impl Table {
             Event::Credit { stream } => self.wakeful.extend(at(stream)),
             Event::Open { stream, open } => {
                 let relay = self.new_dialing(session, stream, open);
-                by_stream.insert(stream, relay);
+                by_stream.insert(stream, relay as u32);
                 self.upcalls.push_back(Upcall::Dial { relay });
             }
             Event::LaneDead(lane) => self.dead_lanes.push((session, lane)),
@@ -297,7 +302,8 @@ impl Table {
             let idle = Duration::from_millis(u64::from(open.deadline_ms)).min(FLOW_IDLE_MAX) + FLOW_GRACE;
             relay.flow = Some(Flow::new(Taker::Nobody, idle, Guard::Proven, self.now));
         }
-        (relay.session, relay.stream, relay.open) = (session, stream, Some(open));
+        (relay.session, relay.stream) = (session, stream);
+        (relay.who, relay.open) = (Who::of(&open), Some(open));
         self.relays.insert(relay)
     }
 
@@ -306,43 +312,64 @@ impl Table {
         if state.dead || state.fin_done {
             return;
         }
-        if state.pending.capacity() == 0 {
-            state.pending = self.spare.pop().unwrap_or_default();
-        }
-        state.pending.extend_from_slice(bytes);
-        state.parked += bytes.len() as u64;
-        self.parked += bytes.len() as u64;
+        let count = bytes.len() as u64;
+        let backlog = self.backlog(relay);
+        backlog.pending.extend_from_slice(bytes);
+        backlog.parked += count;
+        self.parked += count;
         if self.parked > self.parked_max {
             self.relieve();
         }
         self.flush_later(relay);
     }
 
+    /// A relay's backlog, which it may not have had before.
+    pub(crate) fn backlog(&mut self, relay: usize) -> &mut Backlog {
+        let (now, spare) = (self.now, &mut self.spare);
+        self.relays[relay].backlog.get_or_insert_with(|| {
+            let mut backlog = spare.pop().unwrap_or_else(|| Box::new(Backlog::new(now)));
+            backlog.unparked_at = now;
+            backlog
+        })
+    }
+
     /// Thousands of readers that do not read may not take the machine: beyond the budget whoever has read nothing for the
     /// longest is reset.
     fn relieve(&mut self) {
-        let parking = self.relays.iter().filter(|(_, relay)| !relay.dead && relay.parked > 0);
-        let stalled = parking.min_by_key(|(_, relay)| relay.unparked_at).map(|(index, _)| index);
-        if let Some(relay) = stalled {
+        let alive = self.relays.iter_mut().filter(|(_, relay)| !relay.dead);
+        let parking = alive.filter_map(|(index, relay)| Some((index, relay.backlog.as_mut()?)));
+        let parking = parking.filter(|(_, backlog)| backlog.parked > 0);
+        if let Some((relay, backlog)) = parking.min_by_key(|(_, backlog)| backlog.unparked_at) {
             // It ends with this turn; what it held counts no more, so that the next one is another.
-            self.parked -= std::mem::take(&mut self.relays[relay].parked);
+            self.parked -= std::mem::take(&mut backlog.parked);
             self.doomed.push((relay, ResetCode::Busy));
         }
     }
 
     /// A relay's socket took bytes.
     pub(crate) fn unpark(&mut self, relay: usize, bytes: u64) {
-        let Some(state) = self.relays.get_mut(relay) else { return };
-        let bytes = bytes.min(state.parked);
-        (state.parked, state.unparked_at) = (state.parked - bytes, self.now);
+        let Some(backlog) = self.relays.get_mut(relay).and_then(|relay| relay.backlog.as_mut()) else { return };
+        let bytes = bytes.min(backlog.parked);
+        (backlog.parked, backlog.unparked_at) = (backlog.parked - bytes, self.now);
         self.parked -= bytes;
     }
 
-    /// A relay's buffer is empty: it goes back.
-    pub(crate) fn reclaim(&mut self, mut buffer: Vec<u8>) {
-        if self.spare.len() < SPARE_BUFFERS_MAX && buffer.capacity() > 0 && buffer.capacity() <= SPARE_BYTES_MAX {
+    /// A relay's backlog goes back if it is empty.
+    pub(crate) fn reclaim(&mut self, relay: usize) {
+        let spent = self.relays.get_mut(relay).and_then(Relay::spent_backlog);
+        if let Some(backlog) = spent.filter(|backlog| backlog.capacity() <= SPARE_BYTES_MAX) {
+            if self.spare.len() < SPARE_BUFFERS_MAX {
+                self.spare.push(backlog);
+            }
+        }
+    }
+
+    /// The buffer of a flow's queue goes back.
+    pub(super) fn reclaim_queue(&mut self, mut buffer: Vec<u8>) {
+        let fits = buffer.capacity() > 0 && buffer.capacity() <= SPARE_BYTES_MAX;
+        if fits && self.spare_queues.len() < SPARE_BUFFERS_MAX {
             buffer.clear();
-            self.spare.push(buffer);
+            self.spare_queues.push(buffer);
         }
     }
 
@@ -351,10 +378,10 @@ impl Table {
         let now = self.now;
         let live = self.sessions.get_mut(session).and_then(|sess| sess.live.as_mut()).ok_or(ResetCode::Lost)?;
         let stream = live.session.open_late(open.clone(), now).map_err(|_| ResetCode::Busy)?;
-        live.by_stream.insert(stream, relay);
+        live.by_stream.insert(stream, relay as u32);
         let state = &mut self.relays[relay];
         (state.session, state.stream, state.phase) = (session, stream, Phase::Open);
-        state.open = Some(Box::new(open.clone()));
+        state.opened_by(open);
         self.wakeful.push(relay);
         self.touch(session);
         Ok(())
@@ -371,10 +398,9 @@ impl Table {
         }
         state.socket = None;
         state.tls = None;
-        let pending = std::mem::take(&mut state.pending);
-        self.parked -= std::mem::take(&mut state.parked);
+        let backlog = state.backlog.take();
+        self.parked -= backlog.map_or(0, |backlog| backlog.parked);
         let (session, stream) = (state.session, state.stream);
-        self.reclaim(pending);
         if stream != 0 {
             if let Some(live) = self.sessions.get_mut(session).and_then(|sess| sess.live.as_mut()) {
                 live.by_stream.remove(&stream);
@@ -445,7 +471,7 @@ impl Table {
 /// The state machine, and the relay of each of its streams.
 struct Live {
     session: Session,
-    by_stream: HashMap<u32, usize>,
+    by_stream: ById<u32>,
 }
 
 pub(crate) fn unix_ms() -> u64 {

@@ -1,6 +1,7 @@
 //! Who comes in by which door: agents' lanes, gateways' visitors. Nobody is ever waited for, everybody has a deadline.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use slab::Slab;
@@ -10,7 +11,7 @@ use super::entries::Mode;
 use super::listener::out_of_descriptors;
 use super::{Door, Server};
 use crate::driver::LaneConn;
-use crate::driver::relay::{Phase, Relay};
+use crate::driver::relay::{Phase, Relay, Relays};
 use crate::driver::socket::{Socket, would_block};
 use crate::driver::table::canonical;
 use crate::identity::Role;
@@ -97,8 +98,8 @@ impl Server {
         }
         let until = now + Duration::from_millis(u64::from(limits.handshake_ms) + u64::from(limits.first_frame_ms));
         let lane = Socket::lane(stream).map_err(|error| error.to_string());
-        let tls = Tls::server(&self.credentials.tunnel_server).map_err(|error| error.to_string());
-        let (Ok(lane), Ok(tls)) = (lane, tls) else { return self.leave_pre_auth(peer.ip()) };
+        let Ok(lane) = lane else { return self.leave_pre_auth(peer.ip()) };
+        let tls = Tls::at_door(&self.credentials.tunnel_server);
         let machine = Session::server(self.session_config(u64::from(peer.port()) | 1 << 20), self.budget.clone(), now);
         let session = self.core.add_session(machine, 0, peer.to_string());
         let added = self.core.add_lane(lane, tls, session, 0, peer, until).ok();
@@ -107,6 +108,7 @@ impl Server {
             return self.leave_pre_auth(peer.ip());
         };
         lane.pre_auth = true;
+        lane.web = Some((Arc::clone(&self.credentials.web), Arc::clone(&self.credentials.tunnel_server)));
         let guest = (index, lane.serial);
         let lanes = &self.core.lanes;
         self.strangers.seat(guest, peer.ip(), now, |guest| is_stranger(lanes, guest));
@@ -158,7 +160,7 @@ impl Server {
             return;
         }
         let serial = self.core.table.next_serial();
-        let destination = socket.local_address().map(canonical);
+        let destination = if declared { None } else { socket.local_address().map(canonical) };
         let relay = self.core.table.relays.insert(Relay::new(Phase::Preamble, route, serial, now));
         self.waiting_peer.insert(relay, known);
         let relays = &self.core.table.relays;
@@ -193,7 +195,7 @@ impl Server {
         };
         let mode = route.spec.mode;
         if mode == Mode::Mtls {
-            let tls = state.tls.as_ref().filter(|tls| tls.established());
+            let tls = state.tls.as_ref().map(|state| &state.tls).filter(|tls| tls.established());
             let Some(tls) = tls else { return self.give_up_if_ended(relay) };
             if state.gateway.is_none() {
                 match self.judge_gateway(tls) {
@@ -211,11 +213,12 @@ impl Server {
             }
         }
         let state = &self.core.table.relays[relay];
-        let parsed = if mode == Mode::Plain { parse_any(&state.unsent) } else { parse_v2(&state.unsent) };
+        let parsed = if mode == Mode::Plain { parse_any(state.unsent()) } else { parse_v2(state.unsent()) };
         match parsed {
             Ok(Parsed::Partial) => self.give_up_if_ended(relay),
             Ok(Parsed::Whole(header, length)) => {
-                self.core.table.relays[relay].unsent.drain(..length);
+                self.core.table.backlog(relay).unsent.drain(..length);
+                self.core.table.reclaim(relay);
                 self.remember_visitors_peer(relay);
                 self.meet(relay, &header);
             }
@@ -329,6 +332,6 @@ fn is_stranger(lanes: &Slab<LaneConn>, (index, serial): Guest) -> bool {
     lanes.get(index).is_some_and(|lane| lane.serial == serial && lane.pre_auth)
 }
 
-fn is_in_preamble(relays: &Slab<Relay>, (index, serial): Guest) -> bool {
+fn is_in_preamble(relays: &Relays, (index, serial): Guest) -> bool {
     relays.get(index).is_some_and(|relay| relay.serial == serial && !relay.dead && relay.phase == Phase::Preamble)
 }

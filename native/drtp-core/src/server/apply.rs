@@ -168,7 +168,7 @@ impl Server {
 
     fn may_stay(&self, route: &Route, relay: usize) -> bool {
         let Some(state) = self.core.table.relays.get(relay) else { return false };
-        let visitor = state.open.as_ref().and_then(|open| open.visitor).map(|address| address.ip());
+        let visitor = state.who.address().map(|address| address.ip());
         let gateway_stays = state.gateway.as_ref().is_none_or(|gateway| self.trusts(&gateway.0));
         let agent = self.core.table.sessions.get(state.session).and_then(|sess| sess.peer.as_ref());
         // Without a session it has all its bytes, and its agent has gone in good order.

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use crate::access::AccessSpec;
+use crate::agent::Ways;
 use crate::config::Target;
 use crate::message::Carries;
 
@@ -23,6 +24,9 @@ pub(crate) struct Delta {
     /// An agent's own pins, where they are others now. They hold for the upserts beside them, and from then on.
     #[serde(default)]
     pub(crate) targets: Option<BTreeMap<String, Target>>,
+    /// How an agent may reach each POP, by server uid, where that is otherwise now. Live sessions stay as they are.
+    #[serde(default)]
+    pub(crate) ways: Option<BTreeMap<String, Ways>>,
 }
 
 #[derive(Debug, Deserialize)]

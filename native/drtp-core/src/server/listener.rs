@@ -13,7 +13,7 @@ use mio::{Interest, Registry, Token};
 use socket2::{Domain, SockAddr, Socket as RawSocket, TcpKeepalive, Type};
 
 use super::entries::Place;
-use crate::driver::socket::Socket;
+use crate::driver::socket::{Socket, inherited};
 
 /// A visitor that is silent for this long is asked whether it is still there.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
@@ -42,9 +42,8 @@ impl Bound {
                 if address.is_ipv6() {
                     socket.set_only_v6(true)?;
                 }
-                // Both are inherited by what is accepted: calls saved per visitor. Visitors vanish without a word, and
-                // would be kept for ever.
-                socket.set_tcp_nodelay(true)?;
+                inherited(&socket)?;
+                // Inherited too. Visitors vanish without a word, and would be kept for ever.
                 let alive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_EVERY);
                 socket.set_tcp_keepalive(&alive)?;
                 socket.set_nonblocking(true)?;
@@ -99,7 +98,7 @@ impl Listener {
         match self {
             Listener::Tcp(listener) => {
                 let (stream, peer) = listener.accept()?;
-                Ok((Socket::relay(stream)?, Some(peer)))
+                Ok((Socket::accepted(stream), Some(peer)))
             }
             Listener::Unix(listener) => Ok((Socket::Unix(listener.accept()?.0), None)),
         }

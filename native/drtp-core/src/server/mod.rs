@@ -23,7 +23,7 @@ use listener::{Bound, Listener, Reserve};
 
 use crate::access::Access;
 use crate::config::ServerConfig;
-use crate::driver::relay::Outcome;
+use crate::driver::relay::{Outcome, Phase};
 use crate::driver::table::{Table, Upcall};
 use crate::driver::{Core, listener_token};
 use crate::error::CoreError;
@@ -256,7 +256,8 @@ impl Server {
                 Ok(Command::Apply(delta, answer)) => drop(answer.send(self.apply(&delta))),
                 Ok(Command::Stats(answer)) => drop(answer.send(self.stats())),
                 Ok(Command::Rotate(identity, answer)) => {
-                    let fresh = Credentials::new(&identity).map(|credentials| self.credentials = credentials);
+                    let fresh = Credentials::new(&identity).and_then(|fresh| fresh.with_web(self.config.web.as_ref()));
+                    let fresh = fresh.map(|credentials| self.credentials = credentials);
                     drop(answer.send(fresh));
                 }
                 Ok(Command::Drain(deadline)) => self.drain(deadline),
@@ -516,7 +517,7 @@ impl Server {
     fn relay_gone(&mut self, relay: usize, outcome: Outcome) {
         let Some(state) = self.core.table.relays.get(relay) else { return };
         let owner = state.owner;
-        let was_open = state.open.is_some();
+        let was_open = state.phase != Phase::Preamble;
         let mut record = FlowRecord {
             ended_unix_ms: crate::driver::table::unix_ms(),
             bytes_in: state.bytes_read,
@@ -528,9 +529,9 @@ impl Server {
         if let Some(flow) = &state.flow {
             (record.datagrams_in, record.datagrams_out) = (flow.datagrams_read, flow.datagrams_written);
         }
-        if let Some(open) = &state.open {
-            record.visitor = open.visitor.map(|address| address.to_string()).unwrap_or_default();
-            record.stream_id = crate::message::uuid_text(open.stream_id);
+        if was_open {
+            record.visitor = state.who.address().map(|address| address.to_string()).unwrap_or_default();
+            record.stream_id = crate::message::uuid_text(state.who.stream_id);
         }
         if !was_open {
             self.preamble_over(relay);

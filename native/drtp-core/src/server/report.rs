@@ -32,7 +32,7 @@ impl Server {
         let (epoch, streams) = machine.map_or((0, 0), |session| (session.peer().epoch, session.stream_count() as u64));
         let known = self.core.table.sessions.get(index);
         let (address, since_unix_ms) = known.map_or((String::new(), 0), |s| (s.address.clone(), s.since_unix_ms));
-        SessionStats { peer, address, state, epoch, since_unix_ms, streams, lanes, message: None }
+        SessionStats { peer, address, state, epoch, since_unix_ms, streams, lanes, ..SessionStats::default() }
     }
 
     fn connection_stats(&self, index: usize) -> ConnectionStats {

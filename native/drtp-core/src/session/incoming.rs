@@ -171,6 +171,7 @@ impl Session {
         now: Instant,
         sink: &mut impl FnMut(Event<'_>),
     ) -> Result<(), SessionError> {
+        let at = self.moment(now);
         let Some(stream) = self.streams.get_mut(&id) else {
             // Late bytes of a stream that we reset: their count is bounded by the credit given before.
             return if announced.is_some() { self.hollow(now) } else { Ok(()) };
@@ -180,21 +181,21 @@ impl Session {
             if stream.recv_total > stream.recv_max {
                 return Err(SessionError::Credit(id));
             }
-            if stream.remote_fin || stream.held.iter().any(|(l, h)| *l == lane && matches!(h, Held::Fin)) {
+            if stream.remote_fin || stream.holds_fin_of(lane) {
                 return Err(SessionError::Unexpected("DATA after FIN"));
             }
         }
         if bytes.is_empty() {
             return if announced == Some(0) { self.hollow(now) } else { Ok(()) };
         }
-        if stream.is_sparse(bytes.len() as u64, now) {
+        if stream.is_sparse(bytes.len(), at) {
             self.sparse = Some((id, now));
         }
         if lane != stream.recv_lane {
             // Small pieces gather in one, so that what is held costs what its credit says.
-            match stream.held.iter_mut().rev().find(|(held, _)| *held == lane) {
+            match stream.held_mut().iter_mut().rev().find(|(held, _)| *held == lane) {
                 Some((_, Held::Data(waiting))) => waiting.extend_from_slice(bytes),
-                _ => stream.held.push((lane, Held::Data(bytes.to_vec()))),
+                _ => stream.held_mut().push((lane, Held::Data(bytes.to_vec()))),
             }
             return Ok(());
         }
@@ -223,11 +224,11 @@ impl Session {
         match frame {
             Frame::Fin if lane == stream.recv_lane => self.fin(id, sink),
             Frame::Fin => {
-                if stream.held.iter().any(|(l, h)| *l == lane && matches!(h, Held::Fin)) {
+                if stream.holds_fin_of(lane) {
                     return Err(SessionError::Unexpected("second FIN"));
                 }
                 stream.remote_fin_seen = true;
-                stream.held.push((lane, Held::Fin));
+                stream.held_mut().push((lane, Held::Fin));
                 Ok(())
             }
             Frame::Rst(code) => {
@@ -246,8 +247,8 @@ impl Session {
             }
             Frame::Move { lane: to, offset } if lane == stream.recv_lane => self.moved(id, to, offset, sink),
             Frame::Move { lane: to, offset } => {
-                stream.held.push((lane, Held::Move { lane: to, offset }));
-                if stream.held.len() > HELD_MAX {
+                stream.held_mut().push((lane, Held::Move { lane: to, offset }));
+                if stream.held().len() > HELD_MAX {
                     return Err(SessionError::Move(id));
                 }
                 Ok(())
@@ -323,8 +324,10 @@ impl Session {
             return Ok(());
         }
         stream.recv_lane = to;
-        let (now_due, rest) = std::mem::take(&mut stream.held).into_iter().partition(|(lane, _)| *lane == to);
-        stream.held = rest;
+        let (now_due, rest): (Vec<_>, Vec<_>) = stream.take_held().into_iter().partition(|(lane, _)| *lane == to);
+        if !rest.is_empty() {
+            *stream.held_mut() = rest;
+        }
         self.replay(id, now_due, sink)
     }
 
@@ -335,7 +338,8 @@ impl Session {
             let Some(stream) = self.streams.get_mut(&id) else { return Ok(()) };
             if lane != stream.recv_lane {
                 let rest = std::iter::once((lane, piece)).chain(held);
-                stream.held = rest.chain(std::mem::take(&mut stream.held)).collect();
+                let waiting = stream.take_held();
+                *stream.held_mut() = rest.chain(waiting).collect();
                 return Ok(());
             }
             match piece {

@@ -23,7 +23,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::time::{Duration, Instant};
 
 use lane::{Lane, PingVerdict};
-use stream::Stream;
+use stream::{Moment, Stream};
 
 pub use stream::Budget;
 
@@ -208,7 +208,7 @@ pub enum OpenRefused {
 
 /// Multiplicative hash of stream ids: they come from our own slots, or from an authenticated peer under a cap.
 #[derive(Debug, Default)]
-struct IdHasher(u64);
+pub(crate) struct IdHasher(u64);
 
 impl Hasher for IdHasher {
     fn finish(&self) -> u64 {
@@ -226,7 +226,8 @@ impl Hasher for IdHasher {
     }
 }
 
-type ById<T> = HashMap<u32, T, BuildHasherDefault<IdHasher>>;
+/// By stream id.
+pub(crate) type ById<T> = HashMap<u32, T, BuildHasherDefault<IdHasher>>;
 
 /// Stream ids of the server side: a free slot, with the slot's next generation.
 #[derive(Debug, Default)]
@@ -263,7 +264,8 @@ pub struct Session {
     own: Hello,
     peer: Hello,
     lanes: [Option<Lane>; LANES_MAX as usize],
-    streams: ById<Stream>,
+    /// In boxes: a table of them as they are keeps room for half as many again, and leaves holes as it grows.
+    streams: ById<Box<Stream>>,
     slots: Slots,
     half_open: u32,
     drain_until: Option<Instant>,
@@ -274,6 +276,7 @@ pub struct Session {
     peer_drains: bool,
     flood_tokens: f64,
     flood_at: Instant,
+    born: Instant,
     next_bulk_lane: u8,
     /// The sparse stream that brought bytes last, and when.
     sparse: Option<(u32, Instant)>,
@@ -357,6 +360,7 @@ impl Session {
             peer_drains: false,
             flood_tokens: FLOOD_BURST,
             flood_at: now,
+            born: now,
             next_bulk_lane: 0,
             sparse: None,
             datagram_at: None,
@@ -589,6 +593,10 @@ impl Session {
     /// It drains or has drained, and no stream is left unfinished: what it brought is whole.
     pub fn is_settled(&self) -> bool {
         self.settled || (self.state == State::Draining && self.streams.is_empty())
+    }
+
+    fn moment(&self, now: Instant) -> Moment {
+        Moment { now, ms: now.saturating_duration_since(self.born).as_millis() as u32 }
     }
 
     /// xorshift: jitter needs no better.

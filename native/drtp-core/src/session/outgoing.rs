@@ -32,13 +32,13 @@ impl Session {
     }
 
     pub(super) fn add(&mut self, id: u32, lane: u8, now: Instant) {
-        let stream = Stream::new(lane, self.peer.window, self.config.flow.window_initial_bytes, now);
+        let stream = Stream::new(lane, self.peer.window, self.config.flow.window_initial_bytes, self.moment(now));
         if self.streams.is_empty() {
             for lane in self.lanes.iter_mut().flatten() {
                 lane.pings.hurry(now, &self.config.liveness);
             }
         }
-        self.streams.insert(id, stream);
+        self.streams.insert(id, Box::new(stream));
         self.half_open += 1;
     }
 
@@ -49,8 +49,8 @@ impl Session {
 
     /// Credit left for our direction, bytes; 0 for a stream that is over.
     pub fn sendable(&self, stream: u32) -> usize {
-        let credit = |s: &Stream| if s.local_fin { 0 } else { s.send_max - s.send_offset };
-        self.streams.get(&stream).map_or(0, credit).min(DATA_BYTES_MAX as u64) as usize
+        let open = self.streams.get(&stream).filter(|state| !state.local_fin);
+        open.map_or(0, |state| state.send_max - state.send_offset).min(DATA_BYTES_MAX as u64) as usize
     }
 
     /// Sends bytes, as many as credit allows; returns how many were taken.
@@ -150,9 +150,10 @@ impl Session {
         let round_trip = self.round_trip();
         let others = self.has_sparse(now) && self.sparse.is_some_and(|(sparse, _)| sparse != stream);
         let beside_sparse = others.then(|| self.round_trip_floor());
+        let at = self.moment(now);
         let Some(state) = self.streams.get_mut(&stream) else { return };
         let window_max = u64::from(self.config.flow.window_max_bytes);
-        let limit = state.consume(bytes, now, round_trip, window_max, &self.budget, beside_sparse);
+        let limit = state.consume(bytes, at, round_trip, window_max, &self.budget, beside_sparse);
         let Some(limit) = limit else { return };
         if let Some(lane) = self.lanes[usize::from(state.send_lane)].as_mut() {
             lane.say(stream, &Frame::Window(limit));

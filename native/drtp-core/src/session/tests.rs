@@ -254,7 +254,7 @@ fn crumbs_that_overtake_a_move_cost_what_their_credit_says() {
     }
     pair.inject(false, 1, &bytes);
     assert_eq!(pair.error, None);
-    assert_eq!(pair.server.streams[&stream].held.len(), 1);
+    assert_eq!(pair.server.streams[&stream].held().len(), 1);
 }
 
 #[test]

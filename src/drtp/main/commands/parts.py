@@ -72,6 +72,18 @@ def controlplane(
 @click.option("--port", type=click.IntRange(0, 65535), default=_AGENT_PORT, show_default=True, help="Port for agents.")
 @click.option("--endpoint-address", multiple=True, help="Pod-network address that gateways reach endpoints at.")
 @click.option("--endpoint-ports", default="20000-29999", show_default=True, help="Range for endpoints.")
+@click.option(
+    "--web-certificate",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    envvar="DRTP_WEB_CERTIFICATE",
+    help="PEM chain that WebSockets of agents show to networks which look into TLS.  [default: the POP's own]",
+)
+@click.option(
+    "--web-key",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    envvar="DRTP_WEB_KEY",
+    help="Its key, PEM.",
+)
 @click.option("--health-address", help="Address of the health endpoint.  [default: --address]")
 @click.option("--health-port", type=click.IntRange(0, 65535), default=0, help="Port of the health endpoint.")
 @click.option("--metrics-port", type=click.IntRange(0, 65535), help="Serve /metrics on loopback.")
@@ -98,6 +110,7 @@ def pop(data_dir: Path, join_file: str | None, join_fd: int | None, output: Outp
         listeners=tuple(_listener(host, options["port"]) for host in options["listen"] or (address,)),
         endpoint_addresses=options["endpoint_address"] or ("127.0.0.1",),
         endpoint_ports=_range(options["endpoint_ports"]),
+        web_certificate=_pair(options["web_certificate"], options["web_key"]),
         health_address=(options["health_address"] or address, options["health_port"]),
         metrics_address=None if options["metrics_port"] is None else ("127.0.0.1", options["metrics_port"]),
         failure_domain=options["failure_domain"] or options["pop_name"],
@@ -185,6 +198,14 @@ def _pop_registration(settings: PopSettings, port: int) -> PopRegistration:
 
 def _listener(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _pair(certificate: Path | None, key: Path | None) -> tuple[Path, Path] | None:
+    if certificate is None and key is None:
+        return None
+    if certificate is None or key is None:
+        raise Misconfigured("DRTP-7013", "--web-certificate and --web-key go together.", "Give both, or neither.")
+    return certificate, key
 
 
 def _range(written: str) -> tuple[int, int]:

@@ -75,8 +75,13 @@ def blockers(view: AgentView) -> Iterator[Blocker]:
     if view.feed.state != "Up":
         return
     for service in view.services:
-        if service.enabled and not service.ready and service.reason in _REASONS:
+        if service.enabled and not service.ready and (service.reason in _REASONS or _no_way(service)):
             yield _blocker(service)
+
+
+def _no_way(service: ServiceView) -> bool:
+    """A proxy says no to the tunnel: that does not pass by itself."""
+    return service.reason == "NotConnected" and service.message.startswith(("DRTP-4050", "DRTP-4051"))
 
 
 def is_blocking(reason: object) -> bool:

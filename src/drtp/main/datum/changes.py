@@ -86,7 +86,7 @@ def changes(before: AgentView, after: AgentView) -> Iterator[Event]:
 def _pop_changes(known: Mapping[str, PopView], present: tuple[PopView, ...]) -> Iterator[Event]:
     for pop in present:
         former = known.get(pop.server)
-        if former is None or former.state is not pop.state:
+        if former is None or former.state is not pop.state or (pop.message and former.message != pop.message):
             yield _without_blanks(
                 {
                     "event": "pop",
@@ -94,6 +94,7 @@ def _pop_changes(known: Mapping[str, PopView], present: tuple[PopView, ...]) -> 
                     "state": pop.state.value,
                     "role": pop.role.value,
                     "roundTripMillis": None if pop.round_trip_ms is None else round(pop.round_trip_ms, 2),
+                    "way": pop.way,
                     "message": pop.message,
                 }
             )

@@ -37,6 +37,35 @@ def _keep(context: click.Context, parameter: click.Parameter, value: Path | None
     return value
 
 
+def proxy_option(command: C) -> C:
+    """`--proxy URL`: for all that the command does, and before any variable."""
+    return click.option(
+        "--proxy",
+        metavar="URL",
+        expose_value=False,
+        callback=_choose_proxy,
+        help="http://HOST:PORT, socks5://HOST:PORT, or `direct`; else DRTP_PROXY, HTTPS_PROXY or ALL_PROXY.",
+    )(command)
+
+
+def _choose_proxy(_context: click.Context, _parameter: click.Parameter, value: str | None) -> None:
+    from drtp.client.proxies import DIRECT, VARIABLE, has_credentials, parse_proxy
+    from drtp.main.shell import Misused
+
+    if value is None:
+        return
+    if has_credentials(value):
+        raise Misused(
+            "DRTP-7002",
+            "--proxy carries a password, which every user of this machine could read.",
+            f"Put the proxy into {VARIABLE} instead.",
+        )
+    if value != DIRECT:
+        parse_proxy(value, "--proxy")
+    # Whatever dials in this process reads it, as it reads the other variables.
+    os.environ[VARIABLE] = value
+
+
 @dataclass(frozen=True)
 class Invocation:
     """`context_file` None: nobody named one, so the usual place is looked at."""

@@ -11,6 +11,7 @@ import msgspec
 
 from drtp.api.feed import SecretRequest, SecretResponse
 from drtp.client.api import ApiClient
+from drtp.client.dialling import ProxyFailure, web_session
 from drtp.client.enrolment import fault_of
 from drtp.client.tls import trusting
 from drtp.kit.errors import Retryable, Terminal
@@ -103,13 +104,14 @@ or in a container or unit, with the secret in its environment as DRTP_SECRET and
 async def _post(url: str, ask: SecretRequest, token: str, tls: ssl.SSLContext) -> SecretResponse:
     headers = {"Authorization": f"Bearer {token}"}
     timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
-    connector = aiohttp.TCPConnector(ssl=tls)
     try:
         async with (
-            aiohttp.ClientSession(connector=connector, trust_env=True, timeout=timeout) as http,
+            web_session(tls, timeout=timeout) as http,
             http.post(url, data=msgspec.json.encode(ask), headers=headers) as response,
         ):
             body, status = await response.read(), response.status
+    except ProxyFailure as fault:
+        raise fault.error from fault
     except (aiohttp.ClientError, OSError, TimeoutError) as fault:
         raise Retryable("DRTP-7011", f"{url} cannot be reached: {str(fault) or 'no answer in time'}.") from fault
     if status != 200:

@@ -12,7 +12,7 @@ import click
 from drtp.kit.secret import Secret
 from drtp.main.commands.options import Location, OutputForm, moved_option, output_option
 from drtp.main.datum.hidden_secret import SECRET_FD_OPTION, read_descriptor
-from drtp.main.datum.invocation import Invocation, context_option
+from drtp.main.datum.invocation import Invocation, context_option, proxy_option
 from drtp.main.datum.serve_request import ServeRequest, ServeSettings, check, networks
 from drtp.main.shell import Misused, run_async
 
@@ -58,6 +58,7 @@ INSPECTOR = ("127.0.0.1", 4040)
 @click.option(
     "--drain", type=click.FloatRange(0), default=30.0, show_default=True, help="Seconds for visitors to finish."
 )
+@proxy_option
 @click.option("--inspector", metavar="ADDR:PORT", help="Local status pages.  [default: 127.0.0.1:4040]")
 @click.option("--no-inspector", is_flag=True, help="No local status pages.")
 @click.option(
