@@ -102,7 +102,11 @@ impl Datagrams {
         if self.dead_bytes > 0 {
             self.compact();
         }
-        out.append(&mut self.frames);
+        if out.is_empty() {
+            std::mem::swap(&mut self.frames, out);
+        } else {
+            out.append(&mut self.frames);
+        }
         self.waiting.clear();
         self.shares.clear();
         self.live_bytes = 0;
