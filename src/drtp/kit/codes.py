@@ -337,7 +337,7 @@ TUNNEL: dict[str, Code] = {
         "The proxy on the way wants a user name and a password: none were given, or not these.",
         "Put them into the proxy's URL in HTTPS_PROXY, ALL_PROXY or DRTP_PROXY: http://USER:PASSWORD@HOST:PORT, "
         "special letters as %XX. A proxy that takes Negotiate or NTLM only needs a helper on this machine, such as Px "
-        "or cntlm. An agent asks again every 20 s, so that no account gets locked.",
+        "or cntlm. An agent asks again every 20 s: stop it if the proxy locks accounts.",
     ),
     "DRTP-4051": Code(
         "Proxy refused the connection",
