@@ -116,7 +116,7 @@ def _udp() -> list[tuple[str, ...]]:
         ("flows of a source address (IPv6: /64) at a listener", f"{listener['FLOWS_PER_SOURCE_MAX']:,}"),
         ("flows of a gateway", f"{listener['FLOWS_IN_ALL_MAX']:,}"),
         ("a silent flow", "60 s"),
-        ("waiting for a lane", f"{_flow(lane, 'FLOW_')} of a flow, {_size(lane['BYTES_MAX'])} in all"),
+        ("waiting for a lane", f"{_flow(lane, 'FLOW_')} of a flow; {_flow(lane, '')} in all"),
         ("waiting for a socket", f"{_flow(flow, '')} of a flow"),
         (
             "answers to an unproven visitor",

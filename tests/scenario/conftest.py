@@ -38,6 +38,20 @@ def bed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bed]:
         whole.close()
 
 
+@pytest.fixture(autouse=True)
+def _nothing_left_running(request: pytest.FixtureRequest) -> Iterator[None]:
+    """On the shared bed a failed test leaves no agent behind: the next one, or its own second run, would meet it."""
+    if "bed" not in request.fixturenames:
+        yield
+        return
+    shared: Bed = request.getfixturevalue("bed")
+    before = len(shared.programs)
+    yield
+    for program in shared.programs[before:]:
+        if program.process.poll() is None:
+            program.stop()
+
+
 @pytest.fixture
 def new_bed(tmp_path: Path) -> Iterator[Callable[..., Bed]]:
     """Make a bed that this test may break: `new_bed("--no-restart", "pop")`."""

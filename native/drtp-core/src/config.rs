@@ -101,8 +101,8 @@ pub struct CoreLimits {
     pub first_frame_ms: u32,
     /// PROXY header after accept or handshake.
     pub proxy_header_ms: u32,
-    /// Connections that have not yet shown who they are, in total. A quarter is kept for addresses from which a peer of
-    /// ours has come before.
+    /// Connections that have not yet shown who they are, in total. Half is kept for addresses from which a peer of ours
+    /// has come before.
     pub pre_auth_max: u32,
     /// The same, for one address (IPv6: one /64) that dials as an agent. Endpoints, where gateways come from one
     /// address, may fill three quarters of what is theirs.

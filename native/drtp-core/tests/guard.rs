@@ -549,7 +549,7 @@ fn strangers_at_the_agents_door_keep_no_gateway_out() {
     agent.apply(&whole(plan));
     until("the endpoint to be live", || pop.stats().connections.iter().any(|c| c.live));
     let _silent: Vec<TcpStream> = (0..64).map(|_| TcpStream::connect(pop.agent_addresses()[0]).unwrap()).collect();
-    until_stats("a full room", || pop.stats(), |s| s.pre_auth == 48);
+    until_stats("a full room", || pop.stats(), |s| s.pre_auth == 24);
     let mut visitor = visit(SocketAddr::from(([127, 0, 0, 1], port)));
     visitor.write_all(b"x").unwrap();
     visitor.read_exact(&mut [0]).unwrap();
@@ -581,7 +581,7 @@ fn in_a_room_full_of_many_addresses_the_longest_silent_makes_place() {
     pop.apply(&whole(json!({"route/c-1": declared})));
     let door = pop.agent_addresses()[0];
     let _silent: Vec<TcpStream> = (1..=16).map(|number| stranger(number, door)).collect();
-    until_stats("a room full of strangers", || pop.stats(), |s| s.pre_auth == 12);
+    until_stats("a room full of strangers", || pop.stats(), |s| s.pre_auth == 8);
     let target = target(service(echo));
     let agent = TunnelAgent::new(agent_config(&authority, "a-1", 1, target.clone())).unwrap();
     let plan = json!({"server/p-1": plan_server(door), "service/c-1": plan_service(&target)});
@@ -590,7 +590,7 @@ fn in_a_room_full_of_many_addresses_the_longest_silent_makes_place() {
     let endpoint = SocketAddr::from(([127, 0, 0, 1], port));
     let before = pop.stats().pre_auth;
     let _waiting: Vec<TcpStream> = (17..=32).map(|number| stranger(number, endpoint)).collect();
-    until_stats("a room full of visitors", || pop.stats(), |s| s.pre_auth == before + 12);
+    until_stats("a room full of visitors", || pop.stats(), |s| s.pre_auth == before + 8);
     until("a visitor to be served all the same", || {
         let asked = try_visit(endpoint).and_then(|mut visitor| {
             visitor.write_all(b"x")?;
@@ -623,7 +623,7 @@ fn a_crowd_of_strangers_does_not_keep_out_a_gateway_that_was_here_before() {
     };
     visit_as_gateway();
     let _silent: Vec<TcpStream> = (1..=16).map(|number| stranger(number, endpoint)).collect();
-    until_stats("a room full of strangers who have just come", || pop.stats(), |s| s.pre_auth == 12);
+    until_stats("a room full of strangers who have just come", || pop.stats(), |s| s.pre_auth == 8);
     (0..8).for_each(|_| visit_as_gateway());
 }
 

@@ -532,3 +532,34 @@ fn a_silent_web_client_is_let_go_like_any_stranger() {
     assert!(began.elapsed() < Duration::from_secs(2));
     until_stats("nobody", || pop.stats(), |s| s.pre_auth == 0);
 }
+
+#[test]
+fn a_web_client_whose_messages_carry_nothing_is_let_go_long_before_its_deadline() {
+    let authority = Authority::new();
+    let limits = CoreLimits { handshake_ms: 60_000, first_frame_ms: 60_000, ..CoreLimits::default() };
+    let pop = pop_with(&authority, limits);
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(authority.roots_pem().as_bytes()).unwrap()).unwrap();
+    let versions =
+        rustls::ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().unwrap();
+    let config = Arc::new(versions.with_root_certificates(roots).with_no_client_auth());
+    let mask = [0x80, 0, 0, 0, 0];
+    // Pings, empty messages, and one message of endless empty frames.
+    for (first, then) in [(0x89, 0x89), (0x82, 0x82), (0x02, 0x00)] {
+        let name = ServerName::try_from("p-1.tunnel.test").unwrap();
+        let connection = rustls::ClientConnection::new(Arc::clone(&config), name).unwrap();
+        let mut tls = rustls::StreamOwned::new(connection, visit(pop.agent_addresses()[0]));
+        tls.write_all(
+            b"GET /drtp/1 HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+        )
+        .unwrap();
+        assert!(tls.read(&mut [0; 1_024]).unwrap() > 0);
+        until_stats("a stranger", || pop.stats(), |s| s.pre_auth == 1);
+        let frame = |kind: u8| [&[kind][..], &mask].concat();
+        let flood = [frame(first), frame(then).repeat(60_000)].concat();
+        // It is dropped while it is still talking.
+        let _ = tls.write_all(&flood);
+        until_stats("nobody", || pop.stats(), |s| s.pre_auth == 0);
+    }
+}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from collections.abc import Sequence
 from datetime import timedelta
@@ -57,6 +58,8 @@ class Accounts:
             held = await find(self._store, Account, uid)
             if held is None:
                 return await self.ensure(uid, name, groups=groups)
+            # Whoever was revoked stays so: reinstating is said explicitly.
+            spec = msgspec.structs.replace(spec, disabled=held.record.spec.disabled)
             if held.record.spec != spec:
                 await self._store.update(held.replaced(spec))
         return None
@@ -69,9 +72,15 @@ class Accounts:
         lifetime: timedelta | None = TOKEN_LIFETIME,
         description: str = "",
     ) -> Minted:
-        """A bearer token, shown once. `lifetime` None: until revoked. Raises: NotFound for an unknown account."""
-        if await find(self._store, Account, account) is None:
+        """A bearer token, shown once. `lifetime` None: until revoked.
+
+        Raises: NotFound for an unknown account; Refused DRTP-1031 for one that was revoked.
+        """
+        held = await find(self._store, Account, account)
+        if held is None:
             raise NotFound("DRTP-1001", f"There is no account {account}.")
+        if held.record.spec.disabled:
+            raise Refused("DRTP-1031", f"{held.record.spec.name} was revoked.", "Reinstate the user, if that is meant.")
         name, token = new_credential(TOKEN_PREFIX)
         expires_at = self._clock.now() + (lifetime or timedelta(days=36500))
         spec = ApiTokenSpec(
@@ -129,8 +138,10 @@ class Accounts:
         for stored in (await self._store.list(TOKEN)).items:
             record = msgspec.json.decode(stored.raw, type=ApiToken)
             if record.spec.account == account:
-                await self.revoke_token(record.metadata.name)
-                gone += 1
+                # Somebody else may have been faster; the token is gone either way.
+                with contextlib.suppress(NotFound):
+                    await self.revoke_token(record.metadata.name)
+                    gone += 1
         return gone
 
     async def revoke_token(self, token_id: str) -> None:

@@ -215,6 +215,11 @@ FEED: dict[str, Code] = {
         "The DRTPServer of this POP was deleted.",
         "Enrol the POP again with a new secret if it should come back.",
     ),
+    "DRTP-3009": Code(
+        "Proxy refused",
+        "The proxy on the way to the control plane refused the connection. Newer versions say why: DRTP-4050 to 4054.",
+        "Check HTTPS_PROXY and NO_PROXY, and the proxy's user name and password.",
+    ),
     "DRTP-3010": Code(
         "Request refused", "The API server refused the request.", "Correct the request as the message says."
     ),
@@ -332,7 +337,7 @@ TUNNEL: dict[str, Code] = {
         "The proxy on the way wants a user name and a password: none were given, or not these.",
         "Put them into the proxy's URL in HTTPS_PROXY, ALL_PROXY or DRTP_PROXY: http://USER:PASSWORD@HOST:PORT, "
         "special letters as %XX. A proxy that takes Negotiate or NTLM only needs a helper on this machine, such as Px "
-        "or cntlm. An agent asks again every 20 s, so that no account gets locked.",
+        "or cntlm. An agent asks again every 20 s: stop it if the proxy locks accounts.",
     ),
     "DRTP-4051": Code(
         "Proxy refused the connection",

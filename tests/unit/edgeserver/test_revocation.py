@@ -113,6 +113,17 @@ async def test_a_revoked_user_is_nobody_and_takes_their_own_agents_along(bed: Be
     assert await _revoked(bed, own.uid)
 
 
+async def test_a_revoked_user_does_not_come_back_by_a_token_of_the_operators_socket(
+    bed: Bed, revocation: Revocation
+) -> None:
+    uid = (await bed.accounts.issue("bob", timedelta(hours=1))).uid
+    await revocation.user("bob", WHY)
+    await bed.accounts.ensure(uid, "bob")
+    with pytest.raises(Refused) as refused:
+        await bed.accounts.mint_token(uid)
+    assert refused.value.code == "DRTP-1031"
+
+
 async def test_an_administrator_is_not_revoked_through_the_api(bed: Bed, revocation: Revocation) -> None:
     await bed.accounts.ensure(account_uid("olga"), "olga", groups=("system:masters",))
     with pytest.raises(Refused) as refused:

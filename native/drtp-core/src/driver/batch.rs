@@ -19,7 +19,7 @@ const SEND_BYTES_MAX: usize = 65_000;
 #[derive(Default)]
 pub(crate) struct Reading {
     room: Vec<u8>,
-    meta: [RecvMeta; BATCH_SIZE],
+    meta: Vec<RecvMeta>,
     count: usize,
 }
 
@@ -85,6 +85,7 @@ impl Batches {
         if reading.room.is_empty() {
             // Pages that no message ever reaches are never the system's loss.
             reading.room = vec![0; MESSAGE_BYTES * BATCH_SIZE];
+            reading.meta = vec![RecvMeta::default(); BATCH_SIZE];
         }
         let Some(state) = &self.state else {
             let (count, from) = socket.recv_from(&mut reading.room[..MESSAGE_BYTES])?;

@@ -25,20 +25,16 @@ pub(super) struct Places {
 }
 
 impl Places {
-    /// A quarter is kept for known addresses, the rest is anybody's.
-    fn split(self) -> (Places, Places) {
-        let kept = self.all / 4;
-        let anybodys = self.all - kept;
-        (
-            Places { all: kept, of_address: (kept - kept / 4).min(self.of_address) },
-            Places { all: anybodys, of_address: (anybodys - anybodys / 4).min(self.of_address) },
-        )
+    /// One room's: half is kept for known addresses, half is anybody's. No address fills a room alone.
+    fn of_a_room(self) -> Places {
+        let all = self.all / 2;
+        Places { all, of_address: (all - all / 4).min(self.of_address) }
     }
 }
 
 /// One door's waiting rooms. Agents' doors, open to the world, and endpoints have one each: strangers at the former must
-/// not keep gateways from the latter. And at either door a crowd of strangers must not keep out who came before: an
-/// address from which a peer has shown itself has a room of its own, and the strangers' when that one is full.
+/// not keep gateways from the latter. And at either door a crowd of strangers must not keep out who came before: addresses
+/// from which a peer has shown itself have a room of their own.
 #[derive(Default)]
 pub(super) struct Antechamber {
     strangers: Room,
@@ -47,15 +43,14 @@ pub(super) struct Antechamber {
 }
 
 impl Antechamber {
-    /// Takes a place; false if the rooms, or this address's share of them, are full.
+    /// Takes a place; false if the room, or this address's share of it, is full.
     pub(super) fn enter(&mut self, ip: IpAddr, places: Places, now: Instant) -> bool {
-        let (kept, anybodys) = places.split();
-        (self.knows(ip, now) && self.known.enter(ip, kept)) || self.strangers.enter(ip, anybodys)
+        self.room(ip, now).enter(ip, places.of_a_room())
     }
 
     /// Who took the place, so that it can be asked back. `here`: whether a guest is still waiting.
     pub(super) fn seat(&mut self, guest: Guest, ip: IpAddr, now: Instant, here: impl Fn(Guest) -> bool) {
-        let room = if self.knows(ip, now) { &mut self.known } else { &mut self.strangers };
+        let room = self.room(ip, now);
         room.forget_gone(here);
         room.waiting.push_back((guest, now));
     }
@@ -69,14 +64,7 @@ impl Antechamber {
         now: Instant,
         here: impl Fn(Guest) -> bool,
     ) -> Option<Guest> {
-        let (kept, anybodys) = places.split();
-        if !self.knows(ip, now) {
-            return self.strangers.longest_waiting(ip, anybodys, now, here);
-        }
-        if self.strangers.has_place(ip, anybodys) {
-            return None;
-        }
-        self.known.longest_waiting(ip, kept, now, here)
+        self.room(ip, now).longest_waiting(ip, places.of_a_room(), now, here)
     }
 
     /// A peer of ours has shown itself from here.
@@ -89,9 +77,10 @@ impl Antechamber {
         self.known_since.insert(block, now);
     }
 
-    fn knows(&self, ip: IpAddr, now: Instant) -> bool {
+    fn room(&mut self, ip: IpAddr, now: Instant) -> &mut Room {
         let since = self.known_since.get(&block_of(ip));
-        since.is_some_and(|since| now.saturating_duration_since(*since) < KNOWN_FOR)
+        let known = since.is_some_and(|since| now.saturating_duration_since(*since) < KNOWN_FOR);
+        if known { &mut self.known } else { &mut self.strangers }
     }
 
     pub(super) fn total(&self) -> u32 {

@@ -15,6 +15,9 @@ const FLOW_BYTES_SOON: usize = 64 * 1024;
 const BYTES_SOON: usize = 256 * 1024;
 /// What may wait in all; beyond it the fullest flow loses its oldest.
 const BYTES_MAX: usize = 1024 * 1024;
+const DATAGRAMS_MAX: usize = 16_384;
+/// So many dropped ones may lie about before they are looked for to be forgotten: a search passes over them.
+const DEAD_MAX: usize = 64;
 
 /// One framed datagram.
 #[derive(Debug)]
@@ -45,6 +48,8 @@ pub(super) struct Datagrams {
     /// Of frames that are to go out, and of those that are not.
     live_bytes: usize,
     dead_bytes: usize,
+    /// Frames that are not to go out.
+    dead: usize,
     dropped: u64,
 }
 
@@ -58,7 +63,7 @@ impl Datagrams {
             self.waiting.push_back(Waiting { stream, length, dropped: false });
             self.live_bytes += length;
             share = Share { datagrams: share.datagrams + 1, bytes: share.bytes + length };
-            if share.is_over() || self.live_bytes > BYTES_MAX {
+            if share.is_over() || self.is_over() {
                 self.shares.insert(stream, share);
                 self.drop_until_it_fits(stream);
                 share = self.shares.get(&stream).copied().unwrap_or_default();
@@ -70,16 +75,20 @@ impl Datagrams {
         share.datagrams >= FLOW_DATAGRAMS_SOON || share.bytes >= FLOW_BYTES_SOON || self.live_bytes >= BYTES_SOON
     }
 
+    fn is_over(&self) -> bool {
+        self.live_bytes > BYTES_MAX || self.waiting.len() - self.dead > DATAGRAMS_MAX
+    }
+
     fn drop_until_it_fits(&mut self, stream: u32) {
         while self.shares.get(&stream).is_some_and(Share::is_over) {
             self.drop_oldest(stream);
         }
-        while self.live_bytes > BYTES_MAX {
+        while self.is_over() {
             let fullest = self.shares.iter().max_by_key(|(_, share)| share.bytes).map(|(stream, _)| *stream);
             let Some(fullest) = fullest else { break };
             self.drop_oldest(fullest);
         }
-        if self.dead_bytes > BYTES_MAX {
+        if self.dead_bytes > BYTES_MAX || self.dead > DEAD_MAX.max(self.waiting.len() / 2) {
             self.compact();
         }
     }
@@ -102,7 +111,11 @@ impl Datagrams {
         if self.dead_bytes > 0 {
             self.compact();
         }
-        out.append(&mut self.frames);
+        if out.is_empty() {
+            std::mem::swap(&mut self.frames, out);
+        } else {
+            out.append(&mut self.frames);
+        }
         self.waiting.clear();
         self.shares.clear();
         self.live_bytes = 0;
@@ -116,6 +129,7 @@ impl Datagrams {
         share.bytes -= oldest.length;
         self.live_bytes -= oldest.length;
         self.dead_bytes += oldest.length;
+        self.dead += 1;
         self.dropped += 1;
     }
 
@@ -131,7 +145,7 @@ impl Datagrams {
             }
             !one.dropped
         });
-        self.dead_bytes = 0;
+        (self.dead, self.dead_bytes) = (0, 0);
     }
 }
 
@@ -172,6 +186,26 @@ mod tests {
         assert_eq!(seen.last(), Some(&(2, 9_999_u32.to_be_bytes().to_vec())));
         assert_eq!(queue.dropped(), 10_000 - FLOW_DATAGRAMS_MAX as u64);
         assert_eq!(queue.bytes(), 0);
+    }
+
+    #[test]
+    fn dropped_ones_are_forgotten_before_a_search_for_the_oldest_gets_long() {
+        let mut queue = Datagrams::default();
+        for _ in 0..100_000 {
+            queue.push(1, b"");
+            assert!(queue.waiting.len() <= 2 * FLOW_DATAGRAMS_MAX + 2);
+        }
+        assert_eq!(taken(&mut queue).len(), FLOW_DATAGRAMS_MAX);
+    }
+
+    #[test]
+    fn empty_datagrams_of_many_flows_are_counted_too() {
+        let mut queue = Datagrams::default();
+        for n in 0..20_000 {
+            queue.push(1 + n % 100, b"");
+        }
+        assert_eq!(taken(&mut queue).len(), DATAGRAMS_MAX);
+        assert_eq!(queue.dropped(), 20_000 - DATAGRAMS_MAX as u64);
     }
 
     #[test]

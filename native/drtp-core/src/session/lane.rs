@@ -46,11 +46,11 @@ impl Lane {
 
     /// Moves the batch into `out`, which is empty: control, datagrams, data. Swaps buffers where it can instead of copying.
     pub(super) fn take(&mut self, out: &mut Vec<u8>) {
-        self.datagrams.take(&mut self.control);
-        if self.control.is_empty() {
+        out.append(&mut self.control);
+        self.datagrams.take(out);
+        if out.is_empty() {
             std::mem::swap(&mut self.data, out);
         } else {
-            out.append(&mut self.control);
             out.append(&mut self.data);
         }
     }

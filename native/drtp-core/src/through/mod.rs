@@ -52,23 +52,36 @@ pub(crate) struct Goal {
 pub(crate) struct Carrier {
     ahead: Vec<u8>,
     stream: TcpStream,
+    /// Bytes read since somebody last had use of them, and how many that may be.
+    idle: usize,
+    idle_max: usize,
 }
 
 impl Carrier {
     pub(crate) fn new(ahead: Vec<u8>, stream: TcpStream) -> Self {
-        Self { ahead, stream }
+        Self { ahead, stream, idle: 0, idle_max: usize::MAX }
+    }
+
+    /// Counts bytes that came. Whoever sends without end and says nothing would keep its reader for ever.
+    fn came(&mut self, count: usize) -> io::Result<usize> {
+        self.idle = self.idle.saturating_add(count);
+        if self.idle > self.idle_max {
+            return Err(io::Error::other("bytes without a message"));
+        }
+        Ok(count)
     }
 }
 
 impl Read for Carrier {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.ahead.is_empty() {
-            return self.stream.read(buffer);
+            let count = self.stream.read(buffer)?;
+            return self.came(count);
         }
         let count = self.ahead.len().min(buffer.len());
         buffer[..count].copy_from_slice(&self.ahead[..count]);
         self.ahead.drain(..count);
-        Ok(count)
+        self.came(count)
     }
 }
 

@@ -28,7 +28,11 @@ const READ_BYTES: usize = 32 * 1024;
 /// One message out.
 const MESSAGE_BYTES: usize = 64 * 1024;
 /// One message in: what we send fits, and so does what a proxy may put together.
-const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
+const MESSAGE_BYTES_MAX: usize = 128 * 1024;
+/// Read without a payload: a message with its frames and records, and what was read ahead.
+const IDLE_BYTES_MAX: usize = MESSAGE_BYTES_MAX + 2 * READ_BYTES;
+/// Messages in a row that carry nothing. A lane has its own signs of life, so these are a proxy's at most.
+const EMPTY_MAX: u32 = 64;
 
 type Stream = Outer<Carrier>;
 
@@ -46,23 +50,27 @@ pub(crate) struct Web {
     /// Bytes are on their way that the socket has not taken.
     unflushed: bool,
     ending: bool,
+    /// Messages without a payload since the last one with.
+    empty: u32,
 }
 
 impl Web {
     /// The agent's side.
-    pub(crate) fn asking(goal: &Goal, carrier: Carrier) -> io::Result<Self> {
+    pub(crate) fn asking(goal: &Goal, mut carrier: Carrier) -> io::Result<Self> {
+        carrier.idle_max = IDLE_BYTES_MAX;
         let host = if goal.port == HTTPS { goal.name.clone() } else { authority(&goal.name, goal.port) };
         let request = format!("wss://{host}{PATH}").into_client_request().map_err(io_error)?;
         let tls = Outer::client(&goal.name, carrier).map_err(tls_error)?;
         let step = Step::Asking(ClientHandshake::start(tls, request, Some(limits())).map_err(io_error)?);
-        Ok(Self { step, rest: Bytes::new(), unflushed: false, ending: false })
+        Ok(Self { step, rest: Bytes::new(), unflushed: false, ending: false, empty: 0 })
     }
 
     /// The POP's side.
-    pub(crate) fn answering(config: Arc<ServerConfig>, carrier: Carrier) -> io::Result<Self> {
+    pub(crate) fn answering(config: Arc<ServerConfig>, mut carrier: Carrier) -> io::Result<Self> {
+        carrier.idle_max = IDLE_BYTES_MAX;
         let tls = Outer::server(config, carrier).map_err(tls_error)?;
         let step = Step::Answering(ServerHandshake::start(tls, OnePath, Some(limits())));
-        Ok(Self { step, rest: Bytes::new(), unflushed: false, ending: false })
+        Ok(Self { step, rest: Bytes::new(), unflushed: false, ending: false, empty: 0 })
     }
 
     pub(crate) fn is_open(&self) -> bool {
@@ -106,6 +114,10 @@ impl Web {
     pub(crate) fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let Step::Open(socket) = &mut self.step else { return Err(io::ErrorKind::NotConnected.into()) };
         while self.rest.is_empty() {
+            if self.empty > EMPTY_MAX {
+                return Err(io::Error::other("WebSocket messages that carry nothing"));
+            }
+            self.empty += 1;
             match socket.read() {
                 Ok(Message::Binary(bytes)) => self.rest = bytes,
                 // Answered by the library; its answer goes out with what follows, or here.
@@ -113,9 +125,13 @@ impl Web {
                 Ok(Message::Pong(_)) => {}
                 Ok(Message::Close(_)) | Err(Error::ConnectionClosed) => return Ok(0),
                 Ok(_) => return Err(io::Error::other("a message that is not binary")),
-                Err(error) => return Err(io_error(error)),
+                Err(error) => {
+                    self.empty -= 1;
+                    return Err(io_error(error));
+                }
             }
         }
+        (self.empty, socket.get_mut().stream().idle) = (0, 0);
         let count = self.rest.len().min(buffer.len());
         buffer[..count].copy_from_slice(&self.rest.split_to(count));
         Ok(count)
