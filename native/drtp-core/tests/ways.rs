@@ -191,6 +191,19 @@ fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
 
+/// What asks for a WebSocket, behind the request's first line.
+const UPGRADE: &str = "Host: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                       Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+
+/// TLS of whoever has no certificate, trusting these roots alone.
+fn web_client(roots_pem: &str) -> rustls::ClientConfig {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(roots_pem.as_bytes()).unwrap()).unwrap();
+    let versions =
+        rustls::ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().unwrap();
+    versions.with_root_certificates(roots).with_no_client_auth()
+}
+
 /// Ends TLS with a certificate of its own, and begins another one towards `pop`, as inspecting networks do.
 fn inspecting(pop: SocketAddr, roots_pem: String) -> (SocketAddr, Arc<AtomicUsize>) {
     let corporate = Authority::new().identity("spiffe://corp/inspector", &["p-1.tunnel.test"]);
@@ -200,11 +213,7 @@ fn inspecting(pop: SocketAddr, roots_pem: String) -> (SocketAddr, Arc<AtomicUsiz
         rustls::ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().unwrap();
     let mut ours = versions.with_no_client_auth().with_single_cert(chain, key).unwrap();
     ours.alpn_protocols = vec![b"http/1.1".to_vec()];
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(roots_pem.as_bytes()).unwrap()).unwrap();
-    let versions =
-        rustls::ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().unwrap();
-    let mut theirs = versions.with_root_certificates(roots).with_no_client_auth();
+    let mut theirs = web_client(&roots_pem);
     theirs.alpn_protocols = vec![b"http/1.1".to_vec()];
     let (ours, theirs, seen) = (Arc::new(ours), Arc::new(theirs), Arc::new(AtomicUsize::new(0)));
     let counted = Arc::clone(&seen);
@@ -489,11 +498,7 @@ fn a_web_server_of_somebody_else_is_named() {
 fn the_door_answers_other_requests_with_nothing_and_keeps_no_stranger() {
     let far = Far::new(&only(json!({"webSocket": true})));
     far.up();
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(far.authority.roots_pem().as_bytes()).unwrap()).unwrap();
-    let versions =
-        rustls::ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().unwrap();
-    let config = Arc::new(versions.with_root_certificates(roots).with_no_client_auth());
+    let config = Arc::new(web_client(&far.authority.roots_pem()));
     let name = ServerName::try_from("p-1.tunnel.test").unwrap();
     let ask = |request: &str| {
         let connection = rustls::ClientConnection::new(Arc::clone(&config), name.clone()).unwrap();
@@ -504,9 +509,7 @@ fn the_door_answers_other_requests_with_nothing_and_keeps_no_stranger() {
         let _ = tls.read_to_end(&mut answer);
         String::from_utf8(answer).unwrap()
     };
-    let upgrade = "Host: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-                   Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-    assert!(ask(&format!("GET /other HTTP/1.1\r\n{upgrade}")).starts_with("HTTP/1.1 404"));
+    assert!(ask(&format!("GET /other HTTP/1.1\r\n{UPGRADE}")).starts_with("HTTP/1.1 404"));
     assert_eq!(ask("GET / HTTP/1.1\r\nHost: x\r\n\r\n"), "");
     assert_eq!(ask("POST /drtp/1 HTTP/1.1\r\nHost: x\r\n\r\n"), "");
     until("every stranger to be gone", || far.pop.stats().pre_auth == 0);
@@ -518,11 +521,7 @@ fn a_silent_web_client_is_let_go_like_any_stranger() {
     let authority = Authority::new();
     let limits = CoreLimits { handshake_ms: 300, first_frame_ms: 200, ..CoreLimits::default() };
     let pop = pop_with(&authority, limits);
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(authority.roots_pem().as_bytes()).unwrap()).unwrap();
-    let versions =
-        rustls::ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().unwrap();
-    let config = Arc::new(versions.with_root_certificates(roots).with_no_client_auth());
+    let config = Arc::new(web_client(&authority.roots_pem()));
     let connection = rustls::ClientConnection::new(config, ServerName::try_from("p-1.tunnel.test").unwrap()).unwrap();
     let mut tls = rustls::StreamOwned::new(connection, visit(pop.agent_addresses()[0]));
     tls.conn.complete_io(&mut tls.sock).unwrap();
@@ -538,22 +537,14 @@ fn a_web_client_whose_messages_carry_nothing_is_let_go_long_before_its_deadline(
     let authority = Authority::new();
     let limits = CoreLimits { handshake_ms: 60_000, first_frame_ms: 60_000, ..CoreLimits::default() };
     let pop = pop_with(&authority, limits);
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(authority.roots_pem().as_bytes()).unwrap()).unwrap();
-    let versions =
-        rustls::ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().unwrap();
-    let config = Arc::new(versions.with_root_certificates(roots).with_no_client_auth());
+    let config = Arc::new(web_client(&authority.roots_pem()));
     let mask = [0x80, 0, 0, 0, 0];
     // Pings, empty messages, and one message of endless empty frames.
     for (first, then) in [(0x89, 0x89), (0x82, 0x82), (0x02, 0x00)] {
         let name = ServerName::try_from("p-1.tunnel.test").unwrap();
         let connection = rustls::ClientConnection::new(Arc::clone(&config), name).unwrap();
         let mut tls = rustls::StreamOwned::new(connection, visit(pop.agent_addresses()[0]));
-        tls.write_all(
-            b"GET /drtp/1 HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
-        )
-        .unwrap();
+        tls.write_all(format!("GET /drtp/1 HTTP/1.1\r\n{UPGRADE}").as_bytes()).unwrap();
         assert!(tls.read(&mut [0; 1_024]).unwrap() > 0);
         until_stats("a stranger", || pop.stats(), |s| s.pre_auth == 1);
         let frame = |kind: u8| [&[kind][..], &mask].concat();

@@ -13,6 +13,7 @@ from aiohttp import web
 from prometheus_client import Counter, Histogram
 
 from drtp.api import rbac
+from drtp.api.internal import ACCOUNT
 from drtp.api.people import Authenticator, TokenIssuer, User
 from drtp.api.revoking import Revoker
 from drtp.apiserver import discovery, openapi, reviews, revocations, usertokens
@@ -34,7 +35,6 @@ from drtp.store.protocol import Expired, Store
 KUBERNETES_VERSION = "v1.33.0"
 """The Kubernetes whose conventions are followed; kubectl compares it with its own."""
 
-ACCOUNT = "Account.internal.datumapis.com"
 KEEPALIVE_S = 75.0
 SHUTDOWN_S = 5.0
 CONNECTIONS_MAX = 4096

@@ -87,27 +87,31 @@ class _Connector(aiohttp.TCPConnector):
         return protocol
 
 
+async def connected(host: str, port: int) -> socket.socket:
+    """TCP to the first address that answers. Raises: OSError, the last address's or the resolver's."""
+    loop = asyncio.get_running_loop()
+    failure = OSError("no address")
+    for family, kind, number, _, address in await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        way = socket.socket(family, kind, number)
+        way.setblocking(False)
+        try:
+            await loop.sock_connect(way, address)
+        except OSError as error:
+            way.close()
+            failure = error
+        except BaseException:
+            way.close()
+            raise
+        else:
+            return way
+    raise failure
+
+
 async def reach(proxy: Proxy) -> socket.socket:
     """TCP to the proxy itself. Raises: Retryable DRTP-4054."""
-    loop = asyncio.get_running_loop()
-    reason = "no address"
     try:
         async with asyncio.timeout(REACH_S):
-            for family, kind, number, _, address in await loop.getaddrinfo(
-                proxy.host, proxy.port, type=socket.SOCK_STREAM
-            ):
-                way = socket.socket(family, kind, number)
-                way.setblocking(False)
-                try:
-                    await loop.sock_connect(way, address)
-                except OSError as error:
-                    way.close()
-                    reason = error.strerror or str(error)
-                except BaseException:
-                    way.close()
-                    raise
-                else:
-                    return way
+            return await connected(proxy.host, proxy.port)
     except TimeoutError:
         reason = "no answer in time"
     except OSError as error:

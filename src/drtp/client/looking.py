@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
-from drtp.client.dialling import consent, reach
+from drtp.client.dialling import connected, consent, reach
 from drtp.client.proxies import Proxies
 from drtp.kit.clock import Clock
 from drtp.kit.observe import printable
@@ -50,7 +50,7 @@ async def way_to(host: str, port: int, rules: Proxies) -> AsyncGenerator[socket.
     proxy = rules.to(host, port)
     if proxy is None:
         async with asyncio.timeout(LOOK_S):
-            way = await _connected(host, port)
+            way = await connected(host, port)
     else:
         way = await reach(proxy)
     try:
@@ -59,25 +59,6 @@ async def way_to(host: str, port: int, rules: Proxies) -> AsyncGenerator[socket.
         yield way
     finally:
         way.close()
-
-
-async def _connected(host: str, port: int) -> socket.socket:
-    loop = asyncio.get_running_loop()
-    failure: OSError = OSError("no address")
-    for family, kind, number, _, address in await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM):
-        way = socket.socket(family, kind, number)
-        way.setblocking(False)
-        try:
-            await loop.sock_connect(way, address)
-        except OSError as error:
-            way.close()
-            failure = error
-        except BaseException:
-            way.close()
-            raise
-        else:
-            return way
-    raise failure
 
 
 async def round_trip_ms(host: str, port: int, rules: Proxies, clock: Clock) -> float:

@@ -7,18 +7,15 @@ from collections.abc import Callable
 import msgspec
 
 from drtp.api.feed import EdgeRole
-from drtp.api.internal import EDGE_IDENTITY, EdgeIdentity, EnrolmentSecret, EnrolmentSecretSpec
+from drtp.api.internal import EDGE_IDENTITY, ENROLMENT_SECRET, EdgeIdentity, EnrolmentSecret, EnrolmentSecretSpec
 from drtp.api.meta import Key
 from drtp.api.revoking import Because, Withdrawn
 from drtp.edgeserver.identities import Identities
+from drtp.edgeserver.registrations import SERVER, SERVICE
 from drtp.issuers.audit import AuditLog
 from drtp.issuers.tokens import Accounts
 from drtp.kit import errors
 from drtp.store.protocol import NotFound, Store
-
-SERVICE = "DRTPService.datumapis.com"
-SERVER = "DRTPServer.datumapis.com"
-_SECRET = "EnrolmentSecret.internal.datumapis.com"  # noqa: S105 - a kind's name
 
 
 class Revocation:
@@ -87,7 +84,7 @@ class Revocation:
     async def _drop_secrets(self, wanted: Callable[[EnrolmentSecretSpec], bool], because: Because) -> int:
         """Secrets that are gone let nobody in; an agent's retry with one is refused too."""
         gone = 0
-        for stored in (await self._store.list(_SECRET)).items:
+        for stored in (await self._store.list(ENROLMENT_SECRET)).items:
             record = msgspec.json.decode(stored.raw, type=EnrolmentSecret)
             if not wanted(record.spec):
                 continue

@@ -12,7 +12,7 @@ import msgspec
 
 from drtp.api.credentials import ENROLMENT_PREFIX, read
 from drtp.api.feed import EdgeRole
-from drtp.api.internal import Bound, EnrolmentSecret, EnrolmentSecretSpec, SecretUse
+from drtp.api.internal import ENROLMENT_SECRET, Bound, EnrolmentSecret, EnrolmentSecretSpec, SecretUse
 from drtp.api.meta import ObjectMeta
 from drtp.issuers.audit import AuditLog
 from drtp.issuers.digests import Pepper, new_credential
@@ -125,7 +125,7 @@ class EnrolmentSecrets:
         """Forget secrets that expired more than a day ago; gives how many."""
         horizon = self._clock.now() - timedelta(days=1)
         gone = 0
-        for stored in (await self._store.list("EnrolmentSecret.internal.datumapis.com")).items:
+        for stored in (await self._store.list(ENROLMENT_SECRET)).items:
             if msgspec.json.decode(stored.raw, type=EnrolmentSecret).spec.expires_at < horizon:
                 await self._store.delete(stored.key)
                 gone += 1

@@ -11,7 +11,7 @@ import msgspec
 from prometheus_client import Counter
 
 from drtp.api.credentials import TOKEN_PREFIX, read
-from drtp.api.internal import Account, AccountSpec, ApiToken, ApiTokenSpec
+from drtp.api.internal import API_TOKEN, Account, AccountSpec, ApiToken, ApiTokenSpec
 from drtp.api.meta import Key, ObjectMeta
 from drtp.api.people import AUTHENTICATED, IssuedToken, User
 from drtp.api.spiffe import PeerRole, identity_of
@@ -26,7 +26,6 @@ from drtp.store.protocol import AlreadyExists, Store
 
 _REFUSED = Counter("drtp_tokens_refused", "Bearer tokens that prove nobody.", registry=REGISTRY)
 
-TOKEN = "ApiToken.internal.datumapis.com"  # noqa: S105 - a kind's name
 ATTEMPTS = 5
 TOKEN_LIFETIME = timedelta(days=90)
 REFUSALS_SAID_PER_S = 20
@@ -104,9 +103,7 @@ class Accounts:
             await self.ensure(uid, user)
         elif held.record.spec.groups:
             raise Refused("DRTP-1031", f"No token of {user} is made here.")
-        elif held.record.spec.disabled:
-            if not reinstate:
-                raise Refused("DRTP-1031", f"{user} was revoked.", "Reinstate the user, if that is meant.")
+        elif held.record.spec.disabled and reinstate:
             await self._store.update(held.replaced(msgspec.structs.replace(held.record.spec, disabled=False)))
             self._audit.write("user reinstated", user=uid, name=user)
         minted = await self.mint_token(uid, lifetime=lifetime, description="API")
@@ -135,7 +132,7 @@ class Accounts:
 
     async def _drop_tokens(self, account: str) -> int:
         gone = 0
-        for stored in (await self._store.list(TOKEN)).items:
+        for stored in (await self._store.list(API_TOKEN)).items:
             record = msgspec.json.decode(stored.raw, type=ApiToken)
             if record.spec.account == account:
                 # Somebody else may have been faster; the token is gone either way.
@@ -146,7 +143,7 @@ class Accounts:
 
     async def revoke_token(self, token_id: str) -> None:
         """From now on it proves nobody. Raises: NotFound."""
-        await self._store.delete(Key(TOKEN, "", token_id))
+        await self._store.delete(Key(API_TOKEN, "", token_id))
         self._audit.write("token revoked", token=token_id)
 
     async def authenticate(self, token: str, peer_cert_der: bytes | None, remote: str) -> User | None:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from drtp.api import drtp, gatewayapi, rbac
+from drtp.api.internal import ACCOUNT
 from drtp.api.jsonvalue import JsonObject
 from drtp.api.meta import Key
 from drtp.api.people import AUTHENTICATED, SYSTEM_MASTERS
@@ -168,7 +169,7 @@ def project_binding(uid: str, user: str, namespace: str, role: str) -> JsonObjec
 
 async def bind_former_members(store: Store) -> None:
     """Accounts of a data directory from before roles name their projects themselves: bind them, once."""
-    listing = await store.list("Account.internal.datumapis.com")
+    listing = await store.list(ACCOUNT)
     for account in listing.items:
         spec: JsonObject = account.object["spec"]
         if "namespaces" not in spec:

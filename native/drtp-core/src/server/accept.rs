@@ -219,7 +219,9 @@ impl Server {
             Ok(Parsed::Whole(header, length)) => {
                 self.core.table.backlog(relay).unsent.drain(..length);
                 self.core.table.reclaim(relay);
-                self.remember_visitors_peer(relay);
+                if mode != Mode::Mtls {
+                    self.remember_visitors_peer(relay); // a gateway's was at its certificate
+                }
                 self.meet(relay, &header);
             }
             Err(crate::proxy::ProxyError::Missing) if mode == Mode::Plain => {

@@ -108,12 +108,8 @@ impl Room {
         self.by_block.get(&block_of(ip)).copied().unwrap_or(0)
     }
 
-    fn has_place(&self, ip: IpAddr, places: Places) -> bool {
-        self.total < places.all && self.held(ip) < places.of_address
-    }
-
     fn enter(&mut self, ip: IpAddr, places: Places) -> bool {
-        if !self.has_place(ip, places) {
+        if self.total >= places.all || self.held(ip) >= places.of_address {
             return false;
         }
         *self.by_block.entry(block_of(ip)).or_default() += 1;
