@@ -434,6 +434,22 @@ fn a_better_way_is_found_later_and_no_visitor_is_cut() {
 }
 
 #[test]
+fn a_pop_that_is_lost_does_not_keep_another_on_a_lesser_way() {
+    let limits = CoreLimits { better_way_ms: 100, ..CoreLimits::default() };
+    let ways = json!({"ways": [{}, {"webSocket": true}], "first": 1});
+    let far = Far::with(limits, |_| ways.clone(), |pop| pop);
+    assert_eq!(far.up(), "direct+websocket");
+    let mut lost = plan_server(SocketAddr::from(([127, 0, 0, 1], free_port("127.0.0.1"))));
+    lost["server"] = json!("p-2");
+    let mut plan = far.plan.clone();
+    plan["server/p-2"] = lost;
+    let delta = json!({"whole": true, "upsert": plan, "ways": {"p-1": ways}});
+    assert_ok(&far.agent.apply(delta.to_string().as_bytes()));
+    assert_eq!(far.up(), "direct");
+    far.carries();
+}
+
+#[test]
 fn a_better_way_that_leads_nowhere_changes_nothing() {
     let limits = CoreLimits { better_way_ms: 100, ..CoreLimits::default() };
     let asked = Arc::new(AtomicUsize::new(0));

@@ -79,6 +79,7 @@ class Reason(StrEnum):
     REF_NOT_PERMITTED = "RefNotPermitted"
     REGISTERING = "Registering"
     RESOLVED_REFS = "ResolvedRefs"
+    REVOKED = "Revoked"
     SCHEDULED = "Scheduled"
     SECRET_REPLAYED = "SecretReplayed"  # noqa: S105 - a word about secrets
     SERVICE_NOT_FOUND = "ServiceNotFound"

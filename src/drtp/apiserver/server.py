@@ -133,8 +133,12 @@ class ApiServer:
         while True:
             try:
                 async for event in self._store.watch(ACCOUNT):
-                    if event.stored is not None and event.stored.object["spec"].get("disabled", False):
+                    if event.stored is None:
+                        continue
+                    if event.stored.object["spec"].get("disabled", False):
                         await self._watches.end_of(event.stored.key.name)
+                    else:
+                        self._watches.readmit(event.stored.key.name)
                 return
             except Expired:
                 # The history that is gone may have shut anybody: all come again, and who may not stays away.

@@ -29,8 +29,12 @@ const STABLE: Duration = Duration::from_secs(5);
 /// while it drains. So long after its deadline the usual backoff begins.
 const RETURN_PACE: Duration = Duration::from_secs(2);
 const RETURN_WITHIN: Duration = Duration::from_secs(20);
+pub(super) const REVOKED: &str = "its POP was revoked";
 /// A POP that left the plan finishes its visitors within this.
 const LEAVING: Duration = Duration::from_secs(30);
+
+/// After so many failures in a row a POP counts as lost.
+const LOST: u32 = 6;
 
 /// Looking for a better way becomes as seldom as so many times the first pause.
 const LOOK_GROWTH_MAX: u32 = 20;
@@ -276,13 +280,22 @@ impl Agent {
     /// The host has said anew how POPs may be reached: sessions stay, and later tries go by the new word.
     pub(super) fn revise_courses(&mut self) {
         let mut waiting = Vec::new();
+        let mut revised = Vec::new();
         for (index, link) in &mut self.links {
             let ways = self.ways.get(&link.spec.server).cloned().unwrap_or_default();
-            if link.course.revise(ways) && link.session.is_none() {
-                link.serial = self.core.table.next_serial();
+            link.looks = 1;
+            if !link.course.revise(ways) {
+                continue;
+            }
+            // What is under way goes by numbers of the former word.
+            link.serial = self.core.table.next_serial();
+            revised.push(index);
+            if link.session.is_none() {
                 waiting.push(index);
             }
-            link.looks = 1;
+        }
+        for link in revised {
+            self.stop_looking(link);
         }
         for link in waiting {
             self.cancel_dials_to(link);
@@ -296,11 +309,11 @@ impl Agent {
             return;
         }
         let now = self.core.now();
-        // A POP at a time: while one changes its way, visitors have the others.
-        if !self.links.iter().all(|(_, link)| link.up && link.looking.is_none()) {
+        // A POP at a time: while one changes its way, visitors have the others. One that is lost is not waited for.
+        if !self.links.iter().all(|(_, link)| (link.up || link.failures >= LOST) && link.looking.is_none()) {
             return;
         }
-        let mut due = self.links.iter().filter(|(_, link)| link.look_at <= now);
+        let mut due = self.links.iter().filter(|(_, link)| link.up && link.look_at <= now);
         let Some((index, way)) = due.find_map(|(index, link)| Some((index, link.course.better()?))) else { return };
         self.look_later(index);
         let link = &mut self.links[index];
@@ -314,6 +327,17 @@ impl Agent {
         let (now, jitter) = (self.core.now(), self.unit());
         if let Some(link) = self.links.get_mut(link) {
             link.look_at = now + (pause * link.looks).mul_f64(0.75 + jitter / 2.0);
+        }
+    }
+
+    /// A look ends with the session that it is beside.
+    fn stop_looking(&mut self, link: usize) {
+        let looking = self.links.get_mut(link).and_then(|state| state.looking.take());
+        if let Some((session, _)) = looking {
+            if let Some(sess) = self.core.table.sessions.get_mut(session) {
+                sess.owner = usize::MAX;
+            }
+            self.core.close_session(session, "looks no more");
         }
     }
 
@@ -437,6 +461,7 @@ impl Agent {
         if was_up || first {
             self.emit(Event::TunnelDown { server, message });
         }
+        self.stop_looking(link);
         self.retry_link(link);
     }
 
@@ -476,9 +501,36 @@ impl Agent {
         self.later(now + wait, What::Link(link, serial));
     }
 
+    /// Ends at once every session with a POP that is denied, those that only finish included.
+    pub(super) fn cut_denied(&mut self) {
+        let denied = |agent: &Self, link: usize| agent.links.get(link).is_some_and(|l| agent.is_denied(&l.spec.server));
+        let gone: Vec<(String, usize)> = self
+            .link_by_key
+            .iter()
+            .filter(|(_, link)| denied(self, **link))
+            .map(|(key, link)| (key.clone(), *link))
+            .collect();
+        for (key, link) in gone {
+            self.link_by_key.remove(&key);
+            self.drop_link(link);
+        }
+        let live: Vec<usize> = self
+            .core
+            .table
+            .sessions
+            .iter()
+            .filter(|(_, sess)| sess.peer.as_ref().is_some_and(|peer| self.is_denied(&peer.uid)))
+            .map(|(index, _)| index)
+            .collect();
+        for session in live {
+            self.core.close_session(session, REVOKED);
+        }
+    }
+
     /// A POP that is not in the plan any more: its visitors finish, no new ones come.
     pub(super) fn drop_link(&mut self, link: usize) {
         self.cancel_dials_to(link);
+        self.stop_looking(link);
         let Some(state) = self.links.try_remove(link) else { return };
         if let Some(session) = state.session {
             self.leave(session, LEAVING, "agent is assigned elsewhere");
