@@ -293,6 +293,18 @@ fn wrong_credentials_are_named_at_once_and_not_tried_again_soon() {
     });
     std::thread::park_timeout(Duration::from_millis(500));
     assert_eq!(asked.load(Ordering::SeqCst), 1);
+    // Another POP behind the same proxy waits with the first.
+    let mut plan = far.plan.clone();
+    plan["server/p-2"] = with(plan_server(far.pop.agent_addresses()[0]), json!({"server": "p-2"}));
+    let same = json!({"ways": ways});
+    let delta = json!({"whole": true, "upsert": plan, "ways": {"p-1": same, "p-2": same}});
+    assert_ok(&far.agent.apply(delta.to_string().as_bytes()));
+    std::thread::park_timeout(Duration::from_millis(500));
+    assert_eq!(asked.load(Ordering::SeqCst), 1);
+    // With another password the proxy is asked at once.
+    let right = json!({"ways": [way("connect", proxy, Some(("sam", "secret")), false)]});
+    far.come_by(&right);
+    far.up();
 }
 
 #[test]

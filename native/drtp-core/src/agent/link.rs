@@ -23,6 +23,9 @@ const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
 /// A POP that says no for good reason is asked more seldom.
 const REFUSED_WAIT: Duration = Duration::from_secs(20);
+const REFUSED_WAIT_MAX: Duration = Duration::from_secs(15 * 60);
+/// The first to come back finds out for the others.
+const BARRED_APART: Duration = Duration::from_secs(5);
 /// A session that lived this long starts the backoff anew.
 const STABLE: Duration = Duration::from_secs(5);
 /// A POP that says goodbye is likely to come back: it is tried at this pace, with full jitter, and refuses in the kernel
@@ -107,9 +110,30 @@ impl Agent {
         Duration::from_millis(u64::from(self.config.limits.handshake_ms))
     }
 
+    /// Many wrong passwords in a row lock an account: a proxy that refuses them is asked again seldom, and for all POPs
+    /// together, until the host says anew what to say there.
+    fn refused_by(&mut self, proxy: String) {
+        let now = self.core.now();
+        let (until, times) = self.refusals.entry(proxy).or_insert((now, 0));
+        if *until <= now {
+            *until = now + REFUSED_WAIT.saturating_mul(1 << (*times).min(10)).min(REFUSED_WAIT_MAX);
+            *times += 1;
+        }
+    }
+
+    /// Until when nobody asks the proxy at the beginning of a link's way.
+    fn barred(&self, link: usize) -> Option<Instant> {
+        let proxy = self.links.get(link)?.course.way().proxy.as_ref()?.to_string();
+        self.refusals.get(&proxy).map(|(until, _)| *until).filter(|until| *until > self.core.now())
+    }
+
     pub(super) fn start_link(&mut self, link: usize) {
         if self.fenced || self.draining() {
             return;
+        }
+        if let Some(until) = self.barred(link) {
+            let (serial, apart) = (self.links[link].serial, BARRED_APART.mul_f64(self.unit()));
+            return self.later(until + apart, What::Link(link, serial));
         }
         let Some(state) = self.links.get(link).filter(|state| state.session.is_none()) else { return };
         let (host, port) = state.hop(state.course.at());
@@ -187,6 +211,9 @@ impl Agent {
             Ok(peer) if state.tls.alpn() == Some(ALPN) => {
                 wish.proven = true;
                 wish.course.hit();
+                if let Some(proxy) = &wish.course.way().proxy {
+                    self.refusals.remove(&proxy.to_string());
+                }
                 state.trusted = true;
                 state.peer = Some(peer);
                 self.core.table.touch(session);
@@ -287,6 +314,7 @@ impl Agent {
             if !link.course.revise(ways) {
                 continue;
             }
+            self.refusals.clear();
             // What is under way goes by numbers of the former word.
             link.serial = self.core.table.next_serial();
             revised.push(index);
@@ -430,8 +458,12 @@ impl Agent {
         }
         let (at, reason) = (state.course.at(), intercepted(reason, state.course.way()));
         let next = state.course.miss(if refused { Miss::Refused } else { Miss::Unproven });
-        // A proxy that says no is asked again seldom: many wrong passwords in a row lock an account.
+        let wrong_credentials = refused && reason.starts_with("DRTP-4050");
+        let proxy = state.course.way_at(at).proxy.as_ref().filter(|_| wrong_credentials).map(ToString::to_string);
         state.not_before = refused.then_some(REFUSED_WAIT);
+        if let Some(proxy) = proxy {
+            self.refused_by(proxy);
+        }
         self.session_over(session, &reason);
         self.turn_aside(link.unwrap_or_default(), at, next);
     }

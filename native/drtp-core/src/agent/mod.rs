@@ -82,6 +82,8 @@ pub(crate) struct Agent {
     /// How each POP may be reached, by server uid; straight where nothing is said.
     ways: BTreeMap<String, Ways>,
     random: u64,
+    /// Proxies that refused our credentials: until when they are left alone, and how often in a row.
+    refusals: HashMap<String, (Instant, u32)>,
     /// POPs that are believed no more, by the plan's entry that says so.
     denied: Option<(String, BTreeSet<String>)>,
     fenced: bool,
@@ -125,6 +127,7 @@ impl Agent {
             attempt_number: 0,
             ways: BTreeMap::new(),
             random: seed | 1,
+            refusals: HashMap::new(),
             denied: None,
             fenced: false,
             drain_until: None,
