@@ -299,18 +299,17 @@ impl Agent {
 
     /// Idempotent; one bad entry never stops another.
     fn apply(&mut self, delta: &[u8]) -> ApplyOutcome {
-        let delta: Delta = match serde_json::from_slice(delta) {
+        let mut delta: Delta = match serde_json::from_slice(delta) {
             Ok(delta) => delta,
             Err(error) => return ApplyOutcome { error: Some(error.to_string()), ..ApplyOutcome::default() },
         };
-        if let Some(targets) = delta.targets {
+        if let Some(targets) = delta.targets.take() {
             self.config.targets = targets;
         }
-        if let Some(ways) = delta.ways {
+        if let Some(ways) = delta.ways.take() {
             self.ways = ways;
             self.revise_courses();
         }
-        let mut delta = delta;
         let mut outcome = ApplyOutcome::default();
         // First of all, for a POP that is denied leaves the plan at once, and gets no time to finish.
         self.heed_denials(&mut delta, &mut outcome);
