@@ -30,6 +30,8 @@ from drtp.store.protocol import NotFound, Store, Update, Write
 
 SERVICES_MAX = 256
 """Services of one agent; a state directory with more is a mistake, or an attack."""
+SERVICES_SAID = 8
+"""Of them in an audit line."""
 
 _ROLES: dict[type[Registration], EdgeRole] = {
     AgentRegistration: EdgeRole.AGENT,
@@ -222,7 +224,17 @@ class Enrolment:
             raise Refused("DRTP-2001", "the identity was removed at once")
         spec = held.record.spec
         role = parse_uri(spec.uri).role.value
-        self._audit.write("edge enrolled", identity=uid, role=role, by=spec.created_by, remote=remote)
+        self._audit.write(
+            "edge enrolled",
+            project=spec.namespace,
+            identity=uid,
+            role=role,
+            edge=spec.edge_name,
+            services=", ".join(bound.name for bound in spec.bound[:SERVICES_SAID]),
+            by=spec.created_by,
+            remote=remote,
+            decision="allowed",
+        )
         return Enrolled(uid, spec)
 
 

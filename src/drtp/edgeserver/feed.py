@@ -231,7 +231,8 @@ class FeedSession:
             return
         try:
             key = proven_key(message.csr_pem)
-            await self._send(await self._identities.renew(uid, self.peer.key_fingerprint, key, message.generation))
+            presented, remote = self.peer.key_fingerprint, self.peer.remote
+            await self._send(await self._identities.renew(uid, presented, key, message.generation, remote=remote))
         except Refused as error:
             terminal = error.code in ("DRTP-2006", "DRTP-2007", "DRTP-2008")
             await self._send(RenewRefused(code=error.code, message=error.what, terminal=terminal))

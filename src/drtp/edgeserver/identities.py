@@ -63,7 +63,7 @@ class Identities:
         )
         return Update(held.replaced(spec)), name.uid
 
-    async def renew(self, uid: str, presented: str, key: ProvenKey, generation: int) -> Renewed:
+    async def renew(self, uid: str, presented: str, key: ProvenKey, generation: int, *, remote: str = "") -> Renewed:
         """The next certificate for the holder of the key `presented` (fingerprint), who says it holds `generation`.
 
         Asking again with the same new key gives the same certificate: an answer may have been lost.
@@ -87,7 +87,14 @@ class Identities:
                 await self._store.update(held.replaced(following))
             except Conflict:
                 continue
-            self._audit.write("certificate renewed", identity=uid, generation=following.generation)
+            self._audit.write(
+                "certificate renewed",
+                project=spec.namespace,
+                identity=uid,
+                generation=following.generation,
+                remote=remote,
+                decision="allowed",
+            )
             return self._renewed(following)
         raise Conflict("DRTP-1003")
 
@@ -116,7 +123,9 @@ class Identities:
                 await self._store.update(held.replaced(following))
             except Conflict:
                 continue
-            self._audit.write("certificate of a later life accepted", identity=uid, generation=generation)
+            self._audit.write(
+                "certificate of a later life accepted", project=spec.namespace, identity=uid, generation=generation
+            )
             return
 
     async def connected(self, uid: str, presented: str, **seen: str | tuple[str, ...]) -> EdgeIdentitySpec:
@@ -143,13 +152,13 @@ class Identities:
 
     async def lock(self, uid: str, reason: str) -> None:
         """Nothing this identity presents is accepted until it is enrolled anew."""
-        await self._deny(uid, reason, locked=True)
-        self._audit.write("identity locked", identity=uid, reason=reason)
+        project = await self._deny(uid, reason, locked=True)
+        self._audit.write("identity locked", project=project, identity=uid, decision="refused", reason=reason)
 
     async def revoke(self, uid: str, reason: str, by: str = "control plane") -> None:
         """Withdraw an identity; its tunnels and feed are cut at once."""
-        await self._deny(uid, reason, revoked=True)
-        self._audit.write("identity revoked", identity=uid, reason=reason, by=by)
+        project = await self._deny(uid, reason, revoked=True)
+        self._audit.write("identity revoked", project=project, identity=uid, reason=reason, by=by)
 
     async def collect(self) -> int:
         """Forget agents that can never come back, and whose deny-list entry nobody needs; gives how many.
@@ -166,14 +175,15 @@ class Identities:
                     gone += 1
         return gone
 
-    async def _deny(self, uid: str, reason: str, **how: bool) -> None:
+    async def _deny(self, uid: str, reason: str, **how: bool) -> str:
+        """Gives the identity's project."""
         for _ in range(ATTEMPTS):
             held = await self.find(uid)
             if held is None:
-                return
+                return ""
             try:
                 await self._store.update(held.replaced(msgspec.structs.replace(held.record.spec, reason=reason, **how)))
-                return
+                return held.record.spec.namespace
             except Conflict:
                 continue
         raise Conflict("DRTP-1003")

@@ -116,6 +116,7 @@ class EdgeServer:
             issuing.secrets,
             authenticator=authenticator,
             authoriser=authoriser,
+            audit=issuing.audit,
             attempts=Buckets(clock, burst=120, per_s=10),
             advertised=lambda: self.address,
             clock=clock,

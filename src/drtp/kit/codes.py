@@ -180,6 +180,22 @@ IDENTITY: dict[str, Code] = {
         "A secret cannot be made with these values.",
         "Correct the number of uses, the lifetime or the source networks.",
     ),
+    "DRTP-2041": Code(
+        "Audit log broken",
+        "The audit log is not the unbroken chain it was written as.",
+        "Keep the files for examination. What is before the place named holds; compare the rest with exports and with "
+        "the heads in logs and metrics.",
+    ),
+    "DRTP-2042": Code(
+        "Audit log moved on",
+        "The place in the audit log where this answer was to go on is gone: its file was rotated away.",
+        "Ask again from the beginning, for fewer lines or a shorter time.",
+    ),
+    "DRTP-2043": Code(
+        "Audit head not found",
+        "A head that was recorded earlier is not in the audit log.",
+        "If its file was not rotated away since, lines were removed or written anew: keep the files for examination.",
+    ),
 }
 
 FEED: dict[str, Code] = {

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import msgspec
 
 from drtp import __version__
+from drtp.api.meta import Key
 from drtp.api.registry import REGISTRY
 from drtp.apiserver.rbac import Rbac
 from drtp.apiserver.server import ApiServer, ServerInfo
@@ -54,6 +55,8 @@ from drtp.store.view import View
 
 _COLLECT_EVERY_S = 3600.0
 """Expired enrolment secrets are forgotten after a day; an hour more does no harm."""
+
+_ANNOUNCE_EVERY_S = 600.0
 
 _log = logger("controlplane")
 
@@ -110,6 +113,7 @@ async def running_controlplane(settings: ControlPlaneSettings, clock: Clock) -> 
                     tower.tls.run(),
                     _persisting(tower, _keep_serving),
                     _persisting(tower, _collect),
+                    _announce_audit(tower),
                 )
             ]
             await tower.view.synced.wait()
@@ -149,6 +153,7 @@ async def _build(settings: ControlPlaneSettings, clock: Clock, stack: AsyncExitS
     # Before any gateway asks: a listener without its certificate would be published once as broken.
     await ensure_serving_secret(store, authority, clock, name=SERVING_SECRET, hosts=_public_hosts(settings))
     view = View(store, (info.key for info in REGISTRY), clock)
+    audit.uid_of = lambda project: stored.uid if (stored := view.stored(Key("Namespace", "", project))) else ""
     observed = Observed()
     projector = Projector(view, ProjectionSettings(settings.suffix, settings.endpoint_mode, settings.plain_from))
     controllers = assembly.controllers(view, settings.suffix)
@@ -187,7 +192,16 @@ async def _doors(tower: Tower) -> AsyncGenerator[None]:
         advertised_port=settings.edge_port,
     )
     revoker = Revocation(tower.store, edges.identities, tower.accounts, tower.audit)
-    api = ApiServer(tower.store, tower.accounts, authoriser, info, tower.clock, issuer=tower.accounts, revoker=revoker)
+    api = ApiServer(
+        tower.store,
+        tower.accounts,
+        authoriser,
+        info,
+        tower.clock,
+        issuer=tower.accounts,
+        revoker=revoker,
+        audit=tower.audit,
+    )
     operator = OperatorSocket(
         settings=settings,
         store=tower.store,
@@ -197,6 +211,7 @@ async def _doors(tower: Tower) -> AsyncGenerator[None]:
         secrets=tower.secrets,
         accounts=tower.accounts,
         clock=tower.clock,
+        audit=tower.audit,
     )
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(operator.serving())
@@ -229,6 +244,13 @@ async def _collect(tower: Tower) -> None:
         if gone:
             _log.info("expired secrets forgotten", count=gone)
         await tower.clock.sleep(_COLLECT_EVERY_S)
+
+
+async def _announce_audit(tower: Tower) -> None:
+    """Whoever keeps logs elsewhere can tell later whether the audit log's files were written anew."""
+    while True:
+        tower.audit.announce()
+        await tower.clock.sleep(_ANNOUNCE_EVERY_S)
 
 
 def _public_hosts(settings: ControlPlaneSettings) -> tuple[str, ...]:
