@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
@@ -57,6 +57,8 @@ class ServerInfo(NamedTuple):
     suffix: str
     trust_domain: str
     version: str
+    bundle: Callable[[], bytes] = bytes
+    """The public roots now, for `/.well-known/drtp/bundle`."""
 
 
 class Serving(NamedTuple):
@@ -106,8 +108,11 @@ class ApiServer:
         return app
 
     @asynccontextmanager
-    async def serve(self, host: str, port: int, ssl_context: ssl.SSLContext) -> AsyncGenerator[Serving]:
-        """Listen until the block is left; then watches are ended and running requests finished. `port` 0 picks one."""
+    async def serve(self, host: str, port: int, tls: Callable[[], ssl.SSLContext]) -> AsyncGenerator[Serving]:
+        """Listen until the block is left; then watches are ended and running requests finished. `port` 0 picks one.
+
+        `tls` is asked for each connection.
+        """
         listener = door.listen(host, port)
         bound: tuple[str, int] = listener.getsockname()[:2]
         async with door.serving(
@@ -116,7 +121,7 @@ class ApiServer:
             listener,
             door.public_limits(CONNECTIONS_MAX),
             self._clock,
-            tls=lambda: ssl_context,
+            tls=tls,
             keepalive_s=KEEPALIVE_S,
             shutdown_s=SHUTDOWN_S,
             cancels_handlers=True,
@@ -192,6 +197,8 @@ class ApiServer:
                 return web.Response(text="ok") if self._ready else web.Response(text="shutting down", status=503)
             case "/version":
                 return _json(_version())
+            case "/.well-known/drtp/bundle":
+                return web.Response(body=self._info.bundle(), content_type="application/x-pem-file")
             case "/.well-known/drtp":
                 return _json(
                     {

@@ -187,7 +187,7 @@ class Enrolment:
         """A gateway enrolled again under its name keeps its uid."""
         if said.name != bound.name:
             raise Refused("DRTP-3007", "the secret is for another gateway")
-        uid = str(uuid.uuid5(uuid.NAMESPACE_OID, f"gateway {self._authority.pin} {bound.name}"))
+        uid = str(uuid.uuid5(uuid.NAMESPACE_OID, f"gateway {self._authority.founding_pin} {bound.name}"))
         name = self._authority.identity(PeerRole.GATEWAY, uid)
         spec = EdgeIdentitySpec(
             role=EdgeRole.GATEWAY, uri=str(name), edge_name=bound.name, addresses=said.addresses, version=said.version

@@ -14,6 +14,7 @@ from drtp.api.meta import Key, ObjectMeta
 from drtp.api.spiffe import PeerRole, SpiffeId, parse_uri
 from drtp.issuers.audit import AuditLog
 from drtp.issuers.authority import Authority, Issued
+from drtp.issuers.certificates import Usage
 from drtp.issuers.records import Held, as_object, find
 from drtp.issuers.requests import ProvenKey
 from drtp.kit.clock import Clock
@@ -149,6 +150,27 @@ class Identities:
                 continue
             return updated
         raise Conflict("DRTP-1003")
+
+    async def trusts(self, uid: str, bundle: str) -> None:
+        """The edge has the roots of this digest in force."""
+        for _ in range(ATTEMPTS):
+            held = await self.find(uid)
+            if held is None or held.record.spec.bundle == bundle:
+                return
+            try:
+                await self._store.update(held.replaced(msgspec.structs.replace(held.record.spec, bundle=bundle)))
+                return
+            except Conflict:
+                continue
+        raise Conflict("DRTP-1003")
+
+    async def is_outdated(self, uid: str) -> bool:
+        """Whether its certificate is of a root or an intermediate that is being left."""
+        held = await self.find(uid)
+        if held is None or denial(held.record.spec) is not None:
+            return False
+        spec = held.record.spec
+        return not self._authority.is_current(Usage(spec.role.value), spec.certificate_pem)
 
     async def lock(self, uid: str, reason: str) -> None:
         """Nothing this identity presents is accepted until it is enrolled anew."""

@@ -104,8 +104,8 @@ class Routes:
         return web.Response(text="ok\n")
 
     async def _bundle(self, _request: web.Request) -> web.Response:
-        """The roots: public, and worth nothing until compared with a pin."""
-        return web.Response(body=self._authority.bundle_pem, content_type="application/x-pem-file")
+        """The roots: public, and worth nothing until compared with a pin or a root that is known."""
+        return web.Response(body=self._authority.public_bundle_pem, content_type="application/x-pem-file")
 
     async def _nonce(self, _request: web.Request) -> web.Response:
         """Proof of freshness that we need not remember."""

@@ -52,6 +52,8 @@ PROFILES: dict[Usage, Profile] = {
 
 ROOT_LIFETIME = timedelta(days=3653)
 INTERMEDIATE_LIFETIME = timedelta(days=30)
+VOUCHING_LIFETIME = timedelta(days=2)
+"""Made anew at each start and each hour: what a stolen root says dies with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,17 @@ def build_intermediate(
     builder = _builder(_name(title), root.certificate.subject, key, now, INTERMEDIATE_LIFETIME)
     builder = _as_authority(builder, key, root.key.public_key(), path_length=0)
     builder = builder.add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
+    return builder.sign(root.key, hashes.SHA256())
+
+
+def build_vouching(root: Signer, other: Signer, now: datetime) -> x509.Certificate:
+    """`root` says of `other`'s key that it is a root too. Never sent in a handshake; whoever trusts `root` may read it.
+
+    Its path length lets no verifier build a chain through it to what an intermediate has issued.
+    """
+    key = other.key.public_key()
+    builder = _builder(other.certificate.subject, root.certificate.subject, key, now, VOUCHING_LIFETIME)
+    builder = _as_authority(builder, key, root.key.public_key(), path_length=0)
     return builder.sign(root.key, hashes.SHA256())
 
 

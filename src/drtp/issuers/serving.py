@@ -38,11 +38,19 @@ class ControlplaneTls:
         self._directory = private_directory(directory)
         self._hosts = tuple(hosts)
         self._clock = clock
-        self._contexts: list[ssl.SSLContext] = []
         self._due = self._issue()
+        self._context = self._made()
 
     def context(self) -> ssl.SSLContext:
-        """For one door; it is given each later certificate too."""
+        """For one connection: with the newest certificate, and the roots that count now."""
+        return self._context
+
+    def refresh(self) -> None:
+        """A new certificate, and the roots as they are by now. Raises: OSError; then what was goes on."""
+        self._due = self._issue()
+        self._context = self._made()
+
+    def _made(self) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.verify_mode = ssl.CERT_OPTIONAL
@@ -52,8 +60,7 @@ class ControlplaneTls:
         context.options |= ssl.OP_NO_TICKET
         context.num_tickets = 0
         context.set_alpn_protocols(["http/1.1"])
-        self._load(context)
-        self._contexts.append(context)
+        context.load_cert_chain(self._directory / "controlplane.pem")
         return context
 
     async def run(self) -> None:
@@ -62,17 +69,12 @@ class ControlplaneTls:
             await self._clock.sleep(RECHECK_S)
             if self._clock.now() >= self._due:
                 try:
-                    self._due = self._issue()
+                    self.refresh()
                 except OSError as error:
                     # Two thirds of its lifetime are left for somebody to make room on the disk.
                     log.warning("controlplane certificate not renewed", reason=str(error))
                     continue
-                for context in self._contexts:
-                    self._load(context)
                 log.info("controlplane certificate renewed")
-
-    def _load(self, context: ssl.SSLContext) -> None:
-        context.load_cert_chain(self._directory / "controlplane.pem")
 
     def _issue(self) -> datetime:
         key = ec.generate_private_key(ec.SECP256R1())

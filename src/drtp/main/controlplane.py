@@ -33,13 +33,14 @@ from drtp.edgeserver.server import EdgeServer, Issuing
 from drtp.issuers.audit import AuditLog
 from drtp.issuers.authority import Authority
 from drtp.issuers.digests import Pepper
+from drtp.issuers.rotation import Rotation
 from drtp.issuers.secrets import EnrolmentSecrets
 from drtp.issuers.serving import ControlplaneTls, ensure_serving_secret, keep_serving_secret
 from drtp.issuers.tokens import Accounts
 from drtp.kit.backoff import full_jitter
 from drtp.kit.clock import Clock, SystemClock
 from drtp.kit.descriptors import raise_descriptor_limit
-from drtp.kit.errors import DrtpError
+from drtp.kit.errors import DrtpError, Retryable
 from drtp.kit.files import private_directory
 from drtp.kit.observe import logger
 from drtp.main.bootstrap import SERVING_SECRET, bootstrap
@@ -71,6 +72,7 @@ class Tower:
     view: View
     observed: Observed
     authority: Authority
+    rotation: Rotation
     audit: AuditLog
     secrets: EnrolmentSecrets
     accounts: Accounts
@@ -114,6 +116,8 @@ async def running_controlplane(settings: ControlPlaneSettings, clock: Clock) -> 
                     _persisting(tower, _keep_serving),
                     _persisting(tower, _collect),
                     _announce_audit(tower),
+                    tower.rotation.run(),
+                    _persisting(tower, _follow_rotation),
                 )
             ]
             await tower.view.synced.wait()
@@ -149,6 +153,8 @@ async def _build(settings: ControlPlaneSettings, clock: Clock, stack: AsyncExitS
     audit = AuditLog(private_directory(directory / "audit") / "audit.log", clock)
     stack.callback(audit.close)
     authority = Authority(directory / "authority", settings.trust_domain, settings.suffix, clock)
+    rotation = Rotation(store, authority, audit, clock)
+    await rotation.load()  # before anything is issued
     await bootstrap(store, settings)
     # Before any gateway asks: a listener without its certificate would be published once as broken.
     await ensure_serving_secret(store, authority, clock, name=SERVING_SECRET, hosts=_public_hosts(settings))
@@ -165,6 +171,7 @@ async def _build(settings: ControlPlaneSettings, clock: Clock, stack: AsyncExitS
         view=view,
         observed=observed,
         authority=authority,
+        rotation=rotation,
         audit=audit,
         secrets=EnrolmentSecrets(store, Pepper.open(peppers, "enrolment"), audit, clock),
         accounts=Accounts(store, Pepper.open(peppers, "tokens"), audit, clock, settings.trust_domain),
@@ -179,7 +186,13 @@ async def _doors(tower: Tower) -> AsyncGenerator[None]:
     """API, edge server, operator socket; closed in this order, each with its own farewell."""
     settings = tower.settings
     authoriser = Rbac(tower.view)
-    info = ServerInfo(settings.edge_url, settings.suffix, settings.trust_domain, __version__)
+    info = ServerInfo(
+        settings.edge_url,
+        settings.suffix,
+        settings.trust_domain,
+        __version__,
+        bundle=lambda: tower.authority.public_bundle_pem,
+    )
     edges = EdgeServer(
         tower.store,
         tower.observed,
@@ -212,13 +225,14 @@ async def _doors(tower: Tower) -> AsyncGenerator[None]:
         accounts=tower.accounts,
         clock=tower.clock,
         audit=tower.audit,
+        rotation=tower.rotation,
     )
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(operator.serving())
         if settings.metrics_port is not None:
             await stack.enter_async_context(metrics_served(settings.metrics_port, tower.clock))
-        await stack.enter_async_context(edges.serving(settings.host, settings.edge_port, tower.tls.context()))
-        await stack.enter_async_context(api.serve(settings.host, settings.api_port, tower.tls.context()))
+        await stack.enter_async_context(edges.serving(settings.host, settings.edge_port, tower.tls.context))
+        await stack.enter_async_context(api.serve(settings.host, settings.api_port, tower.tls.context))
         yield
 
 
@@ -244,6 +258,15 @@ async def _collect(tower: Tower) -> None:
         if gone:
             _log.info("expired secrets forgotten", count=gone)
         await tower.clock.sleep(_COLLECT_EVERY_S)
+
+
+async def _follow_rotation(tower: Tower) -> None:
+    """The doors take each state of the authority at once."""
+    async for _state in tower.rotation.changed:
+        try:
+            tower.tls.refresh()
+        except OSError as error:
+            raise Retryable("DRTP-1006", f"The doors' certificate cannot be written: {error}.") from error
 
 
 async def _announce_audit(tower: Tower) -> None:

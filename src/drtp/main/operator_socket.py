@@ -4,8 +4,10 @@
     POST /v1/tokens        {name, namespaces[, role, groups, lifetimeS]} -> {token, id}
     POST /v1/certificates  {name} -> {certificate, key, ca}: an administrator's, for hours
     POST /v1/drain         {server[, drain]} -> {server, unschedulable}
+    POST /v1/authority     {do[, holdS, graceS, force]} -> as GET; do: rotate, intermediates, step, rollback
+    GET  /v1/authority     -> {phase, active, next, roots, intermediates, behind, notBefore}
     POST /v1/audit         {event, fields} -> {head}: what the operator's tools did on this machine
-    GET  /v1/access        -> {api, edge, suffix, trustDomain, ca, webCa, pin}: where things are, what to trust
+    GET  /v1/access        -> {api, edge, suffix, trustDomain, ca, foundingCa, webCa, pin}: what to trust, where
     GET  /v1/status        -> {version, pid, revision, synced, edges, quarantined, auditHead}
     GET  /v1/check         -> {faults}: what SQLite finds wrong with the store's file
     GET  /metrics          -> Prometheus text
@@ -22,6 +24,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from enum import Enum
 from typing import Any, TypeVar
 
 import msgspec
@@ -38,12 +41,14 @@ from drtp.api.people import SYSTEM_MASTERS
 from drtp.api.spiffe import PeerRole
 from drtp.issuers.audit import AuditLog
 from drtp.issuers.authority import Authority
+from drtp.issuers.rotation import GRACE, HOLD, Rotation
 from drtp.issuers.secrets import LIFETIME_S, EnrolmentSecrets
 from drtp.issuers.tokens import TOKEN_LIFETIME, Accounts, account_uid
 from drtp.kit import door
 from drtp.kit.clock import Clock
 from drtp.kit.errors import Conflict, DrtpError, Invalid, NotFound, Refused, Retryable
 from drtp.kit.observe import REGISTRY, logger
+from drtp.main.authoritystate import told
 from drtp.main.roles import TENANT_ROLE, set_projects
 from drtp.main.settings import ControlPlaneSettings
 from drtp.store.observed import Observed
@@ -101,6 +106,25 @@ class Happened(Model, frozen=True, kw_only=True):
     fields: dict[str, str] = {}
 
 
+class AuthorityDeed(Enum):
+    """What may be done to the authority."""
+
+    ROTATE = "rotate"
+    INTERMEDIATES = "intermediates"
+    STEP = "step"
+    ROLLBACK = "rollback"
+
+
+class Authorise(Model, frozen=True, kw_only=True):
+    """Rotate the root or the intermediates, go on, or go back."""
+
+    do: AuthorityDeed
+    hold_s: int = msgspec.field(name="holdS", default=int(HOLD.total_seconds()))
+    grace_s: int = msgspec.field(name="graceS", default=int(GRACE.total_seconds()))
+    force: bool = False
+    by: str = "operator"
+
+
 @dataclass(frozen=True)
 class OperatorSocket:
     """The handlers, over the parts of a running control plane."""
@@ -114,6 +138,7 @@ class OperatorSocket:
     accounts: Accounts
     clock: Clock
     audit: AuditLog
+    rotation: Rotation
 
     def app(self) -> web.Application:
         """The application behind the socket."""
@@ -123,6 +148,8 @@ class OperatorSocket:
         app.router.add_post("/v1/certificates", _taking(MintCertificate, self.mint_certificate))
         app.router.add_post("/v1/drain", _taking(Drain, self.drain))
         app.router.add_post("/v1/audit", _taking(Happened, self.record))
+        app.router.add_post("/v1/authority", _taking(Authorise, self.change_authority))
+        app.router.add_get("/v1/authority", _giving(self.tell_authority))
         app.router.add_get("/v1/access", _giving(self.access))
         app.router.add_get("/v1/status", _giving(self.status))
         app.router.add_get("/v1/check", _giving(self.check))
@@ -210,6 +237,24 @@ class OperatorSocket:
         self.audit.write(event, object=f"DRTPServer {ask.server}", by="operator")
         return {"server": ask.server, "unschedulable": ask.drain}
 
+    async def change_authority(self, ask: Authorise) -> dict[str, Any]:
+        """Take one step; whatever follows is done by the rotation itself."""
+        match ask.do:
+            case AuthorityDeed.ROTATE:
+                hold, grace = timedelta(seconds=max(0, ask.hold_s)), timedelta(seconds=max(0, ask.grace_s))
+                await self.rotation.begin(ask.by[:64], hold=hold, grace=grace)
+            case AuthorityDeed.INTERMEDIATES:
+                await self.rotation.renew_intermediates(ask.by[:64])
+            case AuthorityDeed.STEP:
+                await self.rotation.step(ask.by[:64], force=ask.force)
+            case AuthorityDeed.ROLLBACK:
+                await self.rotation.roll_back(ask.by[:64])
+        return await self.tell_authority()
+
+    async def tell_authority(self) -> dict[str, Any]:
+        """Where the authority is, and what the next step waits for."""
+        return told(self.authority, await self.rotation.outlook())
+
     async def record(self, ask: Happened) -> dict[str, Any]:
         """Write down what a tool of the operator's did."""
         said = ((name, value) for name, value in ask.fields.items() if name not in {"event", "project", "also"})
@@ -225,6 +270,7 @@ class OperatorSocket:
             "suffix": self.settings.suffix,
             "trustDomain": self.settings.trust_domain,
             "ca": self.authority.bundle_pem.decode(),
+            "foundingCa": self.authority.founding_pem.decode(),
             "webCa": self.authority.web_bundle_pem.decode(),
             "pin": self.authority.pin,
         }

@@ -178,7 +178,7 @@ async def serving(folder: Path, store: MemoryStore | None = None) -> AsyncGenera
     audit = AuditLog(audit_path, SystemClock())
     audit.uid_of = lambda name: uids.get(name, "")
     api = ApiServer(store, tokens, rbac, info, SystemClock(), issuer=tokens, revoker=revocations, audit=audit)
-    async with _followed(view), api.serve("127.0.0.1", 0, context) as listening:
+    async with _followed(view), api.serve("127.0.0.1", 0, lambda: context) as listening:
         trust = ssl.create_default_context(cafile=str(ca))
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=trust, limit=0)) as session:
             url = f"https://127.0.0.1:{listening.port}"
