@@ -8,7 +8,7 @@ from typing import Any
 
 from drtp.api.core import Lease
 from drtp.api.drtp import PEERS_MAX, DRTPServer, DRTPServerStatus, PeerStatus
-from drtp.api.internal import EdgeRole
+from drtp.api.internal import EdgeIdentity, EdgeRole
 from drtp.api.meta import Key, LocalRef
 from drtp.api.reports import PeerPaths, PopRegistration, PopReport
 from drtp.controllers import writing
@@ -16,7 +16,7 @@ from drtp.controllers.runtime import Create, EdgeChange, MapChange, Outcome, Upd
 from drtp.controllers.surroundings import SYSTEM_NAMESPACE
 from drtp.controllers.writing import Turn
 from drtp.kit.observe import printable
-from drtp.rules import conditions, entrykeys
+from drtp.rules import conditions, entrykeys, renewals
 from drtp.rules.readiness import HOMECOMING, LEASE, ServerFacts, alive, server_ready
 from drtp.store.observed import EdgeState
 from drtp.store.view import kind_key
@@ -61,7 +61,9 @@ class ServerController:
         state = world.observed.edge(server.metadata.uid)
         lease = world.view.get(Lease, SYSTEM_NAMESPACE, key.name)
         facts = _facts(server, state, lease, self._started, now)
-        found = conditions.merge(server.status.conditions, [server_ready(facts, now)], server.metadata.generation, now)
+        identity = world.view.get(EdgeIdentity, "", server.metadata.uid)
+        told = [server_ready(facts, now), *renewals.conclusions(identity, now, connected=facts.connected)]
+        found = conditions.merge(server.status.conditions, told, server.metadata.generation, now)
         status = _status(server, state, facts, found, now)
         remaining = (facts.heard_at + LEASE - now).total_seconds()
         again = LEASE_EVERY.total_seconds() if facts.connected else max(0.1, remaining) if remaining > 0 else None

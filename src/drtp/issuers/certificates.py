@@ -13,6 +13,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from drtp.rules.renewals import EDGE_LIFETIME
+
 CLIENT = ExtendedKeyUsageOID.CLIENT_AUTH
 SERVER = ExtendedKeyUsageOID.SERVER_AUTH
 
@@ -41,10 +43,10 @@ class Profile:
 
 PROFILES: dict[Usage, Profile] = {
     Usage.CONTROLPLANE: Profile((SERVER, CLIENT), timedelta(hours=24)),
-    Usage.POP: Profile((SERVER, CLIENT), timedelta(hours=24)),
-    Usage.GATEWAY: Profile((CLIENT,), timedelta(hours=24)),
+    Usage.POP: Profile((SERVER, CLIENT), EDGE_LIFETIME),
+    Usage.GATEWAY: Profile((CLIENT,), EDGE_LIFETIME),
     # An agent is also the TLS server of end-to-end streams.
-    Usage.AGENT: Profile((SERVER, CLIENT), timedelta(hours=24)),
+    Usage.AGENT: Profile((SERVER, CLIENT), EDGE_LIFETIME),
     Usage.USER: Profile((CLIENT,), timedelta(hours=8)),
     # Shown to visitors: nobody's identity, and a gateway must outlast a long absence of the control plane.
     Usage.WEB: Profile((SERVER,), timedelta(days=3)),

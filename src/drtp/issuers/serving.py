@@ -14,19 +14,27 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from prometheus_client import Gauge
 
 from drtp.api.meta import Key
 from drtp.api.spiffe import PeerRole
 from drtp.issuers.authority import Authority
 from drtp.kit.clock import Clock
 from drtp.kit.files import private_directory, write_atomic
-from drtp.kit.observe import logger
+from drtp.kit.observe import REGISTRY, logger
 from drtp.store.protocol import NotFound, Object, Store
 
 log = logger("issuers")
 
 SYSTEM_NAMESPACE = "datum-system"
 RECHECK_S = 60.0
+
+_ENDS = Gauge(
+    "drtp_serving_certificate_not_after_seconds",
+    "When the certificate of a door ends, unix time: of the control plane's own, or of the public wildcard.",
+    ["door"],
+    registry=REGISTRY,
+)
 
 
 class ControlplaneTls:
@@ -82,6 +90,7 @@ class ControlplaneTls:
         issued = self._authority.issue(identity, key.public_key(), self._hosts)
         # Key and chain in one file: they change together.
         write_atomic(self._directory / "controlplane.pem", _key_pem(key) + issued.chain_pem.encode())
+        _ENDS.labels("controlplane").set(issued.not_after.timestamp())
         return _due(issued.leaf)
 
 
@@ -100,6 +109,7 @@ async def ensure_serving_secret(
     leaf = _leaf_of(present)
     now = clock.now()
     if leaf is not None and set(_names_of(leaf)) == set(hosts) and _due(leaf) > now and _by(authority, present):
+        _ENDS.labels("public").set(leaf.not_valid_after_utc.timestamp())
         return _due(leaf)
     key = ec.generate_private_key(ec.SECP256R1())
     issued = authority.issue_web(key.public_key(), tuple(hosts))
@@ -116,6 +126,7 @@ async def ensure_serving_secret(
         "data": {field: base64.b64encode(value).decode() for field, value in data.items()},
     }
     await (store.update(obj) if present else store.create(obj))
+    _ENDS.labels("public").set(issued.not_after.timestamp())
     log.info("serving certificate issued", secret=name, not_after=str(issued.not_after))
     return _due(issued.leaf)
 

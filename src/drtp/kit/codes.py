@@ -191,6 +191,11 @@ IDENTITY: dict[str, Code] = {
         "The place in the audit log where this answer was to go on is gone: its file was rotated away.",
         "Ask again from the beginning, for fewer lines or a shorter time.",
     ),
+    "DRTP-2048": Code(
+        "Certificate ends",
+        "The certificate of a connected edge is in the last third of its life, and no renewal has succeeded.",
+        "Look at the edge's log for `renewal failed`: most often its disk is full. Nothing has to be restarted.",
+    ),
     "DRTP-2044": Code(
         "Root missing",
         "The store names a root of the authority that is not on the control plane's disk.",

@@ -14,13 +14,17 @@ import asyncio
 import os
 import signal
 import sys
+from collections import Counter as Counts
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 import msgspec
+from prometheus_client import Gauge
 
 from drtp import __version__
+from drtp.api.feed import EdgeRole
+from drtp.api.internal import EdgeIdentity
 from drtp.api.meta import Key
 from drtp.api.registry import REGISTRY
 from drtp.apiserver.rbac import Rbac
@@ -42,6 +46,7 @@ from drtp.kit.clock import Clock, SystemClock
 from drtp.kit.descriptors import raise_descriptor_limit
 from drtp.kit.errors import DrtpError, Retryable
 from drtp.kit.files import private_directory
+from drtp.kit.observe import REGISTRY as METRICS
 from drtp.kit.observe import logger
 from drtp.main.bootstrap import SERVING_SECRET, bootstrap
 from drtp.main.operator_socket import OperatorSocket, metrics_served
@@ -49,6 +54,7 @@ from drtp.main.publisher import Publisher
 from drtp.main.settings import ControlPlaneSettings, settle
 from drtp.projections.projector import Projector
 from drtp.projections.settings import ProjectionSettings
+from drtp.rules.renewals import is_ending
 from drtp.store.incarnation import next_incarnation
 from drtp.store.observed import Observed
 from drtp.store.sqlite import SqliteStore
@@ -58,6 +64,20 @@ _COLLECT_EVERY_S = 3600.0
 """Expired enrolment secrets are forgotten after a day; an hour more does no harm."""
 
 _ANNOUNCE_EVERY_S = 600.0
+_COUNT_EVERY_S = 30.0
+
+_ENDING = Gauge(
+    "drtp_certificates_ending",
+    "Connected edges whose certificate is in the last third of its life, not renewed.",
+    ["role"],
+    registry=METRICS,
+)
+_SIGNER_ENDS = Gauge(
+    "drtp_signer_not_after_seconds",
+    "When the newest signer of the authority ends, unix time, by usage, `root` among them.",
+    ["usage"],
+    registry=METRICS,
+)
 
 _log = logger("controlplane")
 
@@ -116,6 +136,7 @@ async def running_controlplane(settings: ControlPlaneSettings, clock: Clock) -> 
                     _persisting(tower, _keep_serving),
                     _persisting(tower, _collect),
                     _announce_audit(tower),
+                    _count_ending(tower),
                     tower.rotation.run(),
                     _persisting(tower, _follow_rotation),
                 )
@@ -258,6 +279,26 @@ async def _collect(tower: Tower) -> None:
         if gone:
             _log.info("expired secrets forgotten", count=gone)
         await tower.clock.sleep(_COLLECT_EVERY_S)
+
+
+async def _count_ending(tower: Tower) -> None:
+    """Whether renewals work, as one figure for each kind of edge and each signer."""
+    await tower.view.synced.wait()
+    while True:
+        now = tower.clock.now()
+        ending = Counts(
+            identity.spec.role
+            for identity in tower.view.list(EdgeIdentity)
+            if (state := tower.observed.edge(identity.metadata.name)) and state.connected and is_ending(identity, now)
+        )
+        for role in EdgeRole:
+            _ENDING.labels(role.value).set(ending[role])
+        for number, root in tower.authority.roots.items():
+            if number in tower.authority.state.trusted:
+                _SIGNER_ENDS.labels("root").set(root.not_valid_after_utc.timestamp())
+        for usage, _, certificate in tower.authority.intermediates():
+            _SIGNER_ENDS.labels(usage.value).set(certificate.not_valid_after_utc.timestamp())
+        await tower.clock.sleep(_COUNT_EVERY_S)
 
 
 async def _follow_rotation(tower: Tower) -> None:
