@@ -163,6 +163,8 @@ class IdentityStore:
         keep = self._directory_of(identity)
         for directory in self._directories():
             if directory != keep and self._read(directory).generation <= identity.generation:
+                # First what says that it is whole: a removal that stops midway leaves no half identity.
+                (directory / "identity.json").unlink()
                 shutil.rmtree(directory)
 
     def choose(self, identity: Identity) -> None:
