@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ class Fault:
 
 
 @contextmanager
-def failing(at: int, monkeypatch: pytest.MonkeyPatch, *, late: bool) -> Iterator[Fault]:
+def failing(at: int, monkeypatch: pytest.MonkeyPatch, *, late: bool) -> Generator[Fault]:
     fault = Fault(at, late=late)
     with monkeypatch.context() as patch:
         for name in CALLS:
