@@ -13,6 +13,7 @@ class Aspect(StrEnum):
     """One aspect of an object."""
 
     ACCEPTED = "Accepted"
+    CERTIFICATE_ENDING = "CertificateEnding"
     CONFLICTED = "Conflicted"
     CONNECTED = "Connected"
     ENFORCED = "Enforced"
@@ -78,6 +79,7 @@ class Reason(StrEnum):
     READY = "Ready"
     REF_NOT_PERMITTED = "RefNotPermitted"
     REGISTERING = "Registering"
+    RENEWAL_FAILS = "RenewalFails"
     RESOLVED_REFS = "ResolvedRefs"
     REVOKED = "Revoked"
     SCHEDULED = "Scheduled"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
@@ -14,10 +14,13 @@ from prometheus_client import Counter, Histogram
 
 from drtp.api import rbac
 from drtp.api.internal import ACCOUNT
+from drtp.api.meta import Key
 from drtp.api.people import Authenticator, TokenIssuer, User
 from drtp.api.revoking import Revoker
 from drtp.apiserver import discovery, openapi, reviews, revocations, usertokens
+from drtp.apiserver.auditqueries import AuditQueries
 from drtp.apiserver.calls import BODY_BYTES_MAX, Call, read_object
+from drtp.apiserver.changes import Changes
 from drtp.apiserver.failures import Failure, not_served, resource_name, translated
 from drtp.apiserver.granting import Granting
 from drtp.apiserver.namespaces import Janitor
@@ -27,6 +30,7 @@ from drtp.apiserver.reads import Reads
 from drtp.apiserver.selectors import selected_name
 from drtp.apiserver.watches import Watches
 from drtp.apiserver.writes import Writes, is_apply
+from drtp.issuers.audit import AuditLog
 from drtp.kit import door, errors
 from drtp.kit.clock import Clock
 from drtp.kit.observe import REGISTRY, logger
@@ -53,6 +57,8 @@ class ServerInfo(NamedTuple):
     suffix: str
     trust_domain: str
     version: str
+    bundle: Callable[[], bytes] = bytes
+    """The public roots now, for `/.well-known/drtp/bundle`."""
 
 
 class Serving(NamedTuple):
@@ -75,6 +81,7 @@ class ApiServer:
         *,
         issuer: TokenIssuer,
         revoker: Revoker,
+        audit: AuditLog,
     ) -> None:
         self._issuer = issuer
         self._revoker = revoker
@@ -85,7 +92,8 @@ class ApiServer:
         self._store = store
         self._reads = Reads(store, clock)
         self._watches = Watches(store, self._reads, clock)
-        self._writes = Writes(store, self._reads, Granting(authoriser), clock)
+        self._writes = Writes(store, self._reads, Granting(authoriser), Changes(audit), clock)
+        self._audit_queries = AuditQueries(audit, clock)
         self._janitor = Janitor(store, clock)
         self._clock = clock
         self.door: door.Door | None = None
@@ -100,8 +108,11 @@ class ApiServer:
         return app
 
     @asynccontextmanager
-    async def serve(self, host: str, port: int, ssl_context: ssl.SSLContext) -> AsyncGenerator[Serving]:
-        """Listen until the block is left; then watches are ended and running requests finished. `port` 0 picks one."""
+    async def serve(self, host: str, port: int, tls: Callable[[], ssl.SSLContext]) -> AsyncGenerator[Serving]:
+        """Listen until the block is left; then watches are ended and running requests finished. `port` 0 picks one.
+
+        `tls` is asked for each connection.
+        """
         listener = door.listen(host, port)
         bound: tuple[str, int] = listener.getsockname()[:2]
         async with door.serving(
@@ -110,7 +121,7 @@ class ApiServer:
             listener,
             door.public_limits(CONNECTIONS_MAX),
             self._clock,
-            tls=lambda: ssl_context,
+            tls=tls,
             keepalive_s=KEEPALIVE_S,
             shutdown_s=SHUTDOWN_S,
             cancels_handlers=True,
@@ -190,6 +201,8 @@ class ApiServer:
                 return web.Response(text="ok") if self._ready else web.Response(text="shutting down", status=503)
             case "/version":
                 return _json(_version())
+            case "/.well-known/drtp/bundle":
+                return web.Response(body=self._info.bundle(), content_type="application/x-pem-file")
             case "/.well-known/drtp":
                 return _json(
                     {
@@ -298,7 +311,13 @@ class ApiServer:
             return _json(await usertokens.issue(body, self._issuer), status=201)
         if target.plural in {"revocations", "clusterrevocations"}:
             return _json(await revocations.revoke(body, target.namespace, user, self._revoker), status=201)
+        if target.plural in {"auditqueries", "clusterauditqueries"}:
+            return _json(await self._audit_queries.answer(body, target.namespace, await self._uid_of(target)), 201)
         return _json(reviews.answer(target.plural, body, user, self._authoriser, target.namespace), status=201)
+
+    async def _uid_of(self, target: Target) -> str:
+        """The uid of the project that the path is in, "" in the cluster. Raises: NotFound."""
+        return (await self._store.get(Key("Namespace", "", target.namespace))).uid if target.namespace else ""
 
 
 def _json(value: object, status: int = 200, content_type: str = "application/json") -> web.Response:

@@ -33,7 +33,7 @@ from drtp.controllers import writing
 from drtp.controllers.runtime import Change, Delete, EdgeChange, MapChange, Outcome, World, Write, itself
 from drtp.controllers.writing import Turn
 from drtp.kit.observe import printable
-from drtp.rules import conditions, entrykeys, measures, placement, readiness
+from drtp.rules import conditions, entrykeys, measures, placement, readiness, renewals
 from drtp.rules.conditions import Conclusion
 from drtp.rules.placement import Candidate, Placement, Position
 from drtp.store.view import View, kind_key
@@ -131,9 +131,11 @@ class ConnectionController:
         fresh = _status(connection, service, assigned, world, (generation, now))
         status, figures_wait = measures.refreshed(connection.status, fresh, now)
         collect_in = (gone_at + COLLECT_AFTER - now).total_seconds() if gone_at is not None else None
+        identity, connected = _agent(connection, world)
+        ends_in = renewals.look_again_s(identity, now, connected=connected)
         return Outcome(
             writes=(*writes, *writing.status(stored, status)),
-            requeue_after_s=min(filter(None, (assigned.look_again_s, figures_wait, collect_in)), default=None),
+            requeue_after_s=min(filter(None, (assigned.look_again_s, figures_wait, collect_in, ends_in)), default=None),
             events=writing.transitions(key, Turn(connection.status.conditions, status.conditions)),
         )
 
@@ -317,6 +319,8 @@ def _status(
             )
         )
         told = _remember_local(connection, told, world)
+    identity, connected = _agent(connection, world)
+    told += renewals.conclusions(identity, at[1], connected=connected)
     return DRTPConnectionStatus(
         servers=found,
         local=_local_status(connection, world),
@@ -426,6 +430,13 @@ def _remember_local(connection: DRTPConnection, told: list[Conclusion], world: W
         one._replace(status=conditions.UNKNOWN) if one.type in said and one.status is conditions.TRUE else one
         for one in told
     ]
+
+
+def _agent(connection: DRTPConnection, world: World) -> tuple[EdgeIdentity | None, bool]:
+    """Its record, and whether it is connected."""
+    agent = connection.spec.client.agent_id
+    state = world.observed.edge(agent) if agent else None
+    return (world.view.get(EdgeIdentity, "", agent) if agent else None), state is not None and state.connected
 
 
 def _gone_at(connection: DRTPConnection, world: World, started: datetime) -> datetime | None:

@@ -16,7 +16,7 @@ from drtp.controllers.runtime import Change, Create, EdgeChange, MapChange, Outc
 from drtp.controllers.surroundings import SYSTEM_NAMESPACE
 from drtp.controllers.writing import Turn
 from drtp.kit.observe import printable
-from drtp.rules import conditions, entrykeys
+from drtp.rules import conditions, entrykeys, renewals
 from drtp.rules.readiness import HOMECOMING, LEASE, ServerFacts, alive, server_ready
 from drtp.store.observed import EdgeState
 from drtp.store.view import kind_key
@@ -60,8 +60,10 @@ class ServerController:
             return Outcome()
         state = world.observed.edge(server.metadata.uid)
         lease = world.view.get(Lease, SYSTEM_NAMESPACE, key.name)
+        identity = world.view.get(EdgeIdentity, "", server.metadata.uid)
         facts = _facts(server, world, lease, self._started, now)
-        found = conditions.merge(server.status.conditions, [server_ready(facts, now)], server.metadata.generation, now)
+        told = [server_ready(facts, now), *renewals.conclusions(identity, now, connected=facts.connected)]
+        found = conditions.merge(server.status.conditions, told, server.metadata.generation, now)
         status = _status(server, state, facts, found, now)
         remaining = (facts.heard_at + LEASE - now).total_seconds()
         again = LEASE_EVERY.total_seconds() if facts.connected else max(0.1, remaining) if remaining > 0 else None

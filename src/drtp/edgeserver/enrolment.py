@@ -30,6 +30,8 @@ from drtp.store.protocol import NotFound, Store, Update, Write
 
 SERVICES_MAX = 256
 """Services of one agent; a state directory with more is a mistake, or an attack."""
+SERVICES_SAID = 8
+"""Of them in an audit line."""
 
 _ROLES: dict[type[Registration], EdgeRole] = {
     AgentRegistration: EdgeRole.AGENT,
@@ -196,7 +198,7 @@ class Enrolment:
         """A gateway enrolled again under its name keeps its uid."""
         if said.name != bound.name:
             raise Refused("DRTP-3007", "the secret is for another gateway")
-        uid = str(uuid.uuid5(uuid.NAMESPACE_OID, f"gateway {self._authority.pin} {bound.name}"))
+        uid = str(uuid.uuid5(uuid.NAMESPACE_OID, f"gateway {self._authority.founding_pin} {bound.name}"))
         name = self._authority.identity(PeerRole.GATEWAY, uid)
         spec = EdgeIdentitySpec(
             role=EdgeRole.GATEWAY, uri=str(name), edge_name=bound.name, addresses=said.addresses, version=said.version
@@ -233,7 +235,17 @@ class Enrolment:
             raise Refused("DRTP-2001", "the identity was removed at once")
         spec = held.record.spec
         role = parse_uri(spec.uri).role.value
-        self._audit.write("edge enrolled", identity=uid, role=role, by=spec.created_by, remote=remote)
+        self._audit.write(
+            "edge enrolled",
+            project=spec.namespace,
+            identity=uid,
+            role=role,
+            edge=spec.edge_name,
+            services=", ".join(bound.name for bound in spec.bound[:SERVICES_SAID]),
+            by=spec.created_by,
+            remote=remote,
+            decision="allowed",
+        )
         return Enrolled(uid, spec)
 
 

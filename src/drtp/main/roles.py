@@ -61,6 +61,7 @@ _ADMIN = [
     *_EDIT,
     _rule([*READ, *WRITE], rbac.GROUP, "roles", "rolebindings"),
     _rule(["create"], "authorization.k8s.io", "localsubjectaccessreviews"),
+    _rule(["create"], "identity.datumapis.com", "auditqueries"),
 ]
 _SHARED = [
     _rule(READ, drtp.GROUP, "drtpservers", "drtpservers/status"),

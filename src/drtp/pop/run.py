@@ -183,8 +183,9 @@ class Pop:
                 # The old certificate stays in force; the next renewal brings another.
                 log.warning("certificate not taken", error=str(error))
                 continue
+            self.feed.trusting(identity)
             self._identity = identity
-            log.info("certificate renewed", generation=identity.generation, not_after=str(identity.not_after))
+            log.info("identity in force", generation=identity.generation, not_after=str(identity.not_after))
 
     def _present(self, door: HealthDoor, identity: Identity) -> None:
         paths = self._identities.paths(identity)

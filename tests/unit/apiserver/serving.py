@@ -25,6 +25,7 @@ from drtp.api.rbac import KINDS
 from drtp.api.revoking import Because, Withdrawn
 from drtp.apiserver.rbac import Rbac
 from drtp.apiserver.server import ApiServer, ServerInfo
+from drtp.issuers.audit import AuditLog
 from drtp.kit.clock import SystemClock
 from drtp.kit.secret import Secret
 from drtp.main.roles import ensure_roles, set_projects
@@ -129,6 +130,10 @@ class Served:
     tokens: Tokens
     rbac: Rbac
     revocations: Revocations
+    audit: AuditLog
+    audit_path: Path
+    uids: dict[str, str]
+    """Of the namespaces, by name."""
 
     async def call(
         self, method: str, path: str, body: Any = None, *, token: str = ADMIN, **headers: str
@@ -158,8 +163,10 @@ async def _followed(view: View) -> AsyncGenerator[None]:
 async def serving(folder: Path, store: MemoryStore | None = None) -> AsyncGenerator[Served]:
     """A server with the usual namespaces and roles; joe and eve may edit what is theirs."""
     store = store or MemoryStore()
-    for name in NAMESPACES:
-        await store.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    uids = {
+        name: (await store.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})).uid
+        for name in NAMESPACES
+    }
     await ensure_roles(store)
     for user in ("joe", "eve"):
         await set_projects(store, f"u-{user}", user, [user])
@@ -167,9 +174,12 @@ async def serving(folder: Path, store: MemoryStore | None = None) -> AsyncGenera
     info = ServerInfo("https://127.0.0.1:1", "example.localhost", "drtp.test", "0.1.0")
     view, tokens = View(store, (kind.key for kind in KINDS)), Tokens()
     rbac, revocations = Rbac(view), Revocations()
-    api = ApiServer(store, tokens, rbac, info, SystemClock(), issuer=tokens, revoker=revocations)
-    async with _followed(view), api.serve("127.0.0.1", 0, context) as listening:
+    audit_path = folder / "audit" / "audit.log"
+    audit = AuditLog(audit_path, SystemClock())
+    audit.uid_of = lambda name: uids.get(name, "")
+    api = ApiServer(store, tokens, rbac, info, SystemClock(), issuer=tokens, revoker=revocations, audit=audit)
+    async with _followed(view), api.serve("127.0.0.1", 0, lambda: context) as listening:
         trust = ssl.create_default_context(cafile=str(ca))
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=trust, limit=0)) as session:
             url = f"https://127.0.0.1:{listening.port}"
-            yield Served(url, ca, store, session, api, tokens, rbac, revocations)
+            yield Served(url, ca, store, session, api, tokens, rbac, revocations, audit, audit_path, uids)

@@ -74,7 +74,13 @@ async def _user(
         await _bind(api, name, project, ROLES[role])
         made = await api.create({"apiVersion": _IDENTITY, "kind": "UserToken", "spec": ask}, "usertokens")
     status: dict[str, str] = made["status"]
-    context = Context(api=operator.api, ca_pem=operator.ca_pem, namespace=project, token=Secret(status["token"]))
+    context = Context(
+        api=operator.api,
+        ca_pem=api.context.ca_pem,
+        founding_pem=api.context.founding_pem,
+        namespace=project,
+        token=Secret(status["token"]),
+    )
     save_context(options["theirs"], context)
     if options["kubeconfig"] is not None:
         save_kubeconfig(options["kubeconfig"], context)

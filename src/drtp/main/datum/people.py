@@ -82,6 +82,7 @@ async def _credentials(invocation: Invocation, ask: SecretRequest, output: Outpu
     ask = msgspec.structs.replace(ask, namespace=ask.namespace or context.namespace)
     async with ApiClient(context) as api:
         edge = str((await api.request("GET", "/.well-known/drtp"))["edge"])
+        context = api.context
     tls = trusting(context.ca_pem)
     token = context.token.reveal() if context.token else ""
     made = await _post(f"{edge}/v1/secrets", ask, token, tls)
