@@ -45,6 +45,7 @@ def _status(*plurals: str) -> list[str]:
 
 _VIEW = [
     _rule(READ, "", "configmaps", "events", "namespaces", "namespaces/status", "services", "services/status"),
+    _rule(READ, "", "resourcequotas", "resourcequotas/status", "serviceaccounts"),
     _rule(READ, drtp.GROUP, *_DRTP, *_status(*_DRTP)),
     _rule(READ, gatewayapi.GROUP, *_GATEWAY, *_status(*_WITH_STATUS)),
 ]
@@ -52,7 +53,7 @@ _VIEW = [
 _EDIT = [
     *_VIEW,
     _rule(READ, "", "secrets"),
-    _rule(WRITE, "", "configmaps", "secrets", "services"),
+    _rule(WRITE, "", "configmaps", "secrets", "serviceaccounts", "services"),
     _rule(WRITE, drtp.GROUP, *_DRTP),
     _rule(WRITE, gatewayapi.GROUP, *_GATEWAY),
     _rule(["create"], "identity.datumapis.com", "revocations"),
