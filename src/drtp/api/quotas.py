@@ -1,4 +1,4 @@
-"""What a ResourceQuota can limit: how many objects there are, as Kubernetes names them, and what agents and visitors do.
+"""What a ResourceQuota can limit: how many objects there are, as Kubernetes names them, agents, and visitors.
 
 In an organisation's own project the latter hold for the organisation as a whole; everywhere else for the one project.
 """
@@ -11,7 +11,7 @@ from typing import Any
 
 from drtp.api import faults
 from drtp.api.faults import Fault
-from drtp.api.jsonvalue import is_object
+from drtp.api.jsonvalue import JsonObject, is_object
 from drtp.api.registry import REGISTRY
 
 AGENTS = "datumapis.com/agents"
@@ -51,7 +51,8 @@ def kind_counted(name: str) -> str | None:
 
 def limits(quota: Mapping[str, Any]) -> dict[str, int]:
     """`spec.hard` of an admitted quota; what cannot be read limits to nothing."""
-    hard: Any = (quota.get("spec") or {}).get("hard")
+    spec: JsonObject = quota.get("spec") or {}
+    hard: Any = spec.get("hard")
     return {name: _or_nothing(value) for name, value in hard.items()} if is_object(hard) else {}
 
 

@@ -679,6 +679,11 @@ COMMANDS: dict[str, Code] = {
         "The operating system refused a file or directory.",
         "Check that it exists, is of the right kind, and may be used by you.",
     ),
+    "DRTP-7070": Code(
+        "No invitation",
+        "No invitation was given, or it cannot be read.",
+        "Give it by --invitation-file FILE, by - on standard input, or in DRTP_INVITATION: never as an argument.",
+    ),
     "DRTP-7017": Code(
         "Part missing",
         "This installation holds the agent only.",

@@ -22,8 +22,10 @@ import msgspec
 
 from drtp import __version__
 from drtp.api.registry import REGISTRY
+from drtp.apiserver.organizations import Organizations
 from drtp.apiserver.rbac import Rbac
 from drtp.apiserver.server import ApiServer, ServerInfo
+from drtp.apiserver.servicecredentials import ServiceCredentials
 from drtp.controllers import assembly, events
 from drtp.controllers.loop import Manager
 from drtp.controllers.runtime import World
@@ -32,6 +34,7 @@ from drtp.edgeserver.server import EdgeServer, Issuing
 from drtp.issuers.audit import AuditLog
 from drtp.issuers.authority import Authority
 from drtp.issuers.digests import Pepper
+from drtp.issuers.invitations import Invitations
 from drtp.issuers.secrets import EnrolmentSecrets
 from drtp.issuers.serving import ControlplaneTls, ensure_serving_secret, keep_serving_secret
 from drtp.issuers.tokens import Accounts
@@ -52,8 +55,8 @@ from drtp.store.observed import Observed
 from drtp.store.sqlite import SqliteStore
 from drtp.store.view import View
 
-_COLLECT_EVERY_S = 3600.0
-"""Expired enrolment secrets are forgotten after a day; an hour more does no harm."""
+_COLLECT_EVERY_S = 60.0
+"""So long a Secret may outlive the one-time secret that it holds."""
 
 _log = logger("controlplane")
 
@@ -70,6 +73,7 @@ class Tower:
     authority: Authority
     audit: AuditLog
     secrets: EnrolmentSecrets
+    invitations: Invitations
     accounts: Accounts
     publisher: Publisher
     manager: Manager
@@ -162,6 +166,7 @@ async def _build(settings: ControlPlaneSettings, clock: Clock, stack: AsyncExitS
         authority=authority,
         audit=audit,
         secrets=EnrolmentSecrets(store, Pepper.open(peppers, "enrolment"), audit, clock),
+        invitations=Invitations(store, Pepper.open(peppers, "invitations"), audit, clock),
         accounts=Accounts(store, Pepper.open(peppers, "tokens"), audit, clock, settings.trust_domain),
         publisher=Publisher(view, projector, await next_incarnation(store, clock)),
         manager=Manager(store, World(view, observed), controllers, clock, recorder=events.record),
@@ -186,8 +191,18 @@ async def _doors(tower: Tower) -> AsyncGenerator[None]:
         advertised_host=settings.names[0],
         advertised_port=settings.edge_port,
     )
-    revoker = Revocation(tower.store, edges.identities, tower.accounts, tower.audit)
-    api = ApiServer(tower.store, tower.accounts, authoriser, info, tower.clock, issuer=tower.accounts, revoker=revoker)
+    joined = f"@{settings.edge_url.removeprefix('https://')}#{tower.authority.pin}"
+    api = ApiServer(
+        tower.store,
+        tower.accounts,
+        authoriser,
+        info,
+        tower.clock,
+        issuer=tower.accounts,
+        revoker=Revocation(tower.store, edges.identities, tower.accounts, tower.secrets, tower.audit),
+        credentials=ServiceCredentials(tower.store, authoriser, tower.secrets, joined),
+        organizations=Organizations(tower.store, authoriser, tower.invitations, tower.audit),
+    )
     operator = OperatorSocket(
         settings=settings,
         store=tower.store,
@@ -225,7 +240,7 @@ async def _keep_serving(tower: Tower) -> None:
 
 async def _collect(tower: Tower) -> None:
     while True:
-        gone = await tower.secrets.collect()
+        gone = await tower.secrets.collect() + await tower.invitations.collect()
         if gone:
             _log.info("expired secrets forgotten", count=gone)
         await tower.clock.sleep(_COLLECT_EVERY_S)

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from drtp.api import quotas
 from drtp.api.core import ORGANIZATION_LABEL
+from drtp.api.jsonvalue import JsonObject
 from drtp.api.meta import Key
 from drtp.kit.errors import Refused
 from drtp.store.protocol import Stored, UpdateStatus
@@ -105,5 +106,6 @@ def _projects(namespace: str, look: Look) -> list[str]:
 
 def _agents(namespace: str, look: Look) -> Iterator[str]:
     for stored in look.listed(CONNECTION, namespace):
-        client = stored.object["spec"].get("client") or {}
-        yield client.get("agentID") or stored.key.name
+        spec: JsonObject = stored.object["spec"]
+        client: JsonObject = spec.get("client") or {}
+        yield str(client.get("agentID") or stored.key.name)

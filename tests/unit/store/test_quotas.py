@@ -61,7 +61,9 @@ async def test_what_is_used_is_true_after_each_write() -> None:
     await store.create(service("early"))
     await store.create(quota({SERVICES: "1k", "secrets": 1}))
     assert await used(store) == {SERVICES: "1", "secrets": "0"}
-    await store.apply([Create(service("a")), Create(service("b")), Delete(Key("DRTPService.datumapis.com", "joe", "a"))])
+    await store.apply(
+        [Create(service("a")), Create(service("b")), Delete(Key("DRTPService.datumapis.com", "joe", "a"))]
+    )
     assert (await used(store))[SERVICES] == "2"
     await store.delete(Key("DRTPService.datumapis.com", "joe", "early"))
     assert (await used(store))[SERVICES] == "1"
