@@ -24,6 +24,9 @@ COUNTED = frozenset({AGENTS, PROJECTS})
 
 AT_POPS = frozenset({STREAMS, NEW_STREAMS})
 
+AT_POPS_MAX = 1_000_000_000
+"""Fits the 32 bits of a snapshot, where 0 is the POP's own limit: who wants none disables the service."""
+
 _COUNT = "count/"
 _BY_NAME = frozenset({"configmaps", "resourcequotas", "secrets", "services"})
 """What Kubernetes counts under its plain name too."""
@@ -75,6 +78,9 @@ def validate(quota: Mapping[str, Any]) -> Iterator[Fault]:
             yield faults.unsupported(f"spec.hard[{name}]", name, ("count/<plural>.<group>", *sorted(COUNTED | AT_POPS)))
             continue
         try:
-            quantity(value)
+            held = quantity(value)
         except ValueError:
             yield faults.invalid(f"spec.hard[{name}]", value, "must be a whole number that is not negative")
+            continue
+        if name in AT_POPS and not 1 <= held <= AT_POPS_MAX:
+            yield faults.invalid(f"spec.hard[{name}]", value, f"must be between 1 and {AT_POPS_MAX}")
