@@ -133,6 +133,7 @@ class Projector:
 KINDS: tuple[str, ...] = (
     "Namespace",
     "Secret",
+    "ResourceQuota",
     "DRTPService.datumapis.com",
     "DRTPConnection.datumapis.com",
     "DRTPServer.datumapis.com",
