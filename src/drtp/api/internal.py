@@ -220,6 +220,8 @@ class AuthorityRecord(Model, frozen=True, kw_only=True, omit_defaults=False):
     kind: str = "Authority"
     metadata: ObjectMeta
     spec: AuthoritySpec
+
+
 class InvitationSpec(Model, frozen=True):
     """Into an organisation, with a role. `organization_uid` tells it from a later one of the same name.
 

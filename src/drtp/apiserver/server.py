@@ -100,7 +100,9 @@ class ApiServer:
         self._store = store
         self._reads = Reads(store, clock)
         self._watches = Watches(store, self._reads, clock)
-        self._writes = Writes(store, self._reads, Granting(authoriser), organizations, Changes(audit), clock)
+        self._writes = Writes(
+            store, self._reads, Granting(authoriser), organizations=organizations, changes=Changes(audit), clock=clock
+        )
         self._audit_queries = AuditQueries(audit, clock)
         self._janitor = Janitor(store, clock)
         self._clock = clock

@@ -42,6 +42,7 @@ class Writes:
         store: Store,
         reads: Reads,
         granting: Granting,
+        *,
         organizations: Organizations,
         changes: Changes,
         clock: Clock,

@@ -405,7 +405,7 @@ _READY: dict[Reason, Advice] = {
     Reason.REGISTERING: Advice((SERVER,), "The server has enrolled and has not reported yet.", _WAIT),
     Reason.REVOKED: Advice(
         (SERVER,),
-        "The identity of the server's POP was revoked, or locked as a copy: agents leave it and gateways send nobody there.",
+        "The identity of its POP was revoked, or locked as a copy: agents leave it, gateways send nobody there.",
         "Delete the server, or join it anew with a fresh secret if that is meant.",
         (_SERVERS,),
         "DRTP-2006",

@@ -42,7 +42,7 @@ def alive(heard_at: datetime, now: datetime) -> bool:
     return now - heard_at < LEASE
 
 
-def server_ready(facts: ServerFacts, now: datetime) -> Conclusion:
+def server_ready(facts: ServerFacts, now: datetime) -> Conclusion:  # noqa: PLR0911 - one line each
     """DRTPServer `Ready`. What was revoked is out at once, whatever it says itself."""
     if facts.denied:
         return no(Aspect.READY, Reason.REVOKED, "The POP's identity was revoked; nobody is sent to it (DRTP-2006).")

@@ -110,7 +110,8 @@ async def test_who_is_aimed_at_no_more_is_forgotten_and_others_keep_their_histor
 
 
 @pytest.mark.parametrize(
-    "address", ["169.254.169.254", "fe80::1", "fe80::1%eth0", "224.0.0.1", "0.0.0.0", "::"]  # noqa: S104
+    "address",
+    ["169.254.169.254", "fe80::1", "fe80::1%eth0", "224.0.0.1", "0.0.0.0", "::"],
 )
 async def test_a_place_where_no_server_can_be_is_not_measured(address: str) -> None:
     nyc = Target("nyc", "nyc.example", 443)
