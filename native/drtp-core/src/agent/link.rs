@@ -9,6 +9,7 @@ use super::course::{Course, Miss, Next, Ways};
 use super::dial::Purpose;
 use super::plan::ServerSpec;
 use super::{Agent, What};
+use crate::driver::LaneConn;
 use crate::driver::socket::Socket;
 use crate::driver::table::unix_ms;
 use crate::event::Event;
@@ -546,14 +547,9 @@ impl Agent {
             self.link_by_key.remove(&key);
             self.drop_link(link);
         }
-        let live: Vec<usize> = self
-            .core
-            .table
-            .sessions
-            .iter()
-            .filter(|(_, sess)| sess.peer.as_ref().is_some_and(|peer| self.is_denied(&peer.uid)))
-            .map(|(index, _)| index)
-            .collect();
+        let to_them = |lane: &LaneConn| lane.peer.as_ref().is_some_and(|peer| self.is_denied(&peer.uid));
+        let live: Vec<usize> =
+            self.core.lanes.iter().filter(|(_, lane)| to_them(lane)).map(|(_, lane)| lane.session).collect();
         for session in live {
             self.core.close_session(session, REVOKED);
         }
