@@ -53,7 +53,7 @@ def test_server_diagram_shows_every_reason_of_ready_and_ways_that_one_fact_opens
     assert reasons
     assert _states(DIAGRAMS[0]) == reasons
     old = NOW - readiness.LEASE - timedelta(seconds=1)
-    facts = itertools.product((NOW, old), (True, False), (None, 49, 50), (True, False), (True, False))
+    facts = itertools.product((NOW, old), (True, False), (None, 49, 50), *[(True, False)] * 3)
     known = {one: readiness.server_ready(ServerFacts(*one), NOW).reason for one in facts}
     possible = {
         (known[a], known[b])
