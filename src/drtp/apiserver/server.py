@@ -14,6 +14,7 @@ from prometheus_client import Counter, Histogram
 
 from drtp.api import rbac
 from drtp.api.internal import ACCOUNT
+from drtp.api.jsonvalue import JsonObject
 from drtp.api.meta import Key
 from drtp.api.people import Authenticator, TokenIssuer, User
 from drtp.api.revoking import Revoker
@@ -93,6 +94,7 @@ class ApiServer:
         self._reads = Reads(store, clock)
         self._watches = Watches(store, self._reads, clock)
         self._writes = Writes(store, self._reads, Granting(authoriser), Changes(audit), clock)
+        self._audit = audit
         self._audit_queries = AuditQueries(audit, clock)
         self._janitor = Janitor(store, clock)
         self._clock = clock
@@ -304,7 +306,16 @@ class ApiServer:
         self._authorise(user, "create", target)
         body = await read_object(request)
         if target.plural == "usertokens":
-            return _json(await usertokens.issue(body, self._issuer), status=201)
+            made = await usertokens.issue(body, self._issuer)
+            given: JsonObject = made["status"]
+            self._audit.write(
+                "user token given",
+                user=str(given["uid"]),
+                by=user.name,
+                remote=request.remote or "",
+                decision="allowed",
+            )
+            return _json(made, status=201)
         if target.plural in {"revocations", "clusterrevocations"}:
             return _json(await revocations.revoke(body, target.namespace, user, self._revoker), status=201)
         if target.plural in {"auditqueries", "clusterauditqueries"}:
