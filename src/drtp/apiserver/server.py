@@ -317,10 +317,25 @@ class ApiServer:
             )
             return _json(made, status=201)
         if target.plural in {"revocations", "clusterrevocations"}:
-            return _json(await revocations.revoke(body, target.namespace, user, self._revoker), status=201)
+            done = await revocations.revoke(body, target.namespace, user, self._revoker)
+            self._tell_revocation(request, user, target, done["spec"])
+            return _json(done, status=201)
         if target.plural in {"auditqueries", "clusterauditqueries"}:
             return _json(await self._audit_queries.answer(body, target.namespace, await self._uid_of(target)), 201)
         return _json(reviews.answer(target.plural, body, user, self._authoriser, target.namespace), status=201)
+
+    def _tell_revocation(self, request: web.Request, user: User, target: Target, spec: JsonObject) -> None:
+        """Who asked for it, from where; what it took away has lines of its own."""
+        what = next(name for name in spec if name != "reason")
+        self._audit.write(
+            "revocation",
+            project=target.namespace,
+            object=f"{what} {spec[what]}",
+            by=user.name,
+            remote=request.remote or "",
+            decision="allowed",
+            reason=str(spec.get("reason") or ""),
+        )
 
     async def _uid_of(self, target: Target) -> str:
         """The uid of the project that the path is in, "" in the cluster. Raises: NotFound."""
