@@ -5,6 +5,7 @@ Nobody fails. And whoever was away finds the way: a context file from before, an
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import time
 from collections.abc import Callable
@@ -17,8 +18,8 @@ from scenario.load import http, local_service, tcp, visitors
 
 STAYING = 200
 NEW_PER_S = 50.0
-WITHIN_S = 30.0
-"""Of one rotation of the root: three steps that each wait for every edge."""
+WITHIN_S = 40.0
+"""Of one rotation of the root: three steps that each wait for every edge, and a start of the control plane."""
 
 
 def _ca(bed: Bed, *argv: str) -> dict[str, Any]:
@@ -63,7 +64,11 @@ def test_nobody_notices_that_root_and_intermediates_are_rotated_twice(new_bed: C
                 _ca(bed, "rotate")
                 load.run_on(3.0)
                 _ca(bed, "rotate", "--root", "--hold", "0s")
-                eventually(lambda: _rotated(bed, number), WITHIN_S)  # noqa: B023
+                if number == 3:
+                    # Somewhere in it the control plane is killed; the supervisor starts it again, and it goes on.
+                    load.run_on(random.uniform(0.0, 3.0))
+                    bed.part("controlplane").kill()
+                eventually(lambda: _rotated(bed, number), WITHIN_S, 0.3)  # noqa: B023
             took = time.monotonic() - began
             load.run_on(3.0)
         eventually(lambda: _all_under(bed, 3), 10.0)

@@ -103,6 +103,7 @@ class ApiServer:
         self._writes = Writes(
             store, self._reads, Granting(authoriser), organizations=organizations, changes=Changes(audit), clock=clock
         )
+        self._audit = audit
         self._audit_queries = AuditQueries(audit, clock)
         self._janitor = Janitor(store, clock)
         self._clock = clock
@@ -323,15 +324,21 @@ class ApiServer:
         if request.method != "POST" or target.name:
             raise Failure(405, "DRTP-1018", "the server does not allow this method on the requested resource")
         self._authorise(user, "create", target)
-        return _json(await self._posted(await read_object(request), user, target), status=201)
+        return _json(await self._posted(request, await read_object(request), user, target), status=201)
 
-    async def _posted(self, body: JsonObject, user: User, target: Target) -> JsonObject:  # noqa: PLR0911 - one line each
+    async def _posted(  # noqa: PLR0911 - one line each
+        self, request: web.Request, body: JsonObject, user: User, target: Target
+    ) -> JsonObject:
         namespace = target.namespace
         match target.plural:
             case "usertokens":
-                return await usertokens.issue(body, self._issuer)
+                made = await usertokens.issue(body, self._issuer)
+                self._tell_token(request, user, made["status"])
+                return made
             case "revocations" | "clusterrevocations":
-                return await revocations.revoke(body, namespace, user, self._revoker)
+                done = await revocations.revoke(body, namespace, user, self._revoker)
+                self._tell_revocation(request, user, target, done["spec"])
+                return done
             case "auditqueries" | "clusterauditqueries":
                 return await self._audit_queries.answer(body, namespace, await self._uid_of(target))
             case "servicecredentials":
@@ -344,6 +351,28 @@ class ApiServer:
                 return await self._organizations.accept(body, user)
             case _:
                 return reviews.answer(target.plural, body, user, self._authoriser, namespace)
+
+    def _tell_token(self, request: web.Request, user: User, given: JsonObject) -> None:
+        self._audit.write(
+            "user token given",
+            user=str(given["uid"]),
+            by=user.name,
+            remote=request.remote or "",
+            decision="allowed",
+        )
+
+    def _tell_revocation(self, request: web.Request, user: User, target: Target, spec: JsonObject) -> None:
+        """Who asked for it, from where; what it took away has lines of its own."""
+        what = next(name for name in spec if name != "reason")
+        self._audit.write(
+            "revocation",
+            project=target.namespace,
+            object=f"{what} {spec[what]}",
+            by=user.name,
+            remote=request.remote or "",
+            decision="allowed",
+            reason=str(spec.get("reason") or ""),
+        )
 
     async def _uid_of(self, target: Target) -> str:
         """The uid of the project that the path is in, "" in the cluster. Raises: NotFound."""

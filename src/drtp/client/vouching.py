@@ -73,9 +73,27 @@ def _vouched(
         return False
     for said in offer:
         same = said.subject == root.subject and said.public_key() == root.public_key()
-        if same and any(said.subject != by.subject and _issued(said, by, now) for by in believed):
+        if (
+            same
+            and not _has_purposes(said)
+            and any(said.subject != by.subject and _issued(said, by, now) for by in believed)
+        ):
             return True
     return False
+
+
+def _has_purposes(certificate: x509.Certificate) -> bool:
+    """Whether it is an intermediate's: these are for some purposes, roots and what is said of roots for none.
+
+    Without this, whoever has an intermediate's key could make a root of it.
+    """
+    try:
+        certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage)
+    except x509.ExtensionNotFound:
+        return False
+    except ValueError:
+        return True
+    return True
 
 
 def _issued(certificate: x509.Certificate, by: x509.Certificate, now: datetime) -> bool:

@@ -117,7 +117,12 @@ class Routes:
         user = await self._authenticator.authenticate(token, None, remote) if token else None
         if user is None:
             return plain_fault("DRTP-2004", 401)
-        return self._given(await self._enrolment.by_user(wanted, user, remote))
+        try:
+            return self._given(await self._enrolment.by_user(wanted, user, remote))
+        except Refused as error:
+            by = f"user {user.uid or user.name}"
+            self._audit.write_paced("enrolment refused", by=by, remote=remote, decision="refused", reason=error.code)
+            raise
 
     def _given(self, enrolled: Enrolled) -> web.Response:
         spec = enrolled.spec

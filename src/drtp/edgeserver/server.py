@@ -192,6 +192,11 @@ class EdgeServer:
             hello = await _hello(socket)
             spec = await self._registered(peer, hello)
         except DrtpError as error:
+            if isinstance(error, Refused):
+                uid, remote = peer.edge.uid, peer.remote
+                self._audit.write_paced(
+                    "feed refused", identity=uid, remote=remote, decision="refused", reason=error.code
+                )
             await _part(socket, error)
             return socket
         await self._converse(socket, peer, hello, spec)

@@ -13,6 +13,7 @@ that were away find their way.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -32,7 +33,7 @@ from drtp.kit.clock import Clock
 from drtp.kit.errors import Conflict, DrtpError, Refused
 from drtp.kit.latest import Latest
 from drtp.kit.observe import REGISTRY, logger
-from drtp.store.protocol import AlreadyExists, Store
+from drtp.store.protocol import AlreadyExists, Store, Stored
 
 log = logger("rotation")
 
@@ -46,6 +47,8 @@ USERS_SHARE = 3
 SETTLE = timedelta(seconds=2)
 """Between two steps at least: what was reported as in force is in force on every socket by then."""
 CHECK_S = 1.0
+CHECK_SHARE = 20
+"""Of the time between two looks, a part for the look."""
 VOUCH_EVERY_S = 3600.0
 ATTEMPTS = 5
 
@@ -170,13 +173,16 @@ class Rotation:
 
     async def run(self) -> None:
         """Take each step when its time has come, until cancelled."""
-        vouched = self._clock.monotonic()
+        vouched, pause_s = self._clock.monotonic(), CHECK_S
         while True:
-            await self._clock.sleep(CHECK_S)
+            await self._clock.sleep(pause_s)
+            began = self._clock.monotonic()
             try:
                 await self._check()
             except DrtpError as error:
                 log.warning("rotation waits", code=error.code, reason=error.what)
+            # Among ten thousand edges a look takes about a second.
+            pause_s = max(CHECK_S, CHECK_SHARE * (self._clock.monotonic() - began))
             if self._clock.monotonic() - vouched > VOUCH_EVERY_S:
                 vouched = self._clock.monotonic()
                 self._authority.follow(self._authority.state)
@@ -194,10 +200,10 @@ class Rotation:
     async def outlook(self) -> Outlook:
         """What the next step waits for."""
         listing = await self._store.list(EDGE_IDENTITY)
-        edges = [msgspec.json.decode(stored.raw, type=EdgeIdentity) for stored in listing.items]
         offer = self._authority.offer.value
-        digest = offer.digest if offer else ""
-        return outlook(self._authority.state, edges, self._authority, digest, self._clock.now())
+        digest, state, now = offer.digest if offer else "", self._authority.state, self._clock.now()
+        # In a thread: every certificate is read.
+        return await asyncio.to_thread(outlook, state, _records(listing.items), self._authority, digest, now)
 
     async def begin(self, by: str, *, hold: timedelta = HOLD, grace: timedelta = GRACE) -> AuthoritySpec:
         """Begin a rotation of the root. `grace` 0: the former root, once gone, vouches for nothing.
@@ -280,6 +286,10 @@ class Rotation:
         _PHASE.state(state.phase.value)
         self.changed.set(state)
         log.info("authority follows", phase=state.phase.value, active=state.active, next=state.next)
+
+
+def _records(items: Iterable[Stored]) -> Iterable[EdgeIdentity]:
+    return (msgspec.json.decode(stored.raw, type=EdgeIdentity) for stored in items)
 
 
 def _same(held: AuthoritySpec, seen: AuthoritySpec) -> bool:

@@ -156,7 +156,8 @@ IDENTITY: dict[str, Code] = {
     "DRTP-2014": Code(
         "Wrong certificate authority",
         "The control plane's authority does not have the fingerprint that the secret or context names.",
-        "Check the address. If it is right, somebody may stand between you and the control plane.",
+        "Check the address. If it is right, the root was rotated long ago, and a new secret or context is needed; or "
+        "somebody stands between you and the control plane.",
     ),
     "DRTP-2015": Code(
         "Not enrolled", "There is no identity in the state directory.", "Enrol with a secret or as a logged-in user."

@@ -89,6 +89,14 @@ async def test_grants_access_and_takedown_are_written_and_nothing_else(owned: Se
     ]
 
 
+async def test_revocations_and_tokens_of_users_name_who_asked(owned: Served) -> None:
+    revocations = f"{GROUP}/namespaces/joe/revocations"
+    assert (await owned.call("POST", revocations, {"spec": {"agent": "a-1", "reason": "lost"}}, token=JOE))[0] == 201
+    assert (await owned.call("POST", f"{GROUP}/usertokens", {"spec": {"user": "bob"}}, token=ADMIN))[0] == 201
+    assert await events(owned, EVERYWHERE, ADMIN) == [("revocation", "joe"), ("user token given", "admin")]
+    assert await events(owned, IN_JOE, JOE) == [("revocation", "joe")]
+
+
 async def test_both_sides_of_a_reference_grant_see_it(owned: Served) -> None:
     grant = {
         "apiVersion": "gateway.networking.k8s.io/v1beta1",

@@ -28,6 +28,7 @@ LANES = 6
 
 NURSERY = """
 import asyncio, json, os, signal, sys
+from datetime import timedelta
 from pathlib import Path
 from cryptography import x509
 from drtp.api.feed import EdgeRole, EnrolRequest
@@ -99,6 +100,13 @@ class Office:
         await self.identities.connected(said["uid"], key_fingerprint(leaf.public_key()))
         return {}
 
+    async def rotate(self, said):
+        if self.authority.state.next:
+            await self.rotation.step("campaign", force=True)
+        else:
+            await self.rotation.begin("campaign", hold=timedelta(), grace=timedelta())
+        return {}
+
     async def verify(self, said):
         verdict = self.audit.trail.verify([self.audit.head])
         return {"sound": verdict.sound and not verdict.missing, "fault": verdict.fault}
@@ -148,11 +156,13 @@ class Figures:
     renewed: int = 0
     again: int = 0
     restores: int = 0
+    steps: int = 0
 
     def __str__(self) -> str:
         return (
             f"{self.kills} kills and {self.restores} restores, {self.enrolled} enrolments and {self.renewed} renewals "
-            f"answered, {self.again} asked for again; 0 spent secrets taken, 0 certificates unknown, 0 agents bricked"
+            f"answered, {self.again} asked for again, {self.steps} steps of a rotation; "
+            f"0 spent secrets taken, 0 certificates unknown, 0 agents bricked"
         )
 
 
@@ -260,7 +270,8 @@ class Campaign:
             if last:
                 return
             door.begin()
-            lanes = asyncio.gather(*(self._work(number, edge, door) for number, edge in enumerate(self._edges)))
+            working = [self._work(number, edge, door) for number, edge in enumerate(self._edges)]
+            lanes = asyncio.gather(*working, self._rotate(door))
             # So many answers later, and then anywhere in the next: however fast the machine is.
             await door.answered(self._rng.randrange(3 * LANES))
             await asyncio.sleep(self._rng.uniform(0, 0.02))
@@ -304,6 +315,13 @@ class Campaign:
                 await (self._renew if edge.uid else self._enrol)(lane, edge, door)
         except Gone:
             return
+
+    async def _rotate(self, door: Door) -> None:
+        """In some lives the root moves a step on meanwhile."""
+        if self._rng.random() < 0.3:
+            with contextlib.suppress(Gone):
+                await door.ask(98, "rotate")
+                self.figures.steps += 1
 
     async def _enrol(self, lane: int, edge: Edge, door: Door) -> None:
         if not edge.secret:

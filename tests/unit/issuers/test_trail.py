@@ -174,3 +174,29 @@ def test_a_place_that_was_rotated_away_is_said(tmp_path: Path) -> None:
 def test_an_empty_log_holds(tmp_path: Path) -> None:
     verdict = Office(tmp_path).trail.verify([START])
     assert (verdict.sound, verdict.lines, verdict.head, verdict.missing) == (True, 0, START, ())
+
+
+OF_BEFORE = (
+    '{"at":"2030-01-01T00:00:00+00:00","event":"edge enrolled","fields":{"identity":"a-1","role":"agent",'
+    '"by":"secret x","remote":"192.0.2.1"},"previous":"00000000000000000000000000000000000000000000000000'
+    '00000000000000","hash":"9b3466bc7eb894ec758c2ef79582d8c5ad57e66f8d6e4aa9f03582dcd63ee066"}'
+    "\n"
+    '{"at":"2030-01-01T00:00:00+00:00","event":"identity revoked","fields":{"identity":"a-1","reason":"ge'
+    'stohlen ü","by":"admin"},"previous":"9b3466bc7eb894ec758c2ef79582d8c5ad57e66f8d6e4aa9f03582dcd63ee06'
+    '6","hash":"e3392c545c12383d108c21ecbb2c0d7ac9ffb9d382752af9e477e95720e7a6cf"}'
+    "\n"
+)
+"""As the version before projects wrote them."""
+
+
+def test_lines_of_a_version_before_hold_and_are_the_operators_alone(tmp_path: Path) -> None:
+    path = tmp_path / "audit" / "audit.log"
+    path.parent.mkdir(mode=0o700)
+    path.write_text(OF_BEFORE, encoding="utf-8")
+    office = Office(tmp_path)
+    office.write(2)
+    verdict = office.trail.verify()
+    assert (verdict.sound, verdict.lines, verdict.whole) == (True, 4, True)
+    everything = [msgspec.json.decode(raw, type=AuditLine).event for raw in office.trail.page(AuditWanted()).lines]
+    assert everything == ["edge enrolled", "edge enrolled", "identity revoked", "edge enrolled"]
+    assert office.numbers(uid=UIDS["joe"]) == [1]

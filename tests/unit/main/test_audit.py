@@ -6,13 +6,15 @@ import asyncio
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from drtp.api.people import SYSTEM_MASTERS
-from drtp.client.context import save_context
+from drtp.client.context import Context, save_context
+from drtp.kit.secret import Secret
 from drtp.main.settings import ControlPlaneSettings
-from unit.main.controlplane_bed import context_of, operator, process, settings
+from unit.main.controlplane_bed import operator, process, settings
 
 
 async def command(*argv: str, stdin: bytes = b"") -> tuple[int, bytes, str]:
@@ -33,25 +35,21 @@ async def command(*argv: str, stdin: bytes = b"") -> tuple[int, bytes, str]:
     return child.returncode, out, err.decode()
 
 
-async def contexts(where: ControlPlaneSettings, tmp_path: Path) -> tuple[str, str]:
-    """Files of an administrator, and of somebody who has the role `admin` in `default`."""
-    for name, groups in (("operator", (SYSTEM_MASTERS,)), ("owner", ())):
-        context = await context_of(where, *groups)
-        save_context(tmp_path / f"{name}.json", context)
-    ask = {"name": "joe", "namespaces": ["default"], "role": "admin"}
-    await operator(where, "POST", "/v1/tokens", ask)
-    await operator(where, "POST", "/v1/tokens", {"name": "root", "namespaces": [], "groups": [SYSTEM_MASTERS]})
-    return str(tmp_path / "operator.json"), str(tmp_path / "owner.json")
+async def context(where: ControlPlaneSettings, path: Path, ask: dict[str, Any]) -> str:
+    """The file of somebody who has what the operator's socket gives for `ask`."""
+    _, access = await operator(where, "GET", "/v1/access")
+    _, minted = await operator(where, "POST", "/v1/tokens", ask)
+    save_context(path, Context(api=access["api"], ca_pem=access["ca"].encode(), token=Secret(minted["token"])))
+    return str(path)
 
 
 async def test_the_commands_list_verify_and_export_and_an_export_holds_by_itself(tmp_path: Path) -> None:
     where = settings(tmp_path)
     async with process(where) as (_child, _ready):
-        _, owner = await contexts(where, tmp_path)
-        _, minted = await operator(
-            where, "POST", "/v1/tokens", {"name": "r", "namespaces": [], "groups": [SYSTEM_MASTERS]}
-        )
-        everywhere = await _unnarrowed(where, tmp_path, minted["token"])
+        ask = {"name": "joe", "namespaces": ["default"], "role": "admin"}
+        owner = await context(where, tmp_path / "owner.json", ask)
+        ask = {"name": "root", "namespaces": [], "groups": [SYSTEM_MASTERS]}
+        everywhere = await context(where, tmp_path / "operator.json", ask)
 
         status, out, err = await command("datumctl", "--context", owner, "audit", "list", "--event", "role")
         assert status == 0, err
@@ -99,13 +97,3 @@ async def test_the_commands_list_verify_and_export_and_an_export_holds_by_itself
     status, _, err = await command("drtp", "audit", "verify", *data)
     assert status == 1
     assert "of audit.log is not what was written" in err and "DRTP-2041" in err
-
-
-async def _unnarrowed(where: ControlPlaneSettings, tmp_path: Path, token: str) -> str:
-    from drtp.client.context import Context
-    from drtp.kit.secret import Secret
-
-    _, access = await operator(where, "GET", "/v1/access")
-    path = tmp_path / "everywhere.json"
-    save_context(path, Context(api=access["api"], ca_pem=access["ca"].encode(), token=Secret(token)))
-    return str(path)
