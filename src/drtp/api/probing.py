@@ -9,5 +9,10 @@ from __future__ import annotations
 SENDS_VISITORS = "drtp-sends-visitors"
 """Header of the question: `yes` or `no`. Absent: an older gateway, which does not say."""
 
+PULSE = "pulse"
+"""A Unix socket among those of a POP's endpoints, at which its tunnel driver answers whoever connects: gateways of the
+same machine send visitors to the others only while it does.
+"""
+
 LEAVING = frozenset({"draining", "returning"})
 """Values of `status` in the answer by which a POP itself asks for no visitors. It still serves those who come."""

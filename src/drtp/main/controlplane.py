@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import msgspec
 
 from drtp import __version__
+from drtp.api.drtp import EndpointMode
 from drtp.api.registry import REGISTRY
 from drtp.apiserver.rbac import Rbac
 from drtp.apiserver.server import ApiServer, ServerInfo
@@ -150,7 +151,8 @@ async def _build(settings: ControlPlaneSettings, clock: Clock, stack: AsyncExitS
     await ensure_serving_secret(store, authority, clock, name=SERVING_SECRET, hosts=_public_hosts(settings))
     view = View(store, (info.key for info in REGISTRY), clock)
     observed = Observed()
-    projector = Projector(view, ProjectionSettings(settings.suffix, settings.endpoint_mode, settings.plain_from))
+    mode = settings.endpoint_mode or EndpointMode.MTLS
+    projector = Projector(view, ProjectionSettings(settings.suffix, mode, settings.plain_from))
     controllers = assembly.controllers(view, settings.suffix)
     peppers = directory / "peppers"
     return Tower(
