@@ -1,8 +1,8 @@
 """One edge without a control plane, as a process: `python -m bench.tunnel.edge pop|agent|gateway|envoy DIRECTORY …`.
 
-The real hosts and the real core, on a hand-made snapshot: what is measured is the product's own data path. Of a
-`gateway` that is its UDP side, which needs no Envoy; `envoy` is the whole of it. DIRECTORY holds the identity and `by-hand.json`. A line on stdout
-says when it serves; SIGTERM ends it.
+The real hosts and the real core, on a hand-made snapshot: what is measured is the product's own data path. `gateway`
+is a gateway's UDP side, which needs no Envoy; `envoy` is the whole of it. DIRECTORY holds the identity and
+`by-hand.json`. A line on stdout says when it serves; SIGTERM ends it.
 """
 
 from __future__ import annotations

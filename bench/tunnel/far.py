@@ -1,7 +1,8 @@
 """A long path between agent and POP on one machine: a network of the bench's own, and a TUN device in it.
 
-The kernel may have no netem, so the device is a shim: each packet that goes to `THERE` comes back from `THERE` to `HERE`
-after half the round trip, source and destination changed over, or not at all. Checksums stay what they were. Takes root.
+The kernel may have no netem, so the device is a shim: each packet that goes to `THERE` comes back from `THERE` to
+`HERE` after half the round trip, source and destination changed over, or not at all. Checksums stay what they were.
+Takes root.
 """
 
 from __future__ import annotations

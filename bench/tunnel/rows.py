@@ -131,7 +131,7 @@ _UNIX, _TLS = "whole path, Unix hop", "whole path, mutual-TLS hop"
 
 
 def first_bytes(visitors: int, round_trip_s: float) -> Callable[[Load, Way, float], Figures]:
-    """From dialling to the first byte of a verified answer, of visitors who come at once, in round trips of the path."""
+    """From dialling to the first byte of a verified answer, of visitors who come at once, in round trips."""
 
     def run(_load: Load, way: Way, seconds: float) -> Figures:
         before = _cpu_s(way)
