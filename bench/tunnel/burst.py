@@ -60,6 +60,6 @@ def _burst(at: Address, visitors: int) -> list[float]:
                 selector.unregister(visitor)
                 visitor.close()
                 del waiting[key.fd]
-                if answer != word:
+                if bytes(answer) != word:
                     raise RuntimeError(f"an answer was {bytes(answer)!r} and not {word!r}")
     return times

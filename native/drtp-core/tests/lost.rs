@@ -203,7 +203,8 @@ fn of_a_hundred_agents_each_serves_its_own_and_ten_that_die_take_nobody_elses_vi
     let uid = |number: usize| format!("a-{number}");
     let mut entries = serde_json::Map::new();
     for number in 0..AGENTS {
-        let own = json!({"connection": format!("c-{number}"), "agents": [uid(number)], "service": format!("s-{number}")});
+        let own =
+            json!({"connection": format!("c-{number}"), "agents": [uid(number)], "service": format!("s-{number}")});
         entries.insert(format!("route/c-{number}"), with(route(0), own));
     }
     let outcome = pop.apply(&whole(entries.into()));
