@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
 from drtp.api.drtp import DRTPServerSpec, Location, ServerListener, ServerSockets, Transport
-from drtp.api.probing import PULSE
+from drtp.api.probing import LONGEST_SOCKET, PULSE
 from drtp.api.reports import PopRegistration
 from drtp.client.feed import Feed
 from drtp.client.identity import Identity, IdentityStore
@@ -27,7 +27,7 @@ from drtp.pop.health import HealthDoor, gateways_and_control_plane
 from drtp.pop.host import PopHost
 from drtp.pop.metrics import PopCollector
 from drtp.pop.ports import PortBook
-from drtp.pop.settings import LONGEST_SOCKET, PopSettings
+from drtp.pop.settings import PopSettings
 from drtp.pop.vitals import Fitness, pre_auth_max
 from drtp.tunnel import CoreLimits, Liveness, ServerConfig, TunnelIdentity, TunnelServer, WebIdentity
 

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 
+from drtp.api.probing import LONGEST_SOCKET
 from drtp.kit.errors import Invalid
 from drtp.kit.sockets import PATH_BYTES_MAX
 
-LONGEST_SOCKET = "01234567-89ab-cdef-0123-456789abcdef.sock"
-"""A connection's, by its uid."""
 EPHEMERAL_FIRST = 32768
 """From here on the system hands ports out to outgoing connections, which then block a listener."""
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from drtp.api.probing import LONGEST_SOCKET
 from drtp.kit.files import private_directory
 from drtp.kit.secret import Secret
 from drtp.kit.sockets import socket_directory
@@ -17,7 +18,6 @@ from drtp.main.embedded.child import OnDeath, Part
 from drtp.main.embedded.layout import Layout
 from drtp.main.embedded.operator_client import OperatorClient
 from drtp.main.shell import Misused
-from drtp.pop.settings import LONGEST_SOCKET
 
 HOST = "127.0.0.1"
 """An embedded instance listens on loopback only."""
