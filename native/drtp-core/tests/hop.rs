@@ -277,7 +277,7 @@ fn the_service_may_end_first() {
 
 #[test]
 fn a_gateway_that_closes_suddenly_resets_the_service_and_one_that_speaks_http_ends_it() {
-    for (protocol, wanted) in [("TCP", None), ("HTTP", Some(b"word".to_vec()))] {
+    for (protocol, wanted) in [("TCP", None), ("HTTP", Some(b"word".to_vec())), ("HTTPS", Some(b"word".to_vec()))] {
         let (address, ends) = told();
         let hop = Hop::with(address, json!({"protocol": protocol}));
         let mut visitor = hop.visit();

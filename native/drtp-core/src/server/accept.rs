@@ -69,7 +69,7 @@ impl Server {
 
     /// What a gateway's close means on the Unix hop of a route, where nothing else has ended yet.
     fn sudden_end(&self, route: usize) -> SuddenEnd {
-        let http = self.routes.get(route).is_some_and(|route| route.spec.protocol == "HTTP");
+        let http = self.routes.get(route).is_some_and(|route| matches!(route.spec.protocol.as_str(), "HTTP" | "HTTPS"));
         if http { SuddenEnd::Finish } else { SuddenEnd::Reset }
     }
 
