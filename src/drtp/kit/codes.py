@@ -514,6 +514,21 @@ GATEWAY: dict[str, Code] = {
         "There is no identity in the gateway's directory.",
         "Enrol it with a join secret first.",
     ),
+    "DRTP-5020": Code(
+        "Directory of endpoint sockets too long",
+        "Sockets in the directory given by --endpoint-sockets would have longer paths than the system allows.",
+        "Choose a directory with a shorter path, such as one below /run.",
+    ),
+    "DRTP-5021": Code(
+        "Directory of sockets in use",
+        "Another process has its sockets in this directory, or it belongs to another user.",
+        "Give each POP a directory of its own, owned by the user that it runs as.",
+    ),
+    "DRTP-5022": Code(
+        "Not a directory of POPs' sockets",
+        "A directory given by --pop-sockets cannot be used: a relative path names another place to each process.",
+        "Name the absolute path of the directory that the POP was given by --endpoint-sockets.",
+    ),
     "DRTP-5040": Code(
         "Not a load balancer's network",
         "A network given by --proxy-protocol-from cannot be used: PROXY headers from it would be believed.",

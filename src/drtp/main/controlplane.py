@@ -23,6 +23,7 @@ import msgspec
 from prometheus_client import Gauge
 
 from drtp import __version__
+from drtp.api.drtp import EndpointMode
 from drtp.api.feed import EdgeRole
 from drtp.api.internal import EdgeIdentity
 from drtp.api.meta import Key
@@ -186,7 +187,8 @@ async def _build(settings: ControlPlaneSettings, clock: Clock, stack: AsyncExitS
     view = View(store, (info.key for info in REGISTRY), clock)
     audit.uid_of = lambda project: stored.uid if (stored := view.stored(Key("Namespace", "", project))) else ""
     observed = Observed()
-    projector = Projector(view, ProjectionSettings(settings.suffix, settings.endpoint_mode, settings.plain_from))
+    mode = settings.endpoint_mode or EndpointMode.MTLS
+    projector = Projector(view, ProjectionSettings(settings.suffix, mode, settings.plain_from))
     controllers = assembly.controllers(view, settings.suffix)
     peppers = directory / "peppers"
     return Tower(

@@ -337,7 +337,7 @@ impl Agent {
                     Err(error.to_string())
                 }
             };
-            let entry = EntryOutcome { ok: result.is_ok(), error: result.err(), bound: None };
+            let entry = EntryOutcome { ok: result.is_ok(), error: result.err(), ..EntryOutcome::default() };
             outcome.entries.insert(key, entry);
         }
         self.probe_due();
