@@ -31,8 +31,8 @@ HELLO_NAMESPACE = "default"
 CONTROLPLANE, GATEWAY, HELLO_PAGE, HELLO_AGENT = "controlplane", "gateway", "hello-page", "hello"
 HELLO_AGENTS = (HELLO_AGENT, "hello-other")
 """The hello service has one agent; while that is replaced, two. Each of these has a state directory of its name."""
-USUAL_HOP = "unix" if sys.platform.startswith("linux") else "mtls"
-"""From gateway to POP. Elsewhere a directory has no mark that proves whose it is."""
+USUAL_HOP = "mtls"
+"""From gateway to POP: the one that fails no new visitor when a POP freezes."""
 DRAIN_S = 5.0
 """What visitors of a part get that stops: long enough for a page, short enough for Ctrl-C."""
 
