@@ -364,7 +364,7 @@ impl Agent {
             Ok(_) => Some("a list of the denied of another kind".to_owned()),
             Err(error) => Some(error.to_string()),
         };
-        outcome.entries.insert(key, EntryOutcome { ok: error.is_none(), error, bound: None });
+        outcome.entries.insert(key, EntryOutcome { ok: error.is_none(), error, ..EntryOutcome::default() });
     }
 
     fn is_denied(&self, pop: &str) -> bool {
