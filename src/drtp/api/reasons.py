@@ -81,6 +81,7 @@ class Reason(StrEnum):
     REGISTERING = "Registering"
     RENEWAL_FAILS = "RenewalFails"
     RESOLVED_REFS = "ResolvedRefs"
+    REVOKED = "Revoked"
     SCHEDULED = "Scheduled"
     SECRET_REPLAYED = "SecretReplayed"  # noqa: S105 - a word about secrets
     SERVICE_NOT_FOUND = "ServiceNotFound"

@@ -110,7 +110,16 @@ class IdentityStore:
         """The one kept beside the current: the one before, until the current has connected once."""
         now = self._current.resolve() if self._current.is_symlink() else None
         others = [path for path in self._directories() if path != now]
-        return self._read(max(others, key=lambda path: path.stat().st_mtime_ns)) if others else None
+        try:
+            newest = max(others, key=lambda path: path.stat().st_mtime_ns, default=None)
+        except FileNotFoundError:
+            return None  # it has just gone
+        try:
+            return self._read(newest) if newest else None
+        except Terminal:
+            if newest is not None and newest.exists():
+                raise
+            return None
 
     def paths(self, identity: Identity) -> IdentityPaths:
         """The files of an identity that is installed."""

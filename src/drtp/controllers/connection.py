@@ -183,6 +183,8 @@ def _place(connection: DRTPConnection, service: DRTPService | None, world: World
     look_again: float | None = None
     candidates: list[Candidate] = []
     for server in world.view.list(DRTPServer):
+        if _is_revoked(server):
+            continue  # Nobody stays for the visitors that are left there: they are cut.
         candidates.append(_candidate(server, trips.get(server.metadata.name), now))
         held = _held_for(server, now)
         if held is not None and any(one.server_ref.name == server.metadata.name for one in present):
@@ -227,7 +229,7 @@ def _is_busy(connection: DRTPConnection, name: str, world: World) -> bool:
     """Whether visitors are left on a server that is left. Silence says nothing until its lease is over."""
     server = world.view.get(DRTPServer, "", name)
     ready = _ready(server) if server is not None else None
-    if server is None or ready is None or ready.reason == "LeaseExpired":
+    if server is None or ready is None or ready.reason == Reason.LEASE_EXPIRED:
         return False
     state = world.observed.edge(server.metadata.uid)
     report = state.reports.get(entrykeys.route(connection.metadata.uid)) if state and state.connected else None
@@ -253,6 +255,11 @@ def _candidate(server: DRTPServer, round_trip_ms: float | None, now: datetime) -
 
 def _ready(server: DRTPServer) -> Condition | None:
     return conditions.find(server.status.conditions, Aspect.READY)
+
+
+def _is_revoked(server: DRTPServer) -> bool:
+    ready = _ready(server)
+    return ready is not None and ready.reason == Reason.REVOKED
 
 
 def _held_for(server: DRTPServer, now: datetime) -> float | None:
@@ -337,6 +344,8 @@ def _server_status(connection: DRTPConnection, assigned: AssignedServer, world: 
     if server is None:
         return msgspec.structs.replace(known, message="No such server.")
     ready = _ready(server)
+    if _is_revoked(server):
+        return msgspec.structs.replace(known, client_status=ClientStatus.DISCONNECTED, message="Its POP was revoked.")
     if ready is not None and ready.reason == Reason.LEASE_EXPIRED:
         return msgspec.structs.replace(known, client_status=ClientStatus.DISCONNECTED, message="The server is silent.")
     state = world.observed.edge(server.metadata.uid)

@@ -6,12 +6,12 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from drtp.api.internal import Account, ApiToken, AuthorityRecord, EdgeIdentity, EnrolmentSecret
+from drtp.api.internal import Account, ApiToken, AuthorityRecord, EdgeIdentity, EnrolmentSecret, Invitation
 from drtp.api.meta import Key
 from drtp.store.protocol import NotFound, Object, Store, Stored
 
-Record = EnrolmentSecret | EdgeIdentity | ApiToken | Account | AuthorityRecord
-R = TypeVar("R", EnrolmentSecret, EdgeIdentity, ApiToken, Account, AuthorityRecord)
+Record = EnrolmentSecret | EdgeIdentity | ApiToken | Account | AuthorityRecord | Invitation
+R = TypeVar("R", EnrolmentSecret, EdgeIdentity, ApiToken, Account, AuthorityRecord, Invitation)
 
 
 class Held(Generic[R]):

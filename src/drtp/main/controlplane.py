@@ -27,8 +27,10 @@ from drtp.api.feed import EdgeRole
 from drtp.api.internal import EdgeIdentity
 from drtp.api.meta import Key
 from drtp.api.registry import REGISTRY
+from drtp.apiserver.organizations import Organizations
 from drtp.apiserver.rbac import Rbac
 from drtp.apiserver.server import ApiServer, ServerInfo
+from drtp.apiserver.servicecredentials import ServiceCredentials
 from drtp.controllers import assembly, events
 from drtp.controllers.loop import Manager
 from drtp.controllers.runtime import World
@@ -37,6 +39,7 @@ from drtp.edgeserver.server import EdgeServer, Issuing
 from drtp.issuers.audit import AuditLog
 from drtp.issuers.authority import Authority
 from drtp.issuers.digests import Pepper
+from drtp.issuers.invitations import Invitations
 from drtp.issuers.rotation import Rotation
 from drtp.issuers.secrets import EnrolmentSecrets
 from drtp.issuers.serving import ControlplaneTls, ensure_serving_secret, keep_serving_secret
@@ -60,8 +63,8 @@ from drtp.store.observed import Observed
 from drtp.store.sqlite import SqliteStore
 from drtp.store.view import View
 
-_COLLECT_EVERY_S = 3600.0
-"""Expired enrolment secrets are forgotten after a day; an hour more does no harm."""
+_COLLECT_EVERY_S = 60.0
+"""So long a Secret may outlive the one-time secret that it holds."""
 
 _ANNOUNCE_EVERY_S = 600.0
 _COUNT_EVERY_S = 30.0
@@ -95,6 +98,7 @@ class Tower:
     rotation: Rotation
     audit: AuditLog
     secrets: EnrolmentSecrets
+    invitations: Invitations
     accounts: Accounts
     publisher: Publisher
     manager: Manager
@@ -195,6 +199,7 @@ async def _build(settings: ControlPlaneSettings, clock: Clock, stack: AsyncExitS
         rotation=rotation,
         audit=audit,
         secrets=EnrolmentSecrets(store, Pepper.open(peppers, "enrolment"), audit, clock),
+        invitations=Invitations(store, Pepper.open(peppers, "invitations"), audit, clock),
         accounts=Accounts(store, Pepper.open(peppers, "tokens"), audit, clock, settings.trust_domain),
         publisher=Publisher(view, projector, await next_incarnation(store, clock)),
         manager=Manager(store, World(view, observed), controllers, clock, recorder=events.record),
@@ -225,7 +230,11 @@ async def _doors(tower: Tower) -> AsyncGenerator[None]:
         advertised_host=settings.names[0],
         advertised_port=settings.edge_port,
     )
-    revoker = Revocation(tower.store, edges.identities, tower.accounts, tower.audit)
+
+    def joined() -> str:
+        """What follows a secret: where to enrol, and the root that counts at this moment."""
+        return f"@{settings.edge_url.removeprefix('https://')}#{tower.authority.pin}"
+
     api = ApiServer(
         tower.store,
         tower.accounts,
@@ -233,8 +242,10 @@ async def _doors(tower: Tower) -> AsyncGenerator[None]:
         info,
         tower.clock,
         issuer=tower.accounts,
-        revoker=revoker,
+        revoker=Revocation(tower.store, edges.identities, tower.accounts, tower.secrets, tower.audit),
         audit=tower.audit,
+        credentials=ServiceCredentials(tower.store, authoriser, tower.secrets, joined),
+        organizations=Organizations(tower.store, authoriser, tower.invitations, tower.audit),
     )
     operator = OperatorSocket(
         settings=settings,
@@ -275,7 +286,7 @@ async def _keep_serving(tower: Tower) -> None:
 
 async def _collect(tower: Tower) -> None:
     while True:
-        gone = await tower.secrets.collect()
+        gone = await tower.secrets.collect() + await tower.invitations.collect()
         if gone:
             _log.info("expired secrets forgotten", count=gone)
         await tower.clock.sleep(_COLLECT_EVERY_S)

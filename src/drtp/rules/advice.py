@@ -403,6 +403,13 @@ _READY: dict[Reason, Advice] = {
     ),
     Reason.READY: Advice((SERVER, CONNECTION, SERVICE), "It works: a visitor would be served.", _SUITS),
     Reason.REGISTERING: Advice((SERVER,), "The server has enrolled and has not reported yet.", _WAIT),
+    Reason.REVOKED: Advice(
+        (SERVER,),
+        "The identity of its POP was revoked, or locked as a copy: agents leave it, gateways send nobody there.",
+        "Delete the server, or join it anew with a fresh secret if that is meant.",
+        (_SERVERS,),
+        "DRTP-2006",
+    ),
     Reason.SERVICE_NOT_FOUND: Advice(
         (CONNECTION,),
         "The service that this connection is for does not exist.",
