@@ -79,10 +79,10 @@ class ApiServer:
         *,
         issuer: TokenIssuer,
         revoker: Revoker,
-        credentials: ServiceCredentials,
+        service_credentials: ServiceCredentials,
         organizations: Organizations,
     ) -> None:
-        self._credentials = credentials
+        self._service_credentials = service_credentials
         self._organizations = organizations
         self._issuer = issuer
         self._revoker = revoker
@@ -314,7 +314,7 @@ class ApiServer:
             case "revocations" | "clusterrevocations":
                 return await revocations.revoke(body, namespace, user, self._revoker)
             case "servicecredentials":
-                return await self._credentials.make(body, namespace, user)
+                return await self._service_credentials.make(body, namespace, user)
             case "projectrequests":
                 return await self._organizations.make_project(body, namespace, user)
             case "invitations":

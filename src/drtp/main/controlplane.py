@@ -200,7 +200,7 @@ async def _doors(tower: Tower) -> AsyncGenerator[None]:
         tower.clock,
         issuer=tower.accounts,
         revoker=Revocation(tower.store, edges.identities, tower.accounts, tower.secrets, tower.audit),
-        credentials=ServiceCredentials(tower.store, authoriser, tower.secrets, joined),
+        service_credentials=ServiceCredentials(tower.store, authoriser, tower.secrets, joined),
         organizations=Organizations(tower.store, authoriser, tower.invitations, tower.audit),
     )
     operator = OperatorSocket(

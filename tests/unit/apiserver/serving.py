@@ -188,7 +188,7 @@ async def serving(folder: Path, store: MemoryStore | None = None) -> AsyncGenera
         clock,
         issuer=tokens,
         revoker=revocations,
-        credentials=ServiceCredentials(store, rbac, EnrolmentSecrets(store, pepper, audit, clock), JOINED),
+        service_credentials=ServiceCredentials(store, rbac, EnrolmentSecrets(store, pepper, audit, clock), JOINED),
         organizations=Organizations(store, rbac, Invitations(store, pepper, audit, clock), audit),
     )
     async with _followed(view), api.serve("127.0.0.1", 0, context) as listening:
