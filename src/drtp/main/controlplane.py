@@ -157,6 +157,7 @@ async def _build(settings: ControlPlaneSettings, clock: Clock, stack: AsyncExitS
     projector = Projector(view, ProjectionSettings(settings.suffix, settings.endpoint_mode, settings.plain_from))
     controllers = assembly.controllers(view, settings.suffix)
     peppers = directory / "peppers"
+    once = Pepper.open(peppers, "enrolment")  # of all that is good once: a restore makes it anew
     return Tower(
         settings=settings,
         clock=clock,
@@ -165,8 +166,8 @@ async def _build(settings: ControlPlaneSettings, clock: Clock, stack: AsyncExitS
         observed=observed,
         authority=authority,
         audit=audit,
-        secrets=EnrolmentSecrets(store, Pepper.open(peppers, "enrolment"), audit, clock),
-        invitations=Invitations(store, Pepper.open(peppers, "invitations"), audit, clock),
+        secrets=EnrolmentSecrets(store, once, audit, clock),
+        invitations=Invitations(store, once, audit, clock),
         accounts=Accounts(store, Pepper.open(peppers, "tokens"), audit, clock, settings.trust_domain),
         publisher=Publisher(view, projector, await next_incarnation(store, clock)),
         manager=Manager(store, World(view, observed), controllers, clock, recorder=events.record),
