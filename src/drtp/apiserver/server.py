@@ -86,10 +86,10 @@ class ApiServer:
         issuer: TokenIssuer,
         revoker: Revoker,
         audit: AuditLog,
-        credentials: ServiceCredentials,
+        service_credentials: ServiceCredentials,
         organizations: Organizations,
     ) -> None:
-        self._credentials = credentials
+        self._service_credentials = service_credentials
         self._organizations = organizations
         self._issuer = issuer
         self._revoker = revoker
@@ -342,7 +342,7 @@ class ApiServer:
             case "auditqueries" | "clusterauditqueries":
                 return await self._audit_queries.answer(body, namespace, await self._uid_of(target))
             case "servicecredentials":
-                return await self._credentials.make(body, namespace, user)
+                return await self._service_credentials.make(body, namespace, user)
             case "projectrequests":
                 return await self._organizations.make_project(body, namespace, user)
             case "invitations":

@@ -191,6 +191,7 @@ async def _build(settings: ControlPlaneSettings, clock: Clock, stack: AsyncExitS
     projector = Projector(view, ProjectionSettings(settings.suffix, mode, settings.plain_from))
     controllers = assembly.controllers(view, settings.suffix)
     peppers = directory / "peppers"
+    once = Pepper.open(peppers, "enrolment")  # of all that is good once: a restore makes it anew
     return Tower(
         settings=settings,
         clock=clock,
@@ -200,8 +201,8 @@ async def _build(settings: ControlPlaneSettings, clock: Clock, stack: AsyncExitS
         authority=authority,
         rotation=rotation,
         audit=audit,
-        secrets=EnrolmentSecrets(store, Pepper.open(peppers, "enrolment"), audit, clock),
-        invitations=Invitations(store, Pepper.open(peppers, "invitations"), audit, clock),
+        secrets=EnrolmentSecrets(store, once, audit, clock),
+        invitations=Invitations(store, once, audit, clock),
         accounts=Accounts(store, Pepper.open(peppers, "tokens"), audit, clock, settings.trust_domain),
         publisher=Publisher(view, projector, await next_incarnation(store, clock)),
         manager=Manager(store, World(view, observed), controllers, clock, recorder=events.record),
@@ -246,7 +247,7 @@ async def _doors(tower: Tower) -> AsyncGenerator[None]:
         issuer=tower.accounts,
         revoker=Revocation(tower.store, edges.identities, tower.accounts, tower.secrets, tower.audit),
         audit=tower.audit,
-        credentials=ServiceCredentials(tower.store, authoriser, tower.secrets, joined),
+        service_credentials=ServiceCredentials(tower.store, authoriser, tower.secrets, joined),
         organizations=Organizations(tower.store, authoriser, tower.invitations, tower.audit),
     )
     operator = OperatorSocket(

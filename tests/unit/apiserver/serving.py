@@ -197,7 +197,9 @@ async def serving(folder: Path, store: MemoryStore | None = None) -> AsyncGenera
         issuer=tokens,
         revoker=revocations,
         audit=audit,
-        credentials=ServiceCredentials(store, rbac, EnrolmentSecrets(store, pepper, audit, clock), lambda: JOINED),
+        service_credentials=ServiceCredentials(
+            store, rbac, EnrolmentSecrets(store, pepper, audit, clock), lambda: JOINED
+        ),
         organizations=Organizations(store, rbac, Invitations(store, pepper, audit, clock), audit),
     )
     async with _followed(view), api.serve("127.0.0.1", 0, lambda: context) as listening:

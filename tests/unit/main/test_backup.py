@@ -14,6 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from drtp.api.audit import AuditLine, AuditWanted
+from drtp.api.people import User
 from drtp.api.spiffe import PeerRole
 from drtp.client.joining import parse_join
 from drtp.client.vouching import read_roots, successors
@@ -32,6 +33,7 @@ async def test_a_restore_brings_everything_back_but_the_secrets(tmp_path: Path) 
     async with running_controlplane(where, SystemClock()) as tower:
         kept = await tower.store.create(service("kept"))
         _, minted = await operator(where, "POST", "/v1/secrets", {"role": "pop", "name": "pop-1"})
+        invited = await tower.invitations.mint("acme", "uid", "viewer", User("joe"), timedelta(days=1))
         back_up(where.directory, tmp_path / "backup")
         assert (tmp_path / "backup").stat().st_mode & 0o777 == 0o600
         await tower.store.create(service("lost"))
@@ -51,6 +53,8 @@ async def test_a_restore_brings_everything_back_but_the_secrets(tmp_path: Path) 
         secret = parse_join(minted["secret"]).secret.reveal()
         with pytest.raises(Refused, match="DRTP-2001"):
             await tower.secrets.admit(secret, "any key", "127.0.0.1")
+        with pytest.raises(Refused, match="DRTP-2022"):
+            await tower.invitations.admit(invited.secret.reveal(), User("eve"))
     assert (tmp_path / "cp.before-restore").is_dir()
 
 
