@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 from aiohttp import web
@@ -11,6 +11,7 @@ from aiohttp import web
 from drtp.api import admission
 from drtp.api.jsonvalue import JsonObject, is_list, is_object
 from drtp.api.meta import Key
+from drtp.api.people import User
 from drtp.apiserver import applies, namespaces, patches
 from drtp.apiserver.calls import Call, json_value, read_body, read_object, yaml_object
 from drtp.apiserver.failures import Failure, bad_request, resource_name
@@ -32,14 +33,25 @@ PATCH_PAUSE_S, PATCH_PAUSE_MAX_S = 0.005, 0.05
 log = logger("apiserver")
 
 
+class Witness(Protocol):
+    """Is told of every write that came to be."""
+
+    def wrote(self, user: User, verb: str, stored: Stored) -> None:
+        """`user` has done `verb` to `stored`, which is as it is now, or was last. Quick, and raises nothing."""
+        ...
+
+
 class Writes:
     """Carries authorised writes into the store."""
 
-    def __init__(self, store: Store, reads: Reads, granting: Granting, clock: Clock) -> None:
+    def __init__(
+        self, store: Store, reads: Reads, granting: Granting, clock: Clock, witness: Witness | None = None
+    ) -> None:
         self._store = store
         self._reads = reads
         self._granting = granting
         self._clock = clock
+        self._witness = witness
 
     # ---- create ----------------------------------------------------------------------------------------------------
 
@@ -219,7 +231,7 @@ class Writes:
         dry_run = call.dry_run or "All" in (options.get("dryRun") or ())
         run = self._store.preview if dry_run else self._store.apply
         last = (await run(writes))[-1]
-        _tell(call, last, dry_run=dry_run)
+        self._tell(call, last, dry_run=dry_run)
         return last
 
     async def _orphans(self, owner: Stored) -> list[Write]:
@@ -251,22 +263,23 @@ class Writes:
 
     async def _run(self, call: Call, writes: Sequence[Write]) -> tuple[Stored, ...]:
         results = await (self._store.preview if call.dry_run else self._store.apply)(writes)
-        _tell(call, results[-1], dry_run=call.dry_run)
+        self._tell(call, results[-1], dry_run=call.dry_run)
         return results
 
-
-def _tell(call: Call, stored: Stored, *, dry_run: bool) -> None:
-    """One line for each object written; never its contents."""
-    log.info(
-        "object written",
-        verb=call.verb,
-        resource=resource_name(call.info.group, call.info.plural),
-        tenant=stored.key.namespace,
-        name=stored.key.name,
-        subresource=call.target.subresource,
-        user=call.user.name,
-        dry_run=dry_run,
-    )
+    def _tell(self, call: Call, stored: Stored, *, dry_run: bool) -> None:
+        """One line for each object written; never its contents."""
+        log.info(
+            "object written",
+            verb=call.verb,
+            resource=resource_name(call.info.group, call.info.plural),
+            tenant=stored.key.namespace,
+            name=stored.key.name,
+            subresource=call.target.subresource,
+            user=call.user.name,
+            dry_run=dry_run,
+        )
+        if self._witness is not None and not dry_run:
+            self._witness.wrote(call.user, call.verb, stored)
 
 
 def _addressed(call: Call, obj: JsonObject) -> JsonObject:

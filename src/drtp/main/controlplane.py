@@ -22,6 +22,7 @@ import msgspec
 
 from drtp import __version__
 from drtp.api.registry import REGISTRY
+from drtp.apiserver.catalogue import Catalogue
 from drtp.apiserver.rbac import Rbac
 from drtp.apiserver.server import ApiServer, ServerInfo
 from drtp.controllers import assembly, events
@@ -42,6 +43,7 @@ from drtp.kit.errors import DrtpError
 from drtp.kit.files import private_directory
 from drtp.kit.observe import logger
 from drtp.main.bootstrap import SERVING_SECRET, bootstrap
+from drtp.main.catalogue_audit import CatalogueAudit
 from drtp.main.operator_socket import OperatorSocket, metrics_served
 from drtp.main.publisher import Publisher
 from drtp.main.settings import ControlPlaneSettings, settle
@@ -69,6 +71,7 @@ class Tower:
     observed: Observed
     authority: Authority
     audit: AuditLog
+    catalogue_audit: CatalogueAudit
     secrets: EnrolmentSecrets
     accounts: Accounts
     publisher: Publisher
@@ -148,7 +151,7 @@ async def _build(settings: ControlPlaneSettings, clock: Clock, stack: AsyncExitS
     await bootstrap(store, settings)
     # Before any gateway asks: a listener without its certificate would be published once as broken.
     await ensure_serving_secret(store, authority, clock, name=SERVING_SECRET, hosts=_public_hosts(settings))
-    view = View(store, (info.key for info in REGISTRY), clock)
+    view = View(store, (info.key for info in REGISTRY if not info.computed), clock)
     observed = Observed()
     projector = Projector(view, ProjectionSettings(settings.suffix, settings.endpoint_mode, settings.plain_from))
     controllers = assembly.controllers(view, settings.suffix)
@@ -161,6 +164,7 @@ async def _build(settings: ControlPlaneSettings, clock: Clock, stack: AsyncExitS
         observed=observed,
         authority=authority,
         audit=audit,
+        catalogue_audit=CatalogueAudit(view, audit),
         secrets=EnrolmentSecrets(store, Pepper.open(peppers, "enrolment"), audit, clock),
         accounts=Accounts(store, Pepper.open(peppers, "tokens"), audit, clock, settings.trust_domain),
         publisher=Publisher(view, projector, await next_incarnation(store, clock)),
@@ -187,7 +191,17 @@ async def _doors(tower: Tower) -> AsyncGenerator[None]:
         advertised_port=settings.edge_port,
     )
     revoker = Revocation(tower.store, edges.identities, tower.accounts, tower.audit)
-    api = ApiServer(tower.store, tower.accounts, authoriser, info, tower.clock, issuer=tower.accounts, revoker=revoker)
+    api = ApiServer(
+        tower.store,
+        tower.accounts,
+        authoriser,
+        info,
+        tower.clock,
+        issuer=tower.accounts,
+        revoker=revoker,
+        catalogue=Catalogue(tower.view, tower.clock),
+        witness=tower.catalogue_audit,
+    )
     operator = OperatorSocket(
         settings=settings,
         store=tower.store,

@@ -31,6 +31,7 @@ cli = LazyGroup(
         "enable": "drtp.main.datum.switch:enable",
         "disable": "drtp.main.datum.switch:disable",
         "revoke": "drtp.main.datum.revoking:revoke",
+        "catalog": "drtp.main.datum.catalog:catalog",
         "create": "drtp.main.datum.creating:create",
         "credentials": "drtp.main.datum.people:credentials",
         "whoami": "drtp.main.datum.people:whoami",

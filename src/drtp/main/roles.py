@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from drtp.api import drtp, gatewayapi, rbac
+from drtp.api import catalogue, drtp, gatewayapi, rbac
 from drtp.api.internal import ACCOUNT
 from drtp.api.jsonvalue import JsonObject
 from drtp.api.meta import Key
@@ -27,7 +27,10 @@ TENANT_ROLE = "edit"
 READ = ["get", "list", "watch"]
 WRITE = ["create", "delete", "deletecollection", "patch", "update"]
 
-_DRTP = ["drtpservices", "drtpconnections", "drtpaccesspolicies"]
+_DRTP = [
+    *("drtpservices", "drtpconnections", "drtpaccesspolicies"),
+    *("drtppublications", "drtpsubscriptions", "drtpapprovals"),
+]
 _ROUTES = ["httproutes", "tcproutes", "tlsroutes", "udproutes", "grpcroutes"]
 _GATEWAY = [*_ROUTES, "listenersets", "referencegrants", "backendtlspolicies"]
 _WITH_STATUS = [*_ROUTES, "listenersets", "backendtlspolicies"]
@@ -46,6 +49,7 @@ def _status(*plurals: str) -> list[str]:
 _VIEW = [
     _rule(READ, "", "configmaps", "events", "namespaces", "namespaces/status", "services", "services/status"),
     _rule(READ, drtp.GROUP, *_DRTP, *_status(*_DRTP)),
+    _rule(READ, catalogue.CATALOG_GROUP, "catalogentries"),
     _rule(READ, gatewayapi.GROUP, *_GATEWAY, *_status(*_WITH_STATUS)),
 ]
 # EndpointSlices are in no role (CVE-2021-25740), and status is for controllers to write.

@@ -405,13 +405,17 @@ def addresses_of(publication: DRTPPublication, service: DRTPService | None) -> t
 
 
 class Grant(NamedTuple):
-    """What lets callers of a project ("": of every one of the organisation but `but`) connect, up to `until`."""
+    """What lets callers of a project ("": of every one of the organisation but `but`) connect, up to `until`.
+
+    `subscription` is its name in the project, "" where the publisher's list lets in.
+    """
 
     publication: Name
     organization: str
     project: str
     until: datetime | None = None
     but: frozenset[str] = frozenset()
+    subscription: str = ""
 
     def holds_for(self, organization: str, project: str, now: datetime) -> bool:
         """Whether it lets in a caller of this project now."""
@@ -438,18 +442,21 @@ def grants(lookups: Lookups, namespace: str, service: str) -> tuple[Grant, ...]:
 
 def may_connect(lookups: Lookups, project: str, namespace: str, service: str, now: datetime) -> Grant | None:
     """What lets callers of `project` connect to a service now; None where the catalogue does not."""
+    found = lookups.indexed(DRTPPublication, "service", (namespace, service))
+    granted = (grant_by(lookups, publication, project, now) for publication in found)
+    return next((grant for grant in granted if grant is not None), None)
+
+
+def grant_by(lookups: Lookups, publication: DRTPPublication, project: str, now: datetime) -> Grant | None:
+    """What lets callers of `project` connect by this publication now."""
+    name = (publication.metadata.namespace, publication.metadata.name)
+    out = frozenset({project}) if barred(approvals_of(lookups, publication, project)) else frozenset[str]()
+    candidates = _of_list(publication, out)
+    for subscription in lookups.indexed(DRTPSubscription, "from", (*name, project)):
+        granted = _of_subscription(lookups, publication, subscription)
+        candidates += [] if granted is None else [granted]
     organization = organization_of(lookups, project)
-    for publication in lookups.indexed(DRTPPublication, "service", (namespace, service)):
-        name = (namespace, publication.metadata.name)
-        out = frozenset({project}) if barred(approvals_of(lookups, publication, project)) else frozenset[str]()
-        candidates = _of_list(publication, out)
-        for subscription in lookups.indexed(DRTPSubscription, "from", (*name, project)):
-            granted = _of_subscription(lookups, publication, subscription)
-            candidates += [] if granted is None else [granted]
-        for grant in candidates:
-            if grant.holds_for(organization, project, now):
-                return grant
-    return None
+    return next((one for one in candidates if one.holds_for(organization, project, now)), None)
 
 
 def _of_list(publication: DRTPPublication, out: frozenset[str]) -> list[Grant]:
@@ -473,7 +480,8 @@ def _of_subscription(lookups: Lookups, publication: DRTPPublication, subscriptio
         return None
     name = (publication.metadata.namespace, publication.metadata.name)
     organization = organization_of(lookups, project)
-    return Grant(name, organization, project, ends(subscription, approval))
+    until = ends(subscription, approval)
+    return Grant(name, organization, project, until, subscription=subscription.metadata.name)
 
 
 class Reachable(NamedTuple):
@@ -490,12 +498,8 @@ def reachable(lookups: Lookups, project: str, now: datetime) -> tuple[Reachable,
     """Every service that the catalogue lets a project connect to now, by publication."""
     found: list[Reachable] = []
     for publication in visible(lookups, project):
-        namespace, service = publication.metadata.namespace, publication.spec.service_ref.name
-        grant = may_connect(lookups, project, namespace, service, now)
-        if grant is not None and grant.publication == (namespace, publication.metadata.name):
-            name = (*grant.publication, project)
-            mine = lookups.indexed(DRTPSubscription, "from", name)
-            used = next((one for one in mine if _of_subscription(lookups, publication, one)), None)
-            subscription = used.metadata.name if used is not None else ""
-            found.append(Reachable(namespace, service, publication, subscription, grant.until))
+        grant = grant_by(lookups, publication, project, now)
+        if grant is not None:
+            where = (publication.metadata.namespace, publication.spec.service_ref.name)
+            found.append(Reachable(*where, publication, grant.subscription, grant.until))
     return tuple(found)

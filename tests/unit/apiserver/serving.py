@@ -23,13 +23,15 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from drtp.api.people import AUTHENTICATED, SYSTEM_MASTERS, IssuedToken, User
 from drtp.api.rbac import KINDS
 from drtp.api.revoking import Because, Withdrawn
+from drtp.apiserver.catalogue import Catalogue
 from drtp.apiserver.rbac import Rbac
 from drtp.apiserver.server import ApiServer, ServerInfo
 from drtp.kit.clock import SystemClock
 from drtp.kit.secret import Secret
 from drtp.main.roles import ensure_roles, set_projects
+from drtp.rules import catalogue
 from drtp.store.memory import MemoryStore
-from drtp.store.view import View
+from drtp.store.view import View, kind_key
 
 ADMIN = "admin-token"
 JOE = "joe-token"
@@ -165,9 +167,19 @@ async def serving(folder: Path, store: MemoryStore | None = None) -> AsyncGenera
         await set_projects(store, f"u-{user}", user, [user])
     ca, context = make_certificate(folder)
     info = ServerInfo("https://127.0.0.1:1", "example.localhost", "drtp.test", "0.1.0")
-    view, tokens = View(store, (kind.key for kind in KINDS)), Tokens()
+    followed = (*(kind.key for kind in KINDS), *(kind_key(model) for model in catalogue.KINDS))
+    view, tokens, clock = View(store, followed), Tokens(), SystemClock()
     rbac, revocations = Rbac(view), Revocations()
-    api = ApiServer(store, tokens, rbac, info, SystemClock(), issuer=tokens, revoker=revocations)
+    api = ApiServer(
+        store,
+        tokens,
+        rbac,
+        info,
+        clock,
+        issuer=tokens,
+        revoker=revocations,
+        catalogue=Catalogue(view, clock),
+    )
     async with _followed(view), api.serve("127.0.0.1", 0, context) as listening:
         trust = ssl.create_default_context(cafile=str(ca))
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=trust, limit=0)) as session:
