@@ -15,7 +15,7 @@ from scenario.bed import BIN, Bed, Program, echo, eventually, tcp_service
 
 PUBLISHER, SUBSCRIBER, STRANGER = "quarry", "mill", "ferry"
 ORGANIZATIONS = {PUBLISHER: "basalt", SUBSCRIBER: "grain", STRANGER: "river"}
-PUBLICATION = {
+PUBLICATION: dict[str, Any] = {
     "apiVersion": "datumapis.com/v1alpha",
     "kind": "DRTPPublication",
     "metadata": {"name": "ledger"},

@@ -297,10 +297,10 @@ class CatalogEntrySpec(Model, frozen=True, kw_only=True):
 
 
 class CatalogEntryStatus(Model, frozen=True, kw_only=True):
-    """Where this project stands. `connect` and `addresses` are there where it may use the service."""
+    """Where this project stands. `ready`, `connect` and `addresses` are there where it may use the service."""
 
     state: Annotated[str, Meta(max_length=63, description="Available, or the state of this project's use.")]
-    ready: Annotated[bool, Meta(description="Whether the service would answer now.")]
+    ready: Annotated[bool | None, Meta(description="Whether the service would answer now.")] = None
     subscription: Annotated[Text253 | None, Meta(description="This project's; none is needed on the list.")] = None
     since: datetime | None = None
     expires: datetime | None = None

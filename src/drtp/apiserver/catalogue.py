@@ -7,7 +7,7 @@ the project may not see is not there, in no form: an entry is looked for among t
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from datetime import datetime
 
 import msgspec
 
@@ -26,6 +26,7 @@ from drtp.api.meta import Key, ObjectMeta
 from drtp.apiserver.failures import Failure
 from drtp.kit.clock import Clock
 from drtp.rules import catalogue, conditions
+from drtp.rules.catalogue import Standing
 from drtp.store.protocol import Listing, NotFound, Select, Stored, object_of
 from drtp.store.view import View, kind_key
 
@@ -119,46 +120,45 @@ class Catalogue:
             creation_timestamp=publication.metadata.creation_timestamp,
         )
         entry = CatalogEntry(metadata=metadata, spec=spec, status=self._status(publication, project))
-        raw = msgspec.json.encode(_whole(entry))
+        raw = msgspec.json.encode(object_of(entry))
         return Stored(Key(ENTRY, project, metadata.name), self.revision, raw)
 
     def _status(self, publication: DRTPPublication, project: str) -> CatalogEntryStatus:
-        namespace, name = publication.metadata.namespace, publication.metadata.name
         now = self._clock.now()
         service = catalogue.service_of(self._view, publication)
-        mine = self._view.indexed(DRTPSubscription, "from", (namespace, name, project))
-        best = min(
-            ((catalogue.standing(self._view, one, now), one) for one in mine),
-            key=lambda pair: _rank(pair[0].state),
-            default=None,
-        )
-        state = best[0].state.value if best is not None else AVAILABLE
+        stands = self._best(publication, project, now)
         grant = catalogue.grant_by(self._view, publication, project, now)
-        if grant is not None:
-            state = SubscriptionState.APPROVED.value
-        addresses = catalogue.addresses_of(publication, service) if grant is not None else ()
-        health = catalogue.ready(publication, service)
-        return CatalogEntryStatus(
-            state=state,
-            ready=health.status is conditions.TRUE,
-            subscription=best[1].metadata.name if best is not None else None,
-            since=best[1].status.since if best is not None else None,
+        state = stands[0].state.value if stands is not None else AVAILABLE
+        told = CatalogEntryStatus(
+            state=state if grant is None else SubscriptionState.APPROVED.value,
+            subscription=stands[1].metadata.name if stands is not None else None,
+            since=stands[1].status.since if stands is not None else None,
+        )
+        own = publication.metadata.namespace == project
+        if grant is None and not own:
+            return told
+        addresses = catalogue.addresses_of(publication, service)
+        return msgspec.structs.replace(
+            told,
+            ready=catalogue.ready(publication, service).status is conditions.TRUE,
             expires=grant.until if grant is not None else None,
-            connect=f"{namespace}/{publication.spec.service_ref.name}" if grant is not None else None,
+            connect=f"{publication.metadata.namespace}/{publication.spec.service_ref.name}",
             address=_written(addresses),
             addresses=addresses,
         )
 
+    def _best(
+        self, publication: DRTPPublication, project: str, now: datetime
+    ) -> tuple[Standing, DRTPSubscription] | None:
+        """Of the project's subscriptions on record the one that serves it best, and where it stands."""
+        approvals = catalogue.approvals_of(self._view, publication, project)
+        mine = (catalogue.subscription_of(self._view, one, publication) for one in approvals)
+        stands = [(catalogue.standing(self._view, one, now), one) for one in mine if one is not None]
+        return min(stands, key=lambda pair: _rank(pair[0].state), default=None)
+
 
 def _rank(state: SubscriptionState) -> int:
     return _BEST.index(state) if state in _BEST else len(_BEST)
-
-
-def _whole(entry: CatalogEntry) -> dict[str, Any]:
-    """As JSON, with the booleans that are false: a column shows them."""
-    plain = object_of(entry)
-    plain["status"].setdefault("ready", False)
-    return plain
 
 
 def _written(addresses: tuple[ServiceAddress, ...]) -> str | None:

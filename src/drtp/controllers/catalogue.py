@@ -40,6 +40,7 @@ from drtp.controllers.runtime import (
     UpdateStatus,
     World,
     Write,
+    itself,
     on_spec,
 )
 from drtp.controllers.writing import Turn
@@ -75,7 +76,7 @@ class PublicationController:
     def watches(self) -> Mapping[str, MapChange]:
         """Publications, their services, and what became of subscriptions: those are counted."""
         return {
-            PUBLICATION: lambda _world, change: (change.key,),
+            PUBLICATION: itself,
             kind_key(DRTPService): _offers_of_service,
             APPROVAL: _offers_of_approval,
         }
@@ -142,7 +143,7 @@ class SubscriptionController:
     def watches(self) -> Mapping[str, MapChange]:
         """Subscriptions, and everything that they stand on."""
         return {
-            SUBSCRIPTION: _and_beside,
+            SUBSCRIPTION: itself,
             APPROVAL: _of_approval,
             PUBLICATION: on_spec(_of_publication),
             kind_key(Namespace): on_spec(_of_namespace),
@@ -319,17 +320,9 @@ def _key_of(subscription: DRTPSubscription) -> Key:
 
 
 def _beside(world: World, publication: catalogue.Name, project: str) -> Iterable[Key]:
-    """The subscriptions of one project to one publication: one may make room for another."""
+    """The subscriptions of one project to one publication: a refusal bears on all, and one makes room for another."""
     for one in world.view.indexed(DRTPSubscription, "from", (*publication, project)):
         yield _key_of(one)
-
-
-def _and_beside(world: World, change: Change) -> Iterable[Key]:
-    yield change.key
-    if change.before is not None and change.after is None:
-        gone = world.view.typed(DRTPSubscription, change.before)
-        if gone is not None:
-            yield from _beside(world, catalogue.publication_of(gone), change.key.namespace)
 
 
 def _of_approval(world: World, change: Change) -> Iterable[Key]:
@@ -338,7 +331,7 @@ def _of_approval(world: World, change: Change) -> Iterable[Key]:
         if approval is not None:
             subscriber = approval.spec.subscriber
             yield Key(SUBSCRIPTION, subscriber.namespace, subscriber.name)
-            if approval.spec.decision in catalogue.SETTLED:
+            if approval.spec.decision in catalogue.SETTLED or change.after is None:
                 yield from _beside(world, catalogue.offered_in(approval), subscriber.namespace)
 
 

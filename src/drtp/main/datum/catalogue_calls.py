@@ -294,7 +294,7 @@ def _entry_line(found: Object, subscription: Object | None) -> EntryLine:
         scope=spec["scope"],
         access=spec["access"],
         state=status["state"],
-        ready=bool(status.get("ready")),
+        ready=status.get("ready", False) if "connect" in status else None,
         since=status.get("since", ""),
         expires=status.get("expires", ""),
         why=_condition(subscription, "Approved").get("message", "") if subscription is not None else "",
