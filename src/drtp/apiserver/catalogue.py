@@ -25,7 +25,7 @@ from drtp.api.drtp import ServiceAddress
 from drtp.api.meta import Key, ObjectMeta
 from drtp.apiserver.failures import Failure
 from drtp.kit.clock import Clock
-from drtp.rules import catalogue, conditions
+from drtp.rules import catalogue, catalogue_grants, catalogue_indexes, conditions
 from drtp.rules.catalogue import Standing
 from drtp.store.protocol import Listing, NotFound, Select, Stored, object_of
 from drtp.store.view import View, kind_key
@@ -48,10 +48,10 @@ class Catalogue:
     """Reads as a store does: get one, list one project's."""
 
     def __init__(self, view: View, clock: Clock) -> None:
-        """`view` follows `KINDS`; its indexes are declared here."""
+        """`view` follows the kinds of `rules.catalogue_indexes`; its indexes are declared here."""
         self._view = view
         self._clock = clock
-        catalogue.declare(view)
+        catalogue_indexes.declare(view)
 
     @property
     def revision(self) -> int:
@@ -127,7 +127,7 @@ class Catalogue:
         now = self._clock.now()
         service = catalogue.service_of(self._view, publication)
         stands = self._best(publication, project, now)
-        grant = catalogue.grant_by(self._view, publication, project, now)
+        grant = catalogue_grants.grant_by(self._view, publication, project, now)
         state = stands[0].state.value if stands is not None else AVAILABLE
         told = CatalogEntryStatus(
             state=state if grant is None else SubscriptionState.APPROVED.value,

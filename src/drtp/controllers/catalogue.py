@@ -44,16 +44,18 @@ from drtp.controllers.runtime import (
     on_spec,
 )
 from drtp.controllers.writing import Turn
-from drtp.rules import catalogue, conditions
+from drtp.rules import catalogue, catalogue_indexes, conditions
 from drtp.rules.catalogue import Standing
+from drtp.rules.catalogue_indexes import offered_in, publication_of
 from drtp.rules.conditions import Conclusion
+from drtp.rules.indexes import Name
 from drtp.store.protocol import Stored
 from drtp.store.view import View, kind_key
 
 PUBLICATION = kind_key(DRTPPublication)
 SUBSCRIPTION = kind_key(DRTPSubscription)
 APPROVAL = kind_key(DRTPApproval)
-KINDS = tuple(kind_key(model) for model in catalogue.KINDS)
+KINDS = tuple(kind_key(model) for model in catalogue_indexes.KINDS)
 
 WAKE_MAX_S = 3600.0
 """A clock that is set, or a machine that slept, delays an end by no more than this."""
@@ -61,7 +63,7 @@ WAKE_MAX_S = 3600.0
 
 def declare(view: View) -> None:
     """Everything of the catalogue is looked up by index."""
-    catalogue.declare(view)
+    catalogue_indexes.declare(view)
 
 
 # ---- publications ----------------------------------------------------------------------------------------------------
@@ -128,7 +130,7 @@ def _offers_of_approval(world: World, change: Change) -> Iterable[Key]:
     for stored in change.versions:
         approval = world.view.typed(DRTPApproval, stored)
         if approval is not None:
-            yield Key(PUBLICATION, *catalogue.offered_in(approval))
+            yield Key(PUBLICATION, *offered_in(approval))
 
 
 # ---- subscriptions ---------------------------------------------------------------------------------------------------
@@ -230,7 +232,7 @@ def _other_side(world: World, key: Key, subscription: DRTPSubscription, stands: 
     if stands.state is SubscriptionState.NOT_FOUND:
         return _cleared(world, key, keep=None), ()
     if approval is None:
-        if _is_unreadable(world, catalogue.publication_of(subscription)):
+        if _is_unreadable(world, publication_of(subscription)):
             return (), ()
         if stands.publication is None or catalogue.is_beyond(stands):
             return _cleared(world, key, keep=None), ()
@@ -245,7 +247,7 @@ def _other_side(world: World, key: Key, subscription: DRTPSubscription, stands: 
     return writes, _transitions(name, held.conditions, status.conditions)
 
 
-def _is_unreadable(world: World, publication: catalogue.Name) -> bool:
+def _is_unreadable(world: World, publication: Name) -> bool:
     """Whether it is stored and cannot be read: nobody gets in by it, and no decision is lost over it."""
     there = world.view.stored(Key(PUBLICATION, *publication)) is not None
     return there and world.view.get(DRTPPublication, *publication) is None
@@ -319,7 +321,7 @@ def _key_of(subscription: DRTPSubscription) -> Key:
     return Key(SUBSCRIPTION, subscription.metadata.namespace, subscription.metadata.name)
 
 
-def _beside(world: World, publication: catalogue.Name, project: str) -> Iterable[Key]:
+def _beside(world: World, publication: Name, project: str) -> Iterable[Key]:
     """The subscriptions of one project to one publication: a refusal bears on all, and one makes room for another."""
     for one in world.view.indexed(DRTPSubscription, "from", (*publication, project)):
         yield _key_of(one)
@@ -332,7 +334,7 @@ def _of_approval(world: World, change: Change) -> Iterable[Key]:
             subscriber = approval.spec.subscriber
             yield Key(SUBSCRIPTION, subscriber.namespace, subscriber.name)
             if approval.spec.decision in catalogue.SETTLED or change.after is None:
-                yield from _beside(world, catalogue.offered_in(approval), subscriber.namespace)
+                yield from _beside(world, offered_in(approval), subscriber.namespace)
 
 
 def _subscribed(world: World, namespace: str, name: str) -> Iterable[Key]:

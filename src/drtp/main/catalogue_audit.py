@@ -10,7 +10,7 @@ from __future__ import annotations
 from drtp.api.catalogue import DRTPApproval, DRTPPublication, DRTPSubscription, SubscriptionState
 from drtp.api.people import User
 from drtp.issuers.audit import AuditLog
-from drtp.rules import catalogue, conditions
+from drtp.rules import catalogue, catalogue_indexes, conditions
 from drtp.store.protocol import Stored
 from drtp.store.view import Change, View, kind_key
 
@@ -33,7 +33,7 @@ class CatalogueAudit:
     """A witness of the API, and a listener of the View once that has synced: what it finds there is no news."""
 
     def __init__(self, view: View, audit: AuditLog) -> None:
-        catalogue.declare(view)
+        catalogue_indexes.declare(view)
         self._view = view
         self._audit = audit
         view.listen(self._changed)
@@ -67,7 +67,7 @@ class CatalogueAudit:
         return None if stored is None else self._view.typed(DRTPSubscription, stored)
 
     def _both(self, event: str, subscription: DRTPSubscription) -> None:
-        publisher, publication = catalogue.publication_of(subscription)
+        publisher, publication = catalogue_indexes.publication_of(subscription)
         subscriber, name = subscription.metadata.namespace, subscription.metadata.name
         approved = conditions.find(subscription.status.conditions, "Approved")
         state = subscription.status.state

@@ -59,6 +59,7 @@ _EDIT = [
     _rule(WRITE, "", "configmaps", "secrets", "services"),
     _rule(WRITE, drtp.GROUP, *_DRTP),
     _rule(WRITE, gatewayapi.GROUP, *_GATEWAY),
+    _rule(["connect"], drtp.GROUP, "drtpsubscriptions/connect"),
     _rule(["create"], "identity.datumapis.com", "revocations"),
 ]
 _ADMIN = [

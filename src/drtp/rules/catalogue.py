@@ -1,4 +1,4 @@
-"""Who sees a publication, who may subscribe, where a subscription stands at a time, and who may connect because of it.
+"""Who sees a publication, who may subscribe, and where a subscription stands at a time.
 
 Pure: everything is asked of `Lookups`, which a followed View is. Indexes keep the price of one answer at what it
 concerns, however many subscriptions there are.
@@ -10,13 +10,12 @@ owner): names that somebody else gets later inherit nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from datetime import datetime
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple
 
 from drtp.api.catalogue import (
     AccessMode,
-    AllowedSubscriber,
     Decision,
     DRTPApproval,
     DRTPPublication,
@@ -27,12 +26,10 @@ from drtp.api.catalogue import (
 )
 from drtp.api.core import ORGANIZATION_LABEL, Namespace
 from drtp.api.drtp import DRTPService, ServiceAddress
-from drtp.api.meta import Model
 from drtp.api.reasons import Aspect, Reason
+from drtp.rules.catalogue_indexes import Lookups, Overview, offered_in, publication_of
 from drtp.rules.conditions import TRUE, Conclusion, find, no, unknown, yes
 from drtp.rules.indexes import Name
-
-M = TypeVar("M", bound=Model)
 
 SUBSCRIPTIONS_MAX = 8
 """Of one project for one publication: each makes an approval in the publisher's project, not theirs to fill.
@@ -47,88 +44,6 @@ _KNEW = (SubscriptionState.APPROVED, SubscriptionState.EXPIRED, SubscriptionStat
 """States in which a subscriber has been told of the publication, and is told nothing new by hearing that it ended."""
 
 
-class Lookups(Protocol):
-    """Where objects are found: a View, or whatever a test puts in its place."""
-
-    def get(self, model: type[M], namespace: str, name: str) -> M | None:
-        """One object."""
-        ...
-
-    def list(self, model: type[M], namespace: str | None = None) -> Sequence[M]:
-        """Every object of a kind, in one namespace or all."""
-        ...
-
-    def indexed(self, model: type[M], index: str, value: Hashable) -> Sequence[M]:
-        """Every object for which the index function gave `value`."""
-        ...
-
-    def count(self, model: type[M], index: str, value: Hashable) -> int:
-        """How many objects `indexed` would give."""
-        ...
-
-
-class Declares(Protocol):
-    """Takes the indexes that `Lookups` answers from."""
-
-    def add_index(self, model: type[M], index: str, values_of: Callable[[M], Iterable[Hashable]]) -> None:
-        """Keep objects of `model` findable by what `values_of` gives for each."""
-        ...
-
-
-KINDS = (Namespace, DRTPService, DRTPPublication, DRTPSubscription, DRTPApproval)
-"""What the answers below depend on."""
-
-
-def declare(view: Declares) -> None:
-    """Declare every index of the catalogue."""
-    view.add_index(Namespace, "organization", _organizations)
-    view.add_index(DRTPPublication, "service", lambda one: ((one.metadata.namespace, one.spec.service_ref.name),))
-    view.add_index(DRTPPublication, "audience", _audience)
-    view.add_index(DRTPSubscription, "publication", lambda one: (publication_of(one),))
-    view.add_index(DRTPSubscription, "from", lambda one: ((*publication_of(one), one.metadata.namespace),))
-    view.add_index(DRTPApproval, "publication", lambda one: (offered_in(one),))
-    view.add_index(DRTPApproval, "subscriber", lambda one: ((one.spec.subscriber.namespace, one.spec.subscriber.name),))
-    view.add_index(DRTPApproval, "project", lambda one: ((*offered_in(one), one.spec.subscriber.namespace),))
-    view.add_index(DRTPApproval, "approved", _approved_of)
-    view.add_index(DRTPApproval, "state", _state_in)
-
-
-def _organizations(namespace: Namespace) -> Iterator[str]:
-    if organization := namespace.metadata.labels.get(ORGANIZATION_LABEL):
-        yield organization
-
-
-def _audience(publication: DRTPPublication) -> Iterator[tuple[str, str]]:
-    """Whom it is listed for: everyone, the organisation of its own namespace, organisations by name."""
-    if publication.spec.visibility is Visibility.EVERYONE:
-        yield ("everyone", "")
-    if publication.spec.visibility is Visibility.ORGANIZATION:
-        yield ("namespace", publication.metadata.namespace)
-    for entry in publication.spec.access.allowed:
-        yield ("listed", entry.organization)
-
-
-def _approved_of(approval: DRTPApproval) -> Iterator[str]:
-    if approval.spec.decision is Decision.APPROVED:
-        yield approval.spec.subscriber.namespace
-
-
-def _state_in(approval: DRTPApproval) -> Iterator[tuple[str, str, SubscriptionState]]:
-    if approval.status.state is not None:
-        yield (*offered_in(approval), approval.status.state)
-
-
-def publication_of(subscription: DRTPSubscription) -> Name:
-    """The publication that a subscription names."""
-    reference = subscription.spec.publication_ref
-    return (reference.namespace, reference.name)
-
-
-def offered_in(approval: DRTPApproval) -> Name:
-    """The publication that an approval is for."""
-    return (approval.metadata.namespace, approval.spec.publication_ref.name)
-
-
 # ---- who sees ------------------------------------------------------------------------------------------------------
 
 
@@ -141,10 +56,10 @@ def organization_of(lookups: Lookups, project: str) -> str:
 def approvals_of(lookups: Lookups, publication: DRTPPublication, project: str) -> list[DRTPApproval]:
     """What the publisher has on record of one project, for this very publication."""
     where = (publication.metadata.namespace, publication.metadata.name, project)
-    return [one for one in lookups.indexed(DRTPApproval, "project", where) if _belongs(one, publication)]
+    return [one for one in lookups.indexed(DRTPApproval, "project", where) if belongs(one, publication)]
 
 
-def _belongs(approval: DRTPApproval, publication: DRTPPublication) -> bool:
+def belongs(approval: DRTPApproval, publication: DRTPPublication) -> bool:
     """Not one that was made for a publication of the same name before."""
     owners = approval.metadata.owner_references
     return not owners or any(owner.uid == publication.metadata.uid for owner in owners)
@@ -197,7 +112,7 @@ def subscription_of(lookups: Lookups, approval: DRTPApproval, publication: DRTPP
     return found if publication_of(found) == (publication.metadata.namespace, publication.metadata.name) else None
 
 
-def visible(lookups: Lookups, project: str) -> list[DRTPPublication]:
+def visible(lookups: Overview, project: str) -> list[DRTPPublication]:
     """Every publication that a project sees, by namespace and name."""
     organization = organization_of(lookups, project)
     found: dict[Name, DRTPPublication] = {}
@@ -239,7 +154,7 @@ def is_beyond(stands: Standing) -> bool:
     return stands.approved is _TOO_MANY
 
 
-def standing(lookups: Lookups, subscription: DRTPSubscription, now: datetime) -> Standing:
+def standing(lookups: Overview, subscription: DRTPSubscription, now: datetime) -> Standing:
     """Where a subscription stands at `now`, from both sides' words and from what it was told before."""
     namespace, name = publication_of(subscription)
     project = subscription.metadata.namespace
@@ -258,7 +173,7 @@ _Judgement = tuple[SubscriptionState, Conclusion]
 
 
 def _judged(
-    lookups: Lookups,
+    lookups: Overview,
     subscription: DRTPSubscription,
     publication: DRTPPublication,
     approval: DRTPApproval | None,
@@ -274,9 +189,9 @@ def _judged(
         return SubscriptionState.EXPIRED, _expired(subscription, until)
     if approval is None and _beyond(lookups, publication, project):
         return SubscriptionState.REJECTED, _TOO_MANY
-    admitted = _admitted(lookups, publication, approval, project)
-    if admitted is not None:
-        return SubscriptionState.APPROVED, admitted
+    let_in = admitted(lookups, publication, approval, project)
+    if let_in is not None:
+        return SubscriptionState.APPROVED, let_in
     if publication.spec.access.mode is AccessMode.ALLOW_LIST and not barred(
         approvals_of(lookups, publication, project)
     ):
@@ -335,7 +250,7 @@ def _expired(subscription: DRTPSubscription, until: datetime) -> Conclusion:
     return no(Aspect.APPROVED, Reason.EXPIRED, f"It ended at {until.isoformat()}, {whose} date (DRTP-6053).")
 
 
-def _admitted(
+def admitted(
     lookups: Lookups, publication: DRTPPublication, approval: DRTPApproval | None, project: str
 ) -> Conclusion | None:
     """By what a project is let in, the clock apart; None where by nothing."""
@@ -351,7 +266,7 @@ def _admitted(
     return None
 
 
-def _beyond(lookups: Lookups, publication: DRTPPublication, project: str) -> bool:
+def _beyond(lookups: Overview, publication: DRTPPublication, project: str) -> bool:
     """Whether the publisher has as many records of the project as may be, refused ones that are kept among them."""
     where = (publication.metadata.namespace, publication.metadata.name, project)
     return lookups.count(DRTPApproval, "project", where) >= SUBSCRIPTIONS_MAX
@@ -397,102 +312,3 @@ def service_of(lookups: Lookups, publication: DRTPPublication) -> DRTPService | 
 def addresses_of(publication: DRTPPublication, service: DRTPService | None) -> tuple[ServiceAddress, ...]:
     """Public addresses, where the scope has some."""
     return () if service is None or publication.spec.scope is Scope.PRIVATE else service.status.addresses
-
-
-# ---- who may connect -------------------------------------------------------------------------------------------------
-
-
-class Grant(NamedTuple):
-    """What lets callers of a project ("": of every one of the organisation but `but`) connect, up to `until`.
-
-    `subscription` is its name in the project, "" where the publisher's list lets in.
-    """
-
-    publication: Name
-    organization: str
-    project: str
-    until: datetime | None = None
-    but: frozenset[str] = frozenset()
-    subscription: str = ""
-
-    def holds_for(self, organization: str, project: str, now: datetime) -> bool:
-        """Whether it lets in a caller of this project now."""
-        if self.until is not None and self.until <= now:
-            return False
-        if self.project:
-            return (self.organization, self.project) == (organization, project)
-        return bool(organization) and self.organization == organization and project not in self.but
-
-
-def grants(lookups: Lookups, namespace: str, service: str) -> tuple[Grant, ...]:
-    """Whom the catalogue lets connect to a service, whatever the time: for snapshots, which edges hold to the clock."""
-    found: list[Grant] = []
-    for publication in lookups.indexed(DRTPPublication, "service", (namespace, service)):
-        name = (namespace, publication.metadata.name)
-        approvals = [one for one in lookups.indexed(DRTPApproval, "publication", name) if _belongs(one, publication)]
-        out = frozenset(one.spec.subscriber.namespace for one in approvals if one.spec.decision in SETTLED)
-        found += _of_list(publication, out)
-        granted = (_of_approval(lookups, publication, one) for one in approvals)
-        found += [grant for grant in granted if grant is not None]
-    return tuple(found)
-
-
-def may_connect(lookups: Lookups, project: str, namespace: str, service: str, now: datetime) -> Grant | None:
-    """What lets callers of `project` connect to a service now; None where the catalogue does not."""
-    found = lookups.indexed(DRTPPublication, "service", (namespace, service))
-    granted = (grant_by(lookups, publication, project, now) for publication in found)
-    return next((grant for grant in granted if grant is not None), None)
-
-
-def grant_by(lookups: Lookups, publication: DRTPPublication, project: str, now: datetime) -> Grant | None:
-    """What lets callers of `project` connect by this publication now."""
-    approvals = approvals_of(lookups, publication, project)
-    out = frozenset({project}) if barred(approvals) else frozenset[str]()
-    granted = (_of_approval(lookups, publication, one) for one in approvals)
-    candidates = [*_of_list(publication, out), *(grant for grant in granted if grant is not None)]
-    organization = organization_of(lookups, project)
-    return next((one for one in candidates if one.holds_for(organization, project, now)), None)
-
-
-def _of_list(publication: DRTPPublication, out: frozenset[str]) -> list[Grant]:
-    access = publication.spec.access
-    entries: Sequence[AllowedSubscriber] = () if access.mode is AccessMode.OPEN else access.allowed
-    name = (publication.metadata.namespace, publication.metadata.name)
-    return [Grant(name, one.organization, one.project or "", None, out) for one in entries if one.project not in out]
-
-
-def _of_approval(lookups: Lookups, publication: DRTPPublication, approval: DRTPApproval) -> Grant | None:
-    """The grant of a subscription that is let in, its end in `until`: both sides' objects have to be there."""
-    subscription = subscription_of(lookups, approval, publication)
-    if subscription is None or subscription.metadata.deletion_timestamp or approval.spec.decision in SETTLED:
-        return None
-    project = subscription.metadata.namespace
-    decided = approval.spec.decision is Decision.APPROVED
-    if not decided and not sees(lookups, publication, project):
-        return None
-    if _admitted(lookups, publication, approval, project) is None:
-        return None
-    name = (publication.metadata.namespace, publication.metadata.name)
-    until = ends(subscription, approval)
-    return Grant(name, organization_of(lookups, project), project, until, subscription=subscription.metadata.name)
-
-
-class Reachable(NamedTuple):
-    """A service that a project may connect to. `subscription` is "" where the publisher's list lets it in."""
-
-    namespace: str
-    service: str
-    publication: DRTPPublication
-    subscription: str
-    until: datetime | None
-
-
-def reachable(lookups: Lookups, project: str, now: datetime) -> tuple[Reachable, ...]:
-    """Every service that the catalogue lets a project connect to now, by publication."""
-    found: list[Reachable] = []
-    for publication in visible(lookups, project):
-        grant = grant_by(lookups, publication, project, now)
-        if grant is not None:
-            where = (publication.metadata.namespace, publication.spec.service_ref.name)
-            found.append(Reachable(*where, publication, grant.subscription, grant.until))
-    return tuple(found)

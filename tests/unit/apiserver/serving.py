@@ -29,7 +29,7 @@ from drtp.apiserver.server import ApiServer, ServerInfo
 from drtp.kit.clock import SystemClock
 from drtp.kit.secret import Secret
 from drtp.main.roles import ensure_roles, set_projects
-from drtp.rules import catalogue
+from drtp.rules import catalogue_indexes
 from drtp.store.memory import MemoryStore
 from drtp.store.view import View, kind_key
 
@@ -167,7 +167,7 @@ async def serving(folder: Path, store: MemoryStore | None = None) -> AsyncGenera
         await set_projects(store, f"u-{user}", user, [user])
     ca, context = make_certificate(folder)
     info = ServerInfo("https://127.0.0.1:1", "example.localhost", "drtp.test", "0.1.0")
-    followed = (*(kind.key for kind in KINDS), *(kind_key(model) for model in catalogue.KINDS))
+    followed = (*(kind.key for kind in KINDS), *(kind_key(model) for model in catalogue_indexes.KINDS))
     view, tokens, clock = View(store, followed), Tokens(), SystemClock()
     rbac, revocations = Rbac(view), Revocations()
     api = ApiServer(

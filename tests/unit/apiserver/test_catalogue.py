@@ -9,7 +9,8 @@ import pytest
 from drtp.api.core import ORGANIZATION_LABEL
 from drtp.api.people import AUTHENTICATED, User
 from drtp.main.roles import set_projects
-from unit.apiserver.serving import JOE, Served
+from drtp.rules import catalogue_grants
+from unit.apiserver.serving import ADMIN, JOE, USERS, Served
 
 ENTRIES = "/apis/catalog.datumapis.com/v1alpha/namespaces/{}/catalogentries"
 DATUM = "/apis/datumapis.com/v1alpha/namespaces/{}/{}"
@@ -287,3 +288,28 @@ async def test_nobody_approves_for_another_publisher(people: Served) -> None:
     assert (await post(people, _object("DRTPApproval", "eve", "forged", spec), "eve-token"))[0] == 201
     _, entry = await got(people, "eve", "joe.pg")
     assert entry["status"] == {"state": "Available"}
+
+
+async def test_who_may_use_subscriptions_of_a_project_may_connect_by_what_it_was_given(people: Served) -> None:
+    """The seam: what `connect` asks for one user, with the roles as they are."""
+    for role in ("view", "admin"):
+        await set_projects(people.store, f"u-{role}", f"the-{role}", ["eve"], role)
+    await post(people, publication(visibility="Subscribers", access=MODES["listed"]))
+    view = people.rbac._view
+
+    def through(user: str, *within: str) -> str:
+        caller = User(user, groups=(AUTHENTICATED,), within=frozenset(within))
+        return catalogue_grants.project_of(view, people.rbac, caller, "joe", "pg")
+
+    await people.rbac.reached(people.store.revision)
+    users = ("eve", "the-admin", "the-view", "lamp", "quay", "nobody")
+    assert [through(user) for user in users] == ["eve", "eve", "", "", "", ""]
+    assert [through("eve", "eve"), through("eve", "lamp")] == ["eve", ""]
+    assert catalogue_grants.project_of(view, people.rbac, USERS[ADMIN], "joe", "pg") == ""
+    name = await approval(people, await post(people, subscription("lamp"), "lamp-token"), decision="Approved")
+    assert through("lamp") == "lamp"
+    change = {"spec": {"decision": "Revoked"}}
+    path = f"{DATUM.format('joe', 'drtpapprovals')}/{name}"
+    await people.call("PATCH", path, change, token=JOE, Content_Type="application/merge-patch+json")
+    await people.rbac.reached(people.store.revision)
+    assert [through("lamp"), through("eve")] == ["", "eve"]

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from drtp.api.catalogue import DRTPApproval, DRTPPublication, DRTPSubscription
+from drtp.api.catalogue import DRTPApproval, DRTPPublication, DRTPSubscription, SubscriptionState
 from drtp.api.core import ORGANIZATION_LABEL, Event
 from drtp.api.drtp import DRTPService
 from drtp.api.meta import Key
 from drtp.controllers.writing import plain
-from drtp.rules import catalogue
+from drtp.rules import catalogue, catalogue_grants
 from tower import DRTP, Tower, service
 
 JOE, EVE, ZEPHYR = "joe", "eve", "zephyr"
@@ -72,11 +72,11 @@ async def decide(tower: Tower, decision: str, project: str = EVE, name: str = "w
 def lets_in(tower: Tower, project: str = EVE) -> bool:
     """What connect asks, one at a time and as the whole list."""
     now = tower.clock.now()
-    one = catalogue.may_connect(tower.view, project, JOE, "web", now) is not None
-    listed = catalogue.grants(tower.view, JOE, "web")
+    one = catalogue_grants.may_connect(tower.view, project, JOE, "web", now) is not None
+    listed = catalogue_grants.grants(tower.view, JOE, "web")
     organization = catalogue.organization_of(tower.view, project)
     assert one is any(grant.holds_for(organization, project, now) for grant in listed)
-    assert one is any(found.service == "web" for found in catalogue.reachable(tower.view, project, now))
+    assert one is any(found.service == "web" for found in catalogue_grants.reachable(tower.view, project, now))
     return one
 
 
@@ -130,7 +130,7 @@ async def test_each_side_ends_it_by_deleting_its_own_object() -> None:
         assert states(tower) == ("Pending", "Pending")
         await decide(tower, "Approved")
         await tower.delete(DRTPPublication, JOE, "web")
-        assert tower.get(DRTPSubscription, EVE, "web").status.state is catalogue.SubscriptionState.REVOKED
+        assert tower.get(DRTPSubscription, EVE, "web").status.state is SubscriptionState.REVOKED
         assert tower.view.list(DRTPApproval, JOE) == []
         await tower.apply(publication())
         assert states(tower) == ("Pending", "Pending")
@@ -163,7 +163,7 @@ async def test_who_is_on_the_list_needs_no_subscription_and_no_approval() -> Non
         access = {"mode": "AllowList", "allowed": [{"organization": "lantern"}]}
         await tower.apply(publication(visibility="Subscribers", access=access))
         assert lets_in(tower)
-        (found,) = catalogue.reachable(tower.view, EVE, tower.clock.now())
+        (found,) = catalogue_grants.reachable(tower.view, EVE, tower.clock.now())
         assert (found.service, found.subscription) == ("web", "")
         assert not lets_in(tower, ZEPHYR)
         await tower.apply(subscription())
@@ -238,7 +238,7 @@ async def test_an_unknown_and_an_invisible_publication_are_the_same_and_the_publ
             await tower.apply(publication(**hidden))
         await tower.apply(subscription())
         mine = tower.get(DRTPSubscription, EVE, "web").status
-        assert mine.state is catalogue.SubscriptionState.NOT_FOUND
+        assert mine.state is SubscriptionState.NOT_FOUND
         assert mine.conditions[0].message == (
             "There is no such publication, or it is not for your project to see (DRTP-6050)."
         )
@@ -262,7 +262,7 @@ async def test_deleted_and_hidden_are_the_same_to_whoever_had_it_and_to_whoever_
         had = tower.get(DRTPSubscription, EVE, "web")
         assert tower.condition(had, "Approved") == ("False", "Withdrawn")
         assert had.status.conditions[0].message.startswith("The publisher has taken the publication, or your sight")
-        assert tower.get(DRTPSubscription, ZEPHYR, "web").status.state is catalogue.SubscriptionState.REJECTED
+        assert tower.get(DRTPSubscription, ZEPHYR, "web").status.state is SubscriptionState.REJECTED
         assert not lets_in(tower)
 
 
@@ -272,7 +272,7 @@ async def test_visible_to_the_organisation_is_visible_to_its_projects_only() -> 
         await tower.apply(subscription(ZEPHYR))
         await tower.apply(subscription(EVE))
         assert states(tower, ZEPHYR) == ("Approved", "Approved")
-        assert tower.get(DRTPSubscription, EVE, "web").status.state is catalogue.SubscriptionState.NOT_FOUND
+        assert tower.get(DRTPSubscription, EVE, "web").status.state is SubscriptionState.NOT_FOUND
         # The operator moves a project to the organisation.
         namespace = await tower.store.get(tower_key(EVE))
         moved = {**namespace.metadata, "labels": {ORGANIZATION_LABEL: "harbour"}}
@@ -291,7 +291,7 @@ async def test_one_project_cannot_fill_a_publishers_project_with_requests() -> N
         assert tower.condition(last, "Approved") == ("False", "TooManySubscriptions")
         await tower.delete(DRTPSubscription, EVE, "s00")
         waiting = [tower.get(DRTPSubscription, EVE, name).status.state for name in ("s08", "s09")]
-        assert catalogue.SubscriptionState.PENDING in waiting
+        assert SubscriptionState.PENDING in waiting
         assert len(tower.view.list(DRTPApproval, JOE)) <= catalogue.SUBSCRIPTIONS_MAX + 1
 
 
@@ -319,8 +319,8 @@ async def test_a_thousand_subscriptions_cost_what_one_change_concerns(monkeypatc
         looks: list[str] = []
         seen = tower.view.indexed
         monkeypatch.setattr(tower.view, "indexed", lambda *asked: looks.append(asked[1]) or seen(*asked))
-        assert catalogue.may_connect(tower.view, "p500", JOE, "web", tower.clock.now()) is not None
-        assert catalogue.may_connect(tower.view, "p501", JOE, "web", tower.clock.now()) is None
+        assert catalogue_grants.may_connect(tower.view, "p500", JOE, "web", tower.clock.now()) is not None
+        assert catalogue_grants.may_connect(tower.view, "p501", JOE, "web", tower.clock.now()) is None
         assert len(looks) <= 8
 
 

@@ -28,7 +28,7 @@ from drtp.api.catalogue import (
 )
 from drtp.api.core import ORGANIZATION_LABEL, Namespace
 from drtp.api.meta import LocalRef, Model, ObjectMeta, OwnerReference
-from drtp.rules import catalogue
+from drtp.rules import catalogue, catalogue_grants, catalogue_indexes
 
 M = TypeVar("M", bound=Model)
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
@@ -42,7 +42,7 @@ class Shelf:
     def __init__(self, objects: Iterable[Model]) -> None:
         self._objects = tuple(objects)
         self._indexes: dict[tuple[type[Model], str], Callable[[Any], Iterable[Hashable]]] = {}
-        catalogue.declare(self)
+        catalogue_indexes.declare(self)
 
     def add_index(self, model: type[M], index: str, values_of: Callable[[M], Iterable[Hashable]]) -> None:
         self._indexes[model, index] = values_of
@@ -118,13 +118,26 @@ def worlds(draw: st.DrawFn) -> Shelf:
 
 @given(worlds())
 def test_one_answer_the_whole_list_and_what_a_project_finds_agree(shelf: Shelf) -> None:
-    grants = catalogue.grants(shelf, PUBLISHER, "pg")
+    grants = catalogue_grants.grants(shelf, PUBLISHER, "pg")
     for project in PROJECTS:
         organization = catalogue.organization_of(shelf, project)
-        one = catalogue.may_connect(shelf, project, PUBLISHER, "pg", NOW)
+        one = catalogue_grants.may_connect(shelf, project, PUBLISHER, "pg", NOW)
         assert (one is not None) is any(grant.holds_for(organization, project, NOW) for grant in grants)
-        found = catalogue.reachable(shelf, project, NOW)
+        found = catalogue_grants.reachable(shelf, project, NOW)
         assert [(each.namespace, each.service) for each in found] == ([(PUBLISHER, "pg")] if one else [])
+
+
+@given(worlds())
+def test_without_a_clock_an_end_is_the_controllers_word(shelf: Shelf) -> None:
+    grants = catalogue_grants.grants(shelf, PUBLISHER, "pg")
+    projects = set(catalogue_grants.projects(shelf, PUBLISHER, "pg"))
+    for project in PROJECTS:
+        organization = catalogue.organization_of(shelf, project)
+        assert (project in projects) is any(grant.holds_for(organization, project, None) for grant in grants)
+        for grant in grants:
+            if grant.project == project and grant.subscription:
+                (mine,) = shelf.list(DRTPSubscription, project)
+                assert grant.ended is (mine.status.state is SubscriptionState.EXPIRED)
 
 
 @given(worlds())
@@ -133,7 +146,7 @@ def test_whoever_may_connect_sees_it_and_whoever_sees_it_finds_it(shelf: Shelf) 
     for project in PROJECTS:
         sees = offered is not None and catalogue.sees(shelf, offered, project)
         assert bool(catalogue.visible(shelf, project)) is sees
-        if catalogue.may_connect(shelf, project, PUBLISHER, "pg", NOW) is not None:
+        if catalogue_grants.may_connect(shelf, project, PUBLISHER, "pg", NOW) is not None:
             assert sees
 
 
@@ -144,7 +157,7 @@ def test_a_subscription_stands_approved_exactly_where_it_would_let_in(shelf: She
         project = mine.metadata.namespace
         stands = catalogue.standing(shelf, mine, NOW)
         approved = stands.state is SubscriptionState.APPROVED
-        grants = catalogue.grants(shelf, PUBLISHER, "pg")
+        grants = catalogue_grants.grants(shelf, PUBLISHER, "pg")
         granted = any(one.subscription and one.holds_for(one.organization, project, NOW) for one in grants)
         # Until the publisher has a record of it nobody is let in by it; the controller's turn makes one.
         assert granted is (approved and stands.approval is not None)
@@ -176,7 +189,7 @@ def test_a_record_for_a_publication_of_before_says_nothing_of_the_present_one() 
     old = DRTPApproval(metadata=metadata, spec=said.spec)
     for record, admitted in ((said, True), (old, False)):
         shelf = Shelf([*namespaces(), offered, subscription("eve"), record])
-        assert (catalogue.may_connect(shelf, "eve", PUBLISHER, "pg", NOW) is not None) is admitted
+        assert (catalogue_grants.may_connect(shelf, "eve", PUBLISHER, "pg", NOW) is not None) is admitted
 
 
 def test_the_end_is_the_sooner_of_both_sides_dates_and_that_moment_is_out() -> None:
@@ -190,8 +203,8 @@ def test_the_end_is_the_sooner_of_both_sides_dates_and_that_moment_is_out() -> N
             approval("eve", Decision.APPROVED, expires=later + timedelta(hours=1)),
         ]
     )
-    (grant,) = catalogue.grants(shelf, PUBLISHER, "pg")
+    (grant,) = catalogue_grants.grants(shelf, PUBLISHER, "pg")
     assert grant.until == later
     just_before = later - timedelta(microseconds=1)
     assert [grant.holds_for("lantern", "eve", at) for at in (just_before, later)] == [True, False]
-    assert catalogue.may_connect(shelf, "eve", PUBLISHER, "pg", later) is None
+    assert catalogue_grants.may_connect(shelf, "eve", PUBLISHER, "pg", later) is None
