@@ -88,7 +88,8 @@ class ApiServer:
         self._reads = Reads(store, clock)
         self._watches = Watches(store, self._reads, clock)
         self._computed = Reads(catalogue, clock)
-        self._writes = Writes(store, self._reads, Granting(authoriser), clock, witness)
+        self._writes = Writes(store, self._reads, Granting(authoriser), clock)
+        self._writes.witness = witness
         self._janitor = Janitor(store, clock)
         self._clock = clock
         self.door: door.Door | None = None

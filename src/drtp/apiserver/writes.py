@@ -44,14 +44,13 @@ class Witness(Protocol):
 class Writes:
     """Carries authorised writes into the store."""
 
-    def __init__(
-        self, store: Store, reads: Reads, granting: Granting, clock: Clock, witness: Witness | None = None
-    ) -> None:
+    witness: Witness | None = None
+
+    def __init__(self, store: Store, reads: Reads, granting: Granting, clock: Clock) -> None:
         self._store = store
         self._reads = reads
         self._granting = granting
         self._clock = clock
-        self._witness = witness
 
     # ---- create ----------------------------------------------------------------------------------------------------
 
@@ -278,8 +277,8 @@ class Writes:
             user=call.user.name,
             dry_run=dry_run,
         )
-        if self._witness is not None and not dry_run:
-            self._witness.wrote(call.user, call.verb, stored)
+        if self.witness is not None and not dry_run:
+            self.witness.wrote(call.user, call.verb, stored)
 
 
 def _addressed(call: Call, obj: JsonObject) -> JsonObject:

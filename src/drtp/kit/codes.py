@@ -522,12 +522,6 @@ CONDITIONS: dict[str, Code] = {
         "No free port, name or address was found in the pool.",
         "Ask for a particular one, or have the operator enlarge the pool.",
     ),
-    "DRTP-6014": Code(
-        "Object left out",
-        "A stored object, or what an edge is told of it, cannot be read there, so everything else goes on without it.",
-        "Correct the field named, or write the object anew; upgrade the part that is older. Until then an access "
-        "policy that cannot be read closes its namespace.",
-    ),
     "DRTP-6050": Code(
         "Publication not found",
         "There is no such publication, or it is not for this project to see. The two are never told apart.",
@@ -562,6 +556,12 @@ CONDITIONS: dict[str, Code] = {
         "Offered service missing",
         "A publication offers a service that does not exist; others do not see it.",
         "Make the service, or delete the publication.",
+    ),
+    "DRTP-6014": Code(
+        "Object left out",
+        "A stored object, or what an edge is told of it, cannot be read there, so everything else goes on without it.",
+        "Correct the field named, or write the object anew; upgrade the part that is older. Until then an access "
+        "policy that cannot be read closes its namespace.",
     ),
     "DRTP-6020": Code(
         "Reference not granted",
@@ -682,16 +682,6 @@ COMMANDS: dict[str, Code] = {
         "The service has a local target that was never agreed to on this machine.",
         "Name the target on the command line, or give --allow-target to accept what the service says.",
     ),
-    "DRTP-7060": Code(
-        "Failure inside",
-        "The command failed by its own fault.",
-        "Run it again; if it fails again, report it with the file that the message names.",
-    ),
-    "DRTP-7061": Code(
-        "File not usable",
-        "The operating system refused a file or directory.",
-        "Check that it exists, is of the right kind, and may be used by you.",
-    ),
     "DRTP-7100": Code(
         "Not in the catalogue",
         "The catalogue has no such publication for your project. Whether it is there for others is not said.",
@@ -721,6 +711,16 @@ COMMANDS: dict[str, Code] = {
         "Date not readable",
         "A date or a duration is not one.",
         "Give a duration such as 12h or 30d, or a date such as 2030-01-31T18:00:00+01:00.",
+    ),
+    "DRTP-7060": Code(
+        "Failure inside",
+        "The command failed by its own fault.",
+        "Run it again; if it fails again, report it with the file that the message names.",
+    ),
+    "DRTP-7061": Code(
+        "File not usable",
+        "The operating system refused a file or directory.",
+        "Check that it exists, is of the right kind, and may be used by you.",
     ),
     "DRTP-7017": Code(
         "Part missing",

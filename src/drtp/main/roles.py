@@ -49,17 +49,17 @@ def _status(*plurals: str) -> list[str]:
 _VIEW = [
     _rule(READ, "", "configmaps", "events", "namespaces", "namespaces/status", "services", "services/status"),
     _rule(READ, drtp.GROUP, *_DRTP, *_status(*_DRTP)),
-    _rule(READ, catalogue.CATALOG_GROUP, "catalogentries"),
     _rule(READ, gatewayapi.GROUP, *_GATEWAY, *_status(*_WITH_STATUS)),
+    _rule(READ, catalogue.CATALOG_GROUP, "catalogentries"),
 ]
 # EndpointSlices are in no role (CVE-2021-25740), and status is for controllers to write.
 _EDIT = [
     *_VIEW,
+    _rule(["connect"], drtp.GROUP, "drtpsubscriptions/connect"),
     _rule(READ, "", "secrets"),
     _rule(WRITE, "", "configmaps", "secrets", "services"),
     _rule(WRITE, drtp.GROUP, *_DRTP),
     _rule(WRITE, gatewayapi.GROUP, *_GATEWAY),
-    _rule(["connect"], drtp.GROUP, "drtpsubscriptions/connect"),
     _rule(["create"], "identity.datumapis.com", "revocations"),
 ]
 _ADMIN = [
