@@ -65,6 +65,15 @@ def belongs(approval: DRTPApproval, publication: DRTPPublication) -> bool:
     return not owners or any(owner.uid == publication.metadata.uid for owner in owners)
 
 
+def approval_of(approvals: Iterable[DRTPApproval], uid: str) -> DRTPApproval | None:
+    """The record of one subscription (uid). Of several, which people can make by hand, a refusal counts most."""
+    mine = [one for one in approvals if one.spec.subscriber.uid == uid]
+    return min(mine, key=lambda one: _WEIGHT[one.spec.decision], default=None)
+
+
+_WEIGHT = {Decision.REVOKED: 0, Decision.REJECTED: 1, Decision.APPROVED: 2, Decision.PENDING: 3}
+
+
 def barred(approvals: Iterable[DRTPApproval]) -> bool:
     """Whether the publisher has sent the project away once: then nothing but an approval lets it in again.
 
@@ -160,7 +169,7 @@ def standing(lookups: Overview, subscription: DRTPSubscription, now: datetime) -
     project = subscription.metadata.namespace
     publication = lookups.get(DRTPPublication, namespace, name)
     approvals = [] if publication is None else approvals_of(lookups, publication, project)
-    approval = next((one for one in approvals if one.spec.subscriber.uid == subscription.metadata.uid), None)
+    approval = approval_of(approvals, subscription.metadata.uid)
     decided = approval is not None and approval.spec.decision is not Decision.PENDING
     if publication is None or not (decided or sees(lookups, publication, project)):
         return _out_of_sight(subscription, approval)

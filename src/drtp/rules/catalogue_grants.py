@@ -25,6 +25,7 @@ from drtp.rules import permissions
 from drtp.rules.catalogue import (
     SETTLED,
     admitted,
+    approval_of,
     approvals_of,
     barred,
     belongs,
@@ -105,6 +106,9 @@ def _of_approval(lookups: Lookups, publication: DRTPPublication, approval: DRTPA
     if subscription is None or subscription.metadata.deletion_timestamp or approval.spec.decision in SETTLED:
         return None
     project = subscription.metadata.namespace
+    counts = approval_of(approvals_of(lookups, publication, project), subscription.metadata.uid)
+    if counts is None or counts.metadata.uid != approval.metadata.uid:
+        return None
     decided = approval.spec.decision is Decision.APPROVED
     if not decided and not sees(lookups, publication, project):
         return None

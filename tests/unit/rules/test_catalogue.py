@@ -77,9 +77,11 @@ def subscription(
     return DRTPSubscription(metadata=metadata, spec=spec, status=DRTPSubscriptionStatus(state=state))
 
 
-def approval(project: str, decision: Decision, uid: str = "", expires: datetime | None = None) -> DRTPApproval:
+def approval(
+    project: str, decision: Decision, uid: str = "", expires: datetime | None = None, number: int = 0
+) -> DRTPApproval:
     spec = DRTPApprovalSpec(LocalRef("pg"), Subscriber(project, "pg", uid or f"u-{project}"), decision, expires=expires)
-    metadata = ObjectMeta(name=f"pg-{project}-{uid}", namespace=PUBLISHER, uid=f"a-{project}-{uid}")
+    metadata = ObjectMeta(name=f"pg-{project}-{number}", namespace=PUBLISHER, uid=f"a-{project}-{number}")
     return DRTPApproval(metadata=metadata, spec=spec)
 
 
@@ -111,8 +113,8 @@ def worlds(draw: st.DrawFn) -> Shelf:
         if draw(st.booleans()):
             held = draw(st.none() | st.sampled_from(SubscriptionState))
             objects.append(subscription(project, expires=draw(MOMENTS), state=held))
-        for uid in draw(st.sets(st.sampled_from([f"u-{project}", f"old-{project}"]))):
-            objects.append(approval(project, draw(st.sampled_from(Decision)), uid, draw(MOMENTS)))
+        for number, uid in enumerate(draw(st.lists(st.sampled_from([f"u-{project}", f"old-{project}"]), max_size=3))):
+            objects.append(approval(project, draw(st.sampled_from(Decision)), uid, draw(MOMENTS), number))
     return Shelf(objects)
 
 
