@@ -133,6 +133,34 @@ def _check_audit(bed: Bed) -> None:
     }
 
 
+def test_what_cannot_be_done_is_said_with_its_code_and_exit_status(sides: dict[str, Side]) -> None:
+    publisher, subscriber = sides[PUBLISHER], sides[SUBSCRIBER]
+    for side, words, exit_status, code in (
+        (subscriber, ("show", "ledger"), 64, "DRTP-7002"),
+        (subscriber, ("show", "nowhere/ledger"), 1, "DRTP-7100"),
+        (subscriber, ("subscribe", "quarry/ledger", "--expires", "soon"), 64, "DRTP-7105"),
+        (subscriber, ("subscribe", "quarry/ledger", "--expires", "2030-01-01"), 64, "DRTP-7105"),
+        (subscriber, ("unsubscribe", "nothing"), 1, "DRTP-1001"),
+        (subscriber, ("requests", "-n", PUBLISHER), 77, "DRTP-1012"),
+        (publisher, ("approve", "ledger", "nobody"), 1, "DRTP-7101"),
+        (publisher, ("reject", "nothing", SUBSCRIBER), 1, "DRTP-7101"),
+    ):
+        said = side.datumctl("catalog", *words, exit_status=exit_status)
+        assert f"see: {code}," in said, said
+    for name in ("one", "two"):
+        subscriber.catalog("subscribe", "quarry/ledger", "--name", name)
+    said = publisher.datumctl("catalog", "approve", "ledger", SUBSCRIBER, exit_status=64)
+    assert "DRTP-7102" in said
+    assert f"{SUBSCRIBER}/one, {SUBSCRIBER}/two" in said
+    publisher.catalog("reject", "ledger", f"{SUBSCRIBER}/one", "--reason", "one is enough")
+    assert publisher.catalog("approve", "ledger", SUBSCRIBER)["subscription"] == "two"
+    waited = subscriber.datumctl("catalog", "subscribe", "quarry/ledger", "--name", "one", exit_status=77)
+    assert "one is enough" in waited
+    for name in ("one", "two"):
+        subscriber.datumctl("catalog", "unsubscribe", name)
+    publisher.datumctl("delete", "drtpapprovals", *(one["approval"] for one in publisher.catalog("requests")))
+
+
 def test_a_date_ends_an_approval_by_itself(sides: dict[str, Side]) -> None:
     publisher, subscriber = sides[PUBLISHER], sides[SUBSCRIBER]
     subscriber.catalog("subscribe", "quarry/ledger", "--name", "short", "--expires", "5s")

@@ -210,3 +210,20 @@ def test_the_end_is_the_sooner_of_both_sides_dates_and_that_moment_is_out() -> N
     just_before = later - timedelta(microseconds=1)
     assert [grant.holds_for("lantern", "eve", at) for at in (just_before, later)] == [True, False]
     assert catalogue_grants.may_connect(shelf, "eve", PUBLISHER, "pg", later) is None
+
+
+def test_of_two_records_of_one_subscription_the_refusal_counts() -> None:
+    offered = publication(Visibility.EVERYONE, AccessMode.APPROVAL)
+    for first, second in ((Decision.APPROVED, Decision.REVOKED), (Decision.REVOKED, Decision.APPROVED)):
+        records = [approval("eve", decision, number=number) for number, decision in enumerate((first, second))]
+        shelf = Shelf([*namespaces(), offered, subscription("eve"), *records])
+        assert catalogue.standing(shelf, subscription("eve"), NOW).state is SubscriptionState.REVOKED
+        assert catalogue_grants.may_connect(shelf, "eve", PUBLISHER, "pg", NOW) is None
+
+
+def test_an_approval_of_a_subscription_that_was_made_anew_shows_nothing_and_lets_nobody_in() -> None:
+    offered = publication(Visibility.SUBSCRIBERS, AccessMode.APPROVAL)
+    shelf = Shelf([*namespaces(), offered, subscription("eve"), approval("eve", Decision.APPROVED, "u-before")])
+    assert not catalogue.sees(shelf, offered, "eve")
+    assert catalogue_grants.may_connect(shelf, "eve", PUBLISHER, "pg", NOW) is None
+    assert catalogue.standing(shelf, subscription("eve"), NOW).state is SubscriptionState.NOT_FOUND
