@@ -122,14 +122,14 @@ def _check_audit(bed: Bed) -> None:
             step = next(wanted, "") if event == step else step
         assert step == "", steps
     acts = {
-        (one["event"], one["fields"]["by"], one["fields"].get("decision", ""))
+        (one["event"], one["fields"]["by"], one["fields"].get("said", ""))
         for one in lines
-        if one["event"] in {"subscription made", "approval changed"}
+        if one["event"] in {"subscription created", "subscription decided on"}
     }
     assert acts >= {
-        ("subscription made", f"{SUBSCRIBER}-user", ""),
-        ("approval changed", f"{PUBLISHER}-user", "Approved"),
-        ("approval changed", f"{PUBLISHER}-user", "Revoked"),
+        ("subscription created", f"{SUBSCRIBER}-user", ""),
+        ("subscription decided on", f"{PUBLISHER}-user", "Approved"),
+        ("subscription decided on", f"{PUBLISHER}-user", "Revoked"),
     }
 
 

@@ -14,6 +14,7 @@ class Aspect(StrEnum):
 
     ACCEPTED = "Accepted"
     APPROVED = "Approved"
+    CERTIFICATE_ENDING = "CertificateEnding"
     CONFLICTED = "Conflicted"
     CONNECTED = "Connected"
     ENFORCED = "Enforced"
@@ -89,6 +90,7 @@ class Reason(StrEnum):
     REF_NOT_PERMITTED = "RefNotPermitted"
     REGISTERING = "Registering"
     REJECTED = "Rejected"
+    RENEWAL_FAILS = "RenewalFails"
     RESOLVED_REFS = "ResolvedRefs"
     REVOKED = "Revoked"
     SCHEDULED = "Scheduled"

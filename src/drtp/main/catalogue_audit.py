@@ -1,24 +1,18 @@
-"""The catalogue's lines in the audit log: what people did, and what became of each subscription, on both sides.
+"""What became of each subscription, in the audit log of both organisations, whatever brought it about.
 
-Acts come from the API, with who did them. What follows is seen on the subscription itself, whatever brought it about,
-the clock included; it is written twice, once for each side, under `organization` and `project` of that side. The other
-side is `peer`: its project, never its people.
+It is written twice, once for each side, under `project` and `organization` of that side. The other side is `peer`: its
+project, never its people. Who asked and who decided is told to their own side by the API.
 """
 
 from __future__ import annotations
 
-from drtp.api.catalogue import DRTPApproval, DRTPPublication, DRTPSubscription, SubscriptionState
-from drtp.api.people import User
+from drtp.api.catalogue import DRTPSubscription, SubscriptionState
 from drtp.issuers.audit import AuditLog
 from drtp.rules import catalogue, catalogue_indexes, conditions
 from drtp.store.protocol import Stored
 from drtp.store.view import Change, View, kind_key
 
-_PUBLICATION, _SUBSCRIPTION, _APPROVAL = (
-    kind_key(model) for model in (DRTPPublication, DRTPSubscription, DRTPApproval)
-)
-_ACTS = {_PUBLICATION: "publication", _SUBSCRIPTION: "subscription", _APPROVAL: "approval"}
-_PAST = {"create": "made", "delete": "deleted", "deletecollection": "deleted"}
+_SUBSCRIPTION = kind_key(DRTPSubscription)
 
 _WORDS = {
     SubscriptionState.PENDING: "subscription requested",
@@ -30,28 +24,13 @@ _WORDS = {
 
 
 class CatalogueAudit:
-    """A witness of the API, and a listener of the View once that has synced: what it finds there is no news."""
+    """A listener of the View once that has synced: what it finds there is no news."""
 
     def __init__(self, view: View, audit: AuditLog) -> None:
         catalogue_indexes.declare(view)
         self._view = view
         self._audit = audit
         view.listen(self._changed)
-
-    def wrote(self, user: User, verb: str, stored: Stored) -> None:
-        """An act of somebody on an object of the catalogue, in a project of theirs."""
-        what = _ACTS.get(stored.key.kind)
-        if what is None:
-            return
-        project = stored.key.namespace
-        self._audit.write(
-            f"{what} {_PAST.get(verb, 'changed')}",
-            organization=catalogue.organization_of(self._view, project),
-            project=project,
-            name=stored.key.name,
-            by=user.name,
-            **_told(stored),
-        )
 
     def _changed(self, change: Change) -> None:
         if change.key.kind != _SUBSCRIPTION or not self._view.synced.is_set():
@@ -82,17 +61,3 @@ class CatalogueAudit:
         for project, peer in ((subscriber, publisher), (publisher, subscriber)):
             organization = catalogue.organization_of(self._view, project)
             self._audit.write(event, organization=organization, project=project, peer=peer, **told)
-
-
-def _told(stored: Stored) -> dict[str, str]:
-    """Of an approval the decision, which is what its writing is about."""
-    if stored.key.kind != _APPROVAL:
-        return {}
-    spec = stored.object["spec"]
-    subscriber = spec["subscriber"]
-    return {
-        "publication": f"{stored.key.namespace}/{spec['publicationRef']['name']}",
-        "subscription": f"{subscriber['namespace']}/{subscriber['name']}",
-        "decision": str(spec.get("decision", "")),
-        "reason": str(spec.get("reason") or ""),
-    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -313,3 +314,21 @@ async def test_who_may_use_subscriptions_of_a_project_may_connect_by_what_it_was
     await people.call("PATCH", path, change, token=JOE, Content_Type="application/merge-patch+json")
     await people.rbac.reached(people.store.revision)
     assert [through("lamp"), through("eve")] == ["", "eve"]
+
+
+async def test_who_asked_and_who_decided_is_in_the_log_of_their_own_side(people: Served) -> None:
+    await post(people, publication())
+    name = await approval(people, await post(people, subscription("eve"), "eve-token"))
+    change = {"spec": {"decision": "Rejected", "reason": "not now"}}
+    path = f"{DATUM.format('joe', 'drtpapprovals')}/{name}"
+    await people.call("PATCH", path, change, token=JOE, Content_Type="application/merge-patch+json")
+    lines = [json.loads(line) for line in people.audit_path.read_text().splitlines()]
+    told = [(one["event"], one["fields"]["project"], one["fields"]["by"]) for one in lines if "by" in one["fields"]]
+    assert told[-4:] == [
+        ("publication created", "joe", "joe"),
+        ("subscription created", "eve", "eve"),
+        ("approval created", "joe", "joe"),
+        ("subscription decided on", "joe", "joe"),
+    ]
+    last = lines[-1]["fields"]
+    assert (last["said"], last["reason"], last["subscription"]) == ("Rejected", "not now", "eve/pg")

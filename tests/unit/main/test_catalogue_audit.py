@@ -1,4 +1,4 @@
-"""The audit log has each step of a subscription for both organisations, and who did what for their own."""
+"""The audit log has each step of a subscription for both organisations."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from typing import Any
 
 from drtp.api.catalogue import DRTPPublication, DRTPSubscription
 from drtp.api.core import ORGANIZATION_LABEL
-from drtp.api.people import User
 from drtp.issuers.audit import AuditLog
 from drtp.main.catalogue_audit import CatalogueAudit
 from tower import Tower, service
-from unit.controllers.test_catalogue import approval_of, decide, publication, subscription, tower_key
+from unit.controllers.test_catalogue import decide, publication, subscription, tower_key
 
 
 class Book:
@@ -77,24 +76,6 @@ async def test_a_publication_that_goes_is_told_to_both_and_a_vain_request_to_nob
         await tower.delete(DRTPPublication, "joe", "web")
         assert book.steps("lantern")[-1] == book.steps("harbour")[-1] == "subscription revoked"
         assert book.lines("lantern")[-1]["reason"] == "Withdrawn"
-
-
-async def test_who_decided_is_told_in_their_own_log_and_not_in_the_others(tmp_path: Path) -> None:
-    async with audited(tmp_path) as (tower, book):
-        await tower.apply(publication())
-        await tower.apply(subscription())
-        await decide(tower, "Rejected", reason="not now")
-        stored = tower.view.by_uid(approval_of(tower).metadata.uid)
-        assert stored is not None
-        book.audit.wrote(User("ann"), "patch", stored)
-        (act,) = [one for one in book.lines("harbour") if one["event"] == "approval changed"]
-        assert (act["by"], act["decision"], act["reason"], act["subscription"]) == (
-            "ann",
-            "Rejected",
-            "not now",
-            "eve/web",
-        )
-        assert not [one for one in book.lines("lantern") if "by" in one or "ann" in str(one)]
 
 
 async def test_what_was_there_before_the_start_is_no_news(tmp_path: Path) -> None:
