@@ -48,7 +48,7 @@ class Invitations:
         )
         await self._store.create(as_object(Invitation(metadata=ObjectMeta(name=name), spec=spec)))
         self._audit.write(
-            "invitation made", invitation=name, organization=organization, role=role, by=inviter.uid or inviter.name
+            "invitation made", project=organization, invitation=name, role=role, by=inviter.name, decision="allowed"
         )
         return Minted(name, secret, spec.expires_at)
 
@@ -93,5 +93,7 @@ class Invitations:
         return gone
 
     def _refused(self, invitation: str, why: str, user: User) -> Refused:
-        self._audit.write("invitation refused", invitation=invitation, why=why, user=user.uid or user.name)
+        self._audit.write_paced(
+            "invitation refused", invitation=invitation, reason=why, by=user.name, decision="refused"
+        )
         return Refused("DRTP-2022")
