@@ -37,8 +37,13 @@ REVIEWS = (
     Review("authorization.k8s.io", "v1", "SelfSubjectAccessReview", "selfsubjectaccessreviews"),
     Review("authorization.k8s.io", "v1", "SelfSubjectRulesReview", "selfsubjectrulesreviews"),
     Review("authorization.k8s.io", "v1", "SubjectAccessReview", "subjectaccessreviews"),
+    Review("identity.datumapis.com", "v1alpha", "ClientCertificate", "clientcertificates"),
     Review("identity.datumapis.com", "v1alpha", "ClusterRevocation", "clusterrevocations"),
     Review("identity.datumapis.com", "v1alpha", "Revocation", "revocations", namespaced=True),
+    Review("identity.datumapis.com", "v1alpha", "SelfToken", "selftokens"),
+    Review("identity.datumapis.com", "v1alpha", "SelfTokenReview", "selftokenreviews"),
+    Review("identity.datumapis.com", "v1alpha", "SelfTokenRevocation", "selftokenrevocations"),
+    Review("identity.datumapis.com", "v1alpha", "UserPassword", "userpasswords"),
     Review("identity.datumapis.com", "v1alpha", "UserToken", "usertokens"),
 )
 

@@ -14,9 +14,10 @@ from prometheus_client import Counter, Histogram
 
 from drtp.api import rbac
 from drtp.api.internal import ACCOUNT
-from drtp.api.people import Authenticator, TokenIssuer, User
+from drtp.api.jsonvalue import JsonObject
+from drtp.api.people import Authenticator, CredentialIssuer, TokenIssuer, User
 from drtp.api.revoking import Revoker
-from drtp.apiserver import discovery, openapi, reviews, revocations, usertokens
+from drtp.apiserver import discovery, openapi, owncredentials, reviews, revocations, usertokens
 from drtp.apiserver.calls import BODY_BYTES_MAX, Call, read_object
 from drtp.apiserver.failures import Failure, not_served, resource_name, translated
 from drtp.apiserver.granting import Granting
@@ -25,6 +26,7 @@ from drtp.apiserver.paths import Target, kind_at, target_of, verb_of
 from drtp.apiserver.rbac import Rbac
 from drtp.apiserver.reads import Reads
 from drtp.apiserver.selectors import selected_name
+from drtp.apiserver.signin import SignIn
 from drtp.apiserver.watches import Watches
 from drtp.apiserver.writes import Writes, is_apply
 from drtp.kit import door, errors
@@ -53,6 +55,10 @@ class ServerInfo(NamedTuple):
     suffix: str
     trust_domain: str
     version: str
+    login: tuple[JsonObject, ...] = ()
+    """The issuers that people sign in with, the usual one first: issuer, clientID, scopes, and ca (PEM) if private."""
+    ca_pem: bytes = b""
+    """The roots of the API itself: public, and worth nothing until compared with a pin."""
 
 
 class Serving(NamedTuple):
@@ -75,7 +81,11 @@ class ApiServer:
         *,
         issuer: TokenIssuer,
         revoker: Revoker,
+        credentials: CredentialIssuer,
+        sign_in: SignIn | None = None,
     ) -> None:
+        self._credentials = credentials
+        self._sign_in = sign_in
         self._issuer = issuer
         self._revoker = revoker
         self._authenticator = authenticator
@@ -96,6 +106,8 @@ class ApiServer:
     def app(self) -> web.Application:
         """A new application that serves this API."""
         app = web.Application(client_max_size=BODY_BYTES_MAX)
+        if self._sign_in is not None:
+            self._sign_in.add_to(app)
         app.router.add_route("*", r"/{path:[\s\S]*}", self._handle)
         return app
 
@@ -194,7 +206,10 @@ class ApiServer:
                         "trustDomain": self._info.trust_domain,
                         "version": self._info.version,
                     }
+                    | ({"login": self._info.login} if self._info.login else {})
                 )
+            case "/.well-known/drtp-ca.pem":
+                return web.Response(body=self._info.ca_pem, content_type="application/x-pem-file")
             case _:
                 return None
 
@@ -292,6 +307,8 @@ class ApiServer:
         body = await read_object(request)
         if target.plural == "usertokens":
             return _json(await usertokens.issue(body, self._issuer), status=201)
+        if target.plural in owncredentials.PLURALS:
+            return _json(await owncredentials.answer(target.plural, body, user, self._credentials), status=201)
         if target.plural in {"revocations", "clusterrevocations"}:
             return _json(await revocations.revoke(body, target.namespace, user, self._revoker), status=201)
         return _json(reviews.answer(target.plural, body, user, self._authoriser, target.namespace), status=201)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -26,6 +27,8 @@ class Context:
     token: Secret[str] | None = None
     cert_pem: bytes | None = None
     key_pem: Secret[bytes] | None = None
+    signed_in: bool = False
+    """The token comes from a sign-in beside the file (`client/signin.py`), where it is renewed; the file has none."""
 
 
 class _File(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -37,6 +40,7 @@ class _File(msgspec.Struct, frozen=True, omit_defaults=True):
     token: str = ""
     certificate: str = ""
     key: str = ""
+    signed_in: bool = msgspec.field(name="signedIn", default=False)
 
 
 def save_context(path: Path, context: Context) -> None:
@@ -45,7 +49,8 @@ def save_context(path: Path, context: Context) -> None:
         api=context.api,
         ca=context.ca_pem.decode(),
         namespace=context.namespace,
-        token=context.token.reveal() if context.token else "",
+        token=context.token.reveal() if context.token and not context.signed_in else "",
+        signed_in=context.signed_in,
         certificate=context.cert_pem.decode() if context.cert_pem else "",
         key=context.key_pem.reveal().decode() if context.key_pem else "",
     )
@@ -76,14 +81,26 @@ def load_context(path: Path) -> Context:
         token=Secret(content.token) if content.token else None,
         cert_pem=content.certificate.encode() if content.certificate else None,
         key_pem=Secret(content.key.encode()) if content.key else None,
+        signed_in=content.signed_in,
     )
     return _usable(context, path)
 
 
-def save_kubeconfig(path: Path, context: Context, name: str = "drtp") -> None:
-    """Write a kubeconfig (0600) that kubectl uses as it is."""
-    user: dict[str, str] = {}
-    if context.token:
+def save_kubeconfig(path: Path, context: Context, name: str = "drtp", *, signs_in_by: Path | None = None) -> None:
+    """Write a kubeconfig (0600) that kubectl uses as it is.
+
+    `signs_in_by`: a context file that was signed in, from which `datumctl` gives kubectl a token each time.
+    """
+    user: dict[str, Any] = {}
+    if signs_in_by is not None:
+        user["exec"] = {
+            "apiVersion": "client.authentication.k8s.io/v1",
+            "command": shutil.which("datumctl") or "datumctl",
+            "args": ["--context", str(signs_in_by), "auth", "get-token", "--output", "exec-credential"],
+            "interactiveMode": "Never",
+            "installHint": "pip install drtp",
+        }
+    elif context.token:
         user["token"] = context.token.reveal()
     if context.cert_pem and context.key_pem:
         user["client-certificate-data"] = _b64(context.cert_pem)

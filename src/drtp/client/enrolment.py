@@ -90,6 +90,11 @@ async def fetch_bundle(edge: EdgeAddress) -> bytes:
     """The roots to trust at `edge` (PEM): those given, or the one that has the pin. Raises: Refused, Retryable."""
     if edge.bundle_pem:
         return edge.bundle_pem
+    return await fetch_pinned(f"{edge.url}/v1/bundle", edge.pin)
+
+
+async def fetch_pinned(url: str, pin: str) -> bytes:
+    """The root at `url` that has this pin, PEM. Raises: Refused DRTP-2014, Retryable DRTP-3001."""
     # Nothing secret goes over this connection and nothing that comes is believed until its fingerprint matches the
     # pin; every later connection verifies with that root. There is no other way to learn a private root from its pin.
     unverified = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -98,9 +103,9 @@ async def fetch_bundle(edge: EdgeAddress) -> bytes:
     unverified.verify_mode = ssl.CERT_NONE
     async with (
         web_session(unverified) as http,
-        http.get(f"{edge.url}/v1/bundle") as response,
+        http.get(url) as response,
     ):
-        return pinned_root(await response.content.read(BUNDLE_BYTES_MAX), edge.pin)
+        return pinned_root(await response.content.read(BUNDLE_BYTES_MAX), pin)
 
 
 async def _post(edge: EdgeAddress, request: EnrolRequest, token: Secret[str] | None) -> EnrolResponse:

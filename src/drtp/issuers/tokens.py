@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import uuid
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import msgspec
 from prometheus_client import Counter
@@ -13,10 +13,11 @@ from prometheus_client import Counter
 from drtp.api.credentials import TOKEN_PREFIX, read
 from drtp.api.internal import API_TOKEN, Account, AccountSpec, ApiToken, ApiTokenSpec
 from drtp.api.meta import Key, ObjectMeta
-from drtp.api.people import AUTHENTICATED, IssuedToken, User
+from drtp.api.people import AUTHENTICATED, FOREIGN, IssuedToken, Proof, User
 from drtp.api.spiffe import PeerRole, identity_of
 from drtp.issuers.audit import AuditLog
 from drtp.issuers.digests import Pepper, new_credential
+from drtp.issuers.logins import Logins
 from drtp.issuers.records import as_object, find
 from drtp.issuers.secrets import Minted
 from drtp.kit.clock import Clock
@@ -39,8 +40,11 @@ _ACCOUNTS = uuid.UUID("6e2f2a5e-3f0e-5d6c-9a51-9f1f0f6d7c11")
 class Accounts:
     """People and programs, and what they present. One `Authenticator` for both doors."""
 
-    def __init__(self, store: Store, pepper: Pepper, audit: AuditLog, clock: Clock, trust_domain: str) -> None:
+    def __init__(  # noqa: PLR0917 - what every issuer has, then what this one adds
+        self, store: Store, pepper: Pepper, audit: AuditLog, clock: Clock, trust_domain: str, logins: Logins
+    ) -> None:
         self._store = store
+        self._logins = logins
         self._pepper = pepper
         self._audit = audit
         self._clock = clock
@@ -58,7 +62,8 @@ class Accounts:
             if held is None:
                 return await self.ensure(uid, name, groups=groups)
             # Whoever was revoked stays so: reinstating is said explicitly.
-            spec = msgspec.structs.replace(spec, disabled=held.record.spec.disabled)
+            former = held.record.spec
+            spec = msgspec.structs.replace(spec, disabled=former.disabled, password=former.password)
             if held.record.spec != spec:
                 await self._store.update(held.replaced(spec))
         return None
@@ -70,6 +75,7 @@ class Accounts:
         namespaces: Sequence[str] = (),
         lifetime: timedelta | None = TOKEN_LIFETIME,
         description: str = "",
+        read_only: bool = False,
     ) -> Minted:
         """A bearer token, shown once. `lifetime` None: until revoked.
 
@@ -88,6 +94,7 @@ class Accounts:
             namespaces=tuple(namespaces),
             expires_at=expires_at if lifetime else None,
             description=description,
+            read_only=read_only,
         )
         await self._store.create(as_object(ApiToken(metadata=ObjectMeta(name=name), spec=spec)))
         self._audit.write("token minted", token=name, account=account)
@@ -118,6 +125,10 @@ class Accounts:
         uid = account_uid(user)
         for _ in range(ATTEMPTS):
             held = await find(self._store, Account, uid)
+            if held is None and FOREIGN in user:
+                # Whom an issuer proves has no account here until there is something to remember.
+                await self.ensure(uid, user)
+                continue
             if held is None:
                 raise NotFound("DRTP-1001", f"There is no user {user}.")
             if held.record.spec.groups:
@@ -125,10 +136,15 @@ class Accounts:
             try:
                 if not held.record.spec.disabled:
                     await self._store.update(held.replaced(disabled(held.record.spec)))
+                await self._logins.end_all(uid, "the user was revoked")
                 return uid, await self._drop_tokens(uid)
             except Conflict:
                 continue
         raise Conflict("DRTP-1003")
+
+    async def end_sign_ins(self, uid: str, reason: str) -> None:
+        """End every sign-in of an account."""
+        await self._logins.end_all(uid, reason)
 
     async def _drop_tokens(self, account: str) -> int:
         gone = 0
@@ -160,13 +176,16 @@ class Accounts:
         held = await find(self._store, ApiToken, credential.id) if credential else None
         spec = held.record.spec if held else None
         if not self._pepper.fits(token, spec.digest if spec else "0" * 64) or spec is None:
-            self._refused(credential.id if credential else "", remote)
+            self.refused(credential.id if credential else "", remote)
             return None
         if spec.expires_at is not None and self._clock.now() >= spec.expires_at:
             return None
-        return await self._user(spec.account, spec.namespaces)
+        user = await self.user(spec.account)
+        if user is None:
+            return None
+        return user._replace(within=frozenset(spec.namespaces), read_only=spec.read_only, until=spec.expires_at)
 
-    def _refused(self, token_id: str, remote: str) -> None:
+    def refused(self, token_id: str, remote: str, why: str = "") -> None:
         """Say it in the audit log, but let no stranger fill the disk: beyond a pace, refusals are counted only."""
         _REFUSED.inc()
         now = self._clock.now()
@@ -176,7 +195,8 @@ class Accounts:
             self._second, self._refusals = now, 0
         self._refusals += 1
         if self._refusals <= REFUSALS_SAID_PER_S:
-            self._audit.write("token refused", token=token_id, remote=remote)
+            more = {"reason": why} if why else {}
+            self._audit.write("token refused", token=token_id, remote=remote, **more)
 
     async def _of_certificate(self, leaf_der: bytes) -> User | None:
         try:
@@ -185,14 +205,24 @@ class Accounts:
             return None
         if identity.role is not PeerRole.USER or identity.trust_domain != self._trust_domain:
             return None
-        return await self._user(identity.uid, ())
+        user = await self.user(identity.uid)
+        return user._replace(proof=Proof.CERTIFICATE) if user is not None else None
 
-    async def _user(self, uid: str, narrowed_to: tuple[str, ...]) -> User | None:
+    async def user(self, uid: str) -> User | None:
+        """The user of this account; None if there is none, or it is shut."""
         held = await find(self._store, Account, uid)
         if held is None or held.record.spec.disabled:
             return None
         spec = held.record.spec
-        return User(name=spec.name, uid=uid, groups=(*spec.groups, AUTHENTICATED), within=frozenset(narrowed_to))
+        return User(name=spec.name, uid=uid, groups=(*spec.groups, AUTHENTICATED))
+
+    async def foreigner(self, name: str, groups: tuple[str, ...], until: datetime) -> User | None:
+        """A user whom a foreign issuer proves: needs no account here, but one that is shut shuts them out."""
+        uid = account_uid(name)
+        held = await find(self._store, Account, uid)
+        if held is not None and held.record.spec.disabled:
+            return None
+        return User(name, uid, (*groups, AUTHENTICATED), until=until, proof=Proof.LOGIN)
 
 
 def account_uid(name: str) -> str:

@@ -24,6 +24,7 @@ from drtp import __version__
 from drtp.api.registry import REGISTRY
 from drtp.apiserver.rbac import Rbac
 from drtp.apiserver.server import ApiServer, ServerInfo
+from drtp.apiserver.signin import SignIn
 from drtp.controllers import assembly, events
 from drtp.controllers.loop import Manager
 from drtp.controllers.runtime import World
@@ -31,9 +32,16 @@ from drtp.edgeserver.revocation import Revocation
 from drtp.edgeserver.server import EdgeServer, Issuing
 from drtp.issuers.audit import AuditLog
 from drtp.issuers.authority import Authority
+from drtp.issuers.credentials import Credentials
 from drtp.issuers.digests import Pepper
+from drtp.issuers.idtokens import IdTokens
+from drtp.issuers.localissuer import PATH, LocalIssuer
+from drtp.issuers.logins import Logins
+from drtp.issuers.passwords import Passwords
+from drtp.issuers.people import People
 from drtp.issuers.secrets import EnrolmentSecrets
 from drtp.issuers.serving import ControlplaneTls, ensure_serving_secret, keep_serving_secret
+from drtp.issuers.signingkeys import SigningKeys
 from drtp.issuers.tokens import Accounts
 from drtp.kit.backoff import full_jitter
 from drtp.kit.clock import Clock, SystemClock
@@ -42,6 +50,7 @@ from drtp.kit.errors import DrtpError
 from drtp.kit.files import private_directory
 from drtp.kit.observe import logger
 from drtp.main.bootstrap import SERVING_SECRET, bootstrap
+from drtp.main.issuers import offered, trusted_issuers
 from drtp.main.operator_socket import OperatorSocket, metrics_served
 from drtp.main.publisher import Publisher
 from drtp.main.settings import ControlPlaneSettings, settle
@@ -71,6 +80,10 @@ class Tower:
     audit: AuditLog
     secrets: EnrolmentSecrets
     accounts: Accounts
+    logins: Logins
+    credentials: Credentials
+    local: LocalIssuer
+    id_tokens: IdTokens
     publisher: Publisher
     manager: Manager
     tls: ControlplaneTls
@@ -108,6 +121,7 @@ async def running_controlplane(settings: ControlPlaneSettings, clock: Clock) -> 
                     tower.publisher.run(),
                     tower.manager.run(),
                     tower.tls.run(),
+                    tower.id_tokens.run(),
                     _persisting(tower, _keep_serving),
                     _persisting(tower, _collect),
                 )
@@ -153,6 +167,12 @@ async def _build(settings: ControlPlaneSettings, clock: Clock, stack: AsyncExitS
     projector = Projector(view, ProjectionSettings(settings.suffix, settings.endpoint_mode, settings.plain_from))
     controllers = assembly.controllers(view, settings.suffix)
     peppers = directory / "peppers"
+    logins = Logins(store, Pepper.open(peppers, "logins"), audit, clock)
+    accounts = Accounts(store, Pepper.open(peppers, "tokens"), audit, clock, settings.trust_domain, logins)
+    passwords = Passwords()
+    stack.callback(passwords.close)
+    keys = SigningKeys(directory / "signing", clock)
+    local = LocalIssuer(f"{settings.api_url}{PATH}", store, logins, passwords, keys, audit=audit, clock=clock)
     return Tower(
         settings=settings,
         clock=clock,
@@ -162,7 +182,11 @@ async def _build(settings: ControlPlaneSettings, clock: Clock, stack: AsyncExitS
         authority=authority,
         audit=audit,
         secrets=EnrolmentSecrets(store, Pepper.open(peppers, "enrolment"), audit, clock),
-        accounts=Accounts(store, Pepper.open(peppers, "tokens"), audit, clock, settings.trust_domain),
+        accounts=accounts,
+        logins=logins,
+        credentials=Credentials(store, accounts, passwords, authority, audit=audit, clock=clock),
+        local=local,
+        id_tokens=IdTokens(trusted_issuers(settings), clock, local),
         publisher=Publisher(view, projector, await next_incarnation(store, clock)),
         manager=Manager(store, World(view, observed), controllers, clock, recorder=events.record),
         tls=ControlplaneTls(authority, directory / "tls", settings.names, clock),
@@ -174,20 +198,38 @@ async def _doors(tower: Tower) -> AsyncGenerator[None]:
     """API, edge server, operator socket; closed in this order, each with its own farewell."""
     settings = tower.settings
     authoriser = Rbac(tower.view)
-    info = ServerInfo(settings.edge_url, settings.suffix, settings.trust_domain, __version__)
+    info = ServerInfo(
+        settings.edge_url,
+        settings.suffix,
+        settings.trust_domain,
+        __version__,
+        login=offered(trusted_issuers(settings), tower.local),
+        ca_pem=tower.authority.bundle_pem,
+    )
+    people = People(tower.accounts, tower.id_tokens)
     edges = EdgeServer(
         tower.store,
         tower.observed,
         tower.publisher,
         Issuing(tower.authority, tower.secrets, tower.audit),
-        authenticator=tower.accounts,
+        authenticator=people,
         authoriser=authoriser,
         clock=tower.clock,
         advertised_host=settings.names[0],
         advertised_port=settings.edge_port,
     )
     revoker = Revocation(tower.store, edges.identities, tower.accounts, tower.audit)
-    api = ApiServer(tower.store, tower.accounts, authoriser, info, tower.clock, issuer=tower.accounts, revoker=revoker)
+    api = ApiServer(
+        tower.store,
+        people,
+        authoriser,
+        info,
+        tower.clock,
+        issuer=tower.accounts,
+        revoker=revoker,
+        credentials=tower.credentials,
+        sign_in=SignIn(tower.local, tower.clock),
+    )
     operator = OperatorSocket(
         settings=settings,
         store=tower.store,
@@ -225,9 +267,9 @@ async def _keep_serving(tower: Tower) -> None:
 
 async def _collect(tower: Tower) -> None:
     while True:
-        gone = await tower.secrets.collect()
+        gone = await tower.secrets.collect() + await tower.logins.collect()
         if gone:
-            _log.info("expired secrets forgotten", count=gone)
+            _log.info("expired secrets and sign-ins forgotten", count=gone)
         await tower.clock.sleep(_COLLECT_EVERY_S)
 
 

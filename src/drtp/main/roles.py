@@ -66,9 +66,11 @@ _SHARED = [
     _rule(READ, drtp.GROUP, "drtpservers", "drtpservers/status"),
     _rule(READ, gatewayapi.GROUP, "gatewayclasses", "gateways", *_status("gatewayclasses", "gateways")),
 ]
+_OWN = ["clientcertificates", "selftokens", "selftokenreviews", "selftokenrevocations"]
 _BASIC = [
     _rule(["create"], "authentication.k8s.io", "selfsubjectreviews"),
     _rule(["create"], "authorization.k8s.io", "selfsubjectaccessreviews", "selfsubjectrulesreviews"),
+    _rule(["create"], "identity.datumapis.com", *_OWN),
 ]
 _DOCUMENTS = ["/", "/api", "/api/*", "/apis", "/apis/*", "/healthz", "/livez", "/openapi", "/openapi/*", "/readyz"]
 _DISCOVERY: list[JsonObject] = [{"verbs": ["get"], "nonResourceURLs": [*_DOCUMENTS, "/version", "/version/"]}]

@@ -34,9 +34,21 @@ _directory = click.Path(file_okay=False, path_type=Path)
 @port_option("http", "Public HTTP port of the gateways.")
 @port_option("https", "Public HTTPS and TLS port of the gateways.")
 @click.option("--suffix", envvar="DRTP_SUFFIX", help="Of vended hostnames.  [default: prism.localhost]")
+@click.option(
+    "--issuers",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    envvar="DRTP_ISSUERS",
+    help="YAML file of the OpenID issuers to trust.  [default: issuers.yaml in the data directory, if it is there]",
+)
 @output_option
-def controlplane(
-    data_dir: Path, host: str, advertise: tuple[str, ...], suffix: str | None, output: OutputForm, **ports: int | None
+def controlplane(  # noqa: PLR0917 - click calls by name
+    data_dir: Path,
+    host: str,
+    advertise: tuple[str, ...],
+    suffix: str | None,
+    issuers: Path | None,
+    output: OutputForm,
+    **ports: int | None,
 ) -> int:
     """Run the control plane. In the data directory of `drtp up` it continues the one that ran there."""
     try:
@@ -55,7 +67,8 @@ def controlplane(
         said["suffix"] = suffix
     if advertise:
         said["names"] = advertise
-    settings = ControlPlaneSettings(directory=layout.controlplane if embedded else layout.root, host=host, **said)
+    directory = layout.controlplane if embedded else layout.root
+    settings = ControlPlaneSettings(directory=directory, host=host, issuers=issuers, **said)
     return run_async(run_controlplane(settings))
 
 

@@ -1,4 +1,4 @@
-"""`datumctl whoami, login, credentials`."""
+"""`datumctl whoami, credentials`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from drtp.client.api import ApiClient
 from drtp.client.dialling import ProxyFailure, web_session
 from drtp.client.enrolment import fault_of
 from drtp.client.tls import trusting
-from drtp.kit.errors import Retryable, Terminal
+from drtp.kit.errors import Retryable
 from drtp.main.commands.options import OutputForm, output_option
 from drtp.main.datum.access import access, namespace_option
 from drtp.main.datum.invocation import Invocation, context_option
@@ -30,12 +30,6 @@ _REVIEWS = "authentication.k8s.io/v1"
 def whoami(output: OutputForm) -> int:
     """Say who the control plane takes you for."""
     return run_async(_whoami(Invocation.current(), output))
-
-
-@click.command()
-def login() -> None:
-    """Sign in through a browser."""
-    raise Terminal("DRTP-7012")
 
 
 @click.command()
