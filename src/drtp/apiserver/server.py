@@ -57,6 +57,8 @@ class ServerInfo(NamedTuple):
     version: str
     login: tuple[JsonObject, ...] = ()
     """The issuers that people sign in with, the usual one first: issuer, clientID, scopes, and ca (PEM) if private."""
+    control_plane: str = ""
+    """Where edges go and what to trust there, in one string: `host:port#pin`."""
     ca_pem: bytes = b""
     """The roots of the API itself: public, and worth nothing until compared with a pin."""
 
@@ -207,6 +209,7 @@ class ApiServer:
                         "version": self._info.version,
                     }
                     | ({"login": self._info.login} if self._info.login else {})
+                    | ({"controlPlane": self._info.control_plane} if self._info.control_plane else {})
                 )
             case "/.well-known/drtp-ca.pem":
                 return web.Response(body=self._info.ca_pem, content_type="application/x-pem-file")

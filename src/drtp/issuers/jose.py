@@ -95,23 +95,26 @@ def _verifying(jwk: dict[str, Any]) -> VerifyingKey | None:
         return None
     public = {name: jwk[name] for name in ("kty", "crv", "x", "y", "n", "e") if isinstance(jwk.get(name), str)}
     try:
-        key = ECKey.import_key(public) if kind == "EC" else RSAKey.import_key(public)
-        if isinstance(key, RSAKey) and key.public_key.key_size < RSA_BITS_MIN:
+        if kind == "RSA" and int.from_bytes(_bytes(public["n"])).bit_length() < RSA_BITS_MIN:
             return None
-    except (JoseError, ValueError, TypeError, KeyError):
+        key = ECKey.import_key(public) if kind == "EC" else RSAKey.import_key(public)
+    except (JoseError, binascii.Error, ValueError, TypeError, KeyError):
         return None
     return VerifyingKey(kid, key, allowed)
 
 
 def _object(part: str) -> dict[str, Any]:
     try:
-        raw = base64.b64decode(part + "=" * (-len(part) % 4), altchars=b"-_", validate=True)
-        value: Any = json.loads(raw, object_pairs_hook=_each_once, parse_constant=_no_number)
+        value: Any = json.loads(_bytes(part), object_pairs_hook=_each_once, parse_constant=_no_number)
     except (binascii.Error, ValueError, RecursionError):
         raise _unfit("it cannot be read") from None
     if not isinstance(value, dict):
         raise _unfit("it cannot be read")
     return cast("dict[str, Any]", value)
+
+
+def _bytes(part: str) -> bytes:
+    return base64.b64decode(part + "=" * (-len(part) % 4), altchars=b"-_", validate=True)
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

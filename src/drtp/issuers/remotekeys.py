@@ -65,9 +65,8 @@ class RemoteKeys:
 
     async def find(self, kid: str) -> VerifyingKey | None:
         """The key of this id; None if the issuer has none, as far as we know."""
-        age_s = self._clock.monotonic() - self._fetched_s
-        known = self._keys.get(kid) if age_s < KEPT_S else None
-        if known is None or age_s >= FRESH_S:
+        known = self._known(kid)
+        if known is None or self._age_s >= FRESH_S:
             self._asked.set()
         if known is not None or self._resting:
             return known
@@ -77,7 +76,14 @@ class RemoteKeys:
                 await answered.wait()
         except TimeoutError:
             return None
-        return self._keys.get(kid)
+        return self._known(kid)
+
+    @property
+    def _age_s(self) -> float:
+        return self._clock.monotonic() - self._fetched_s
+
+    def _known(self, kid: str) -> VerifyingKey | None:
+        return self._keys.get(kid) if self._age_s < KEPT_S else None
 
     async def _fetch(self) -> None:
         try:

@@ -195,7 +195,7 @@ IDENTITY: dict[str, Code] = {
     "DRTP-2032": Code(
         "Sign-in refused",
         "Name or password is wrong.",
-        "Try again; an operator sets a new password with `datumctl create user NAME --password-stdin`.",
+        "Try again; an operator sets a new password with `datumctl create password NAME`.",
     ),
     "DRTP-2033": Code(
         "Too many sign-ins",

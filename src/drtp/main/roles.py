@@ -54,6 +54,7 @@ _EDIT = [
     _rule(READ, "", "secrets"),
     _rule(WRITE, "", "configmaps", "secrets", "services"),
     _rule(WRITE, drtp.GROUP, *_DRTP),
+    _rule(["serve"], drtp.GROUP, "drtpservices"),
     _rule(WRITE, gatewayapi.GROUP, *_GATEWAY),
     _rule(["create"], "identity.datumapis.com", "revocations"),
 ]

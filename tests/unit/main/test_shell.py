@@ -116,7 +116,6 @@ def test_what_the_system_refuses_names_the_file(capsys: pytest.CaptureFixture[st
         (("datumctl", "login"), 64, "DRTP-7002"),
         (("datumctl", "login", "http://api.example"), 64, "DRTP-7002"),
         (("datumctl", "logout"), 77, "DRTP-7087"),
-        (("datumctl", "create", "user", "sam"), 64, "DRTP-7002"),
         (("datumctl-serve", "--secret-file", "/nonexistent", "--service", "s"), 64, "DRTP-7010"),
         (("datumctl", "serve", "8080", "--allow", "everyone"), 64, "DRTP-7002"),
         (("datumctl", "serve", "tcp://db:5432", "--hostname", "db.example"), 64, "DRTP-7002"),

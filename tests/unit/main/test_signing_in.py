@@ -21,7 +21,7 @@ from drtp.kit.secret import Secret
 from drtp.main.controlplane import Tower, running_controlplane
 from drtp.main.datum.passwords import set_password
 from unit.main.controlplane_bed import context_of, settings
-from unit.main.signing import PASSWORD, Browser, answer_of, authorize_url, browser
+from webforms import PASSWORD, Browser, answer_of, authorize_url, browser
 
 MASTERS = "system:masters"
 

@@ -77,6 +77,14 @@ def kubeconfig(path: Path) -> int:
     return 0
 
 
+@auth.command("control-plane")
+@context_option
+@proxy_option
+def control_plane() -> int:
+    """Print where agents enrol, with the fingerprint of its root: for `serve --control-plane`. It is no secret."""
+    return run_async(_control_plane(Invocation.current()))
+
+
 @auth.command("client-certificate")
 @click.argument("path", type=click.Path(dir_okay=False, path_type=Path))
 @context_option
@@ -84,6 +92,13 @@ def kubeconfig(path: Path) -> int:
 def client_certificate(path: Path) -> int:
     """Write a kubeconfig with a certificate of your own to PATH, good for 8 hours. Its key is made and stays here."""
     return run_async(_certify(Invocation.current(), path))
+
+
+async def _control_plane(invocation: Invocation) -> int:
+    async with ApiClient(access(invocation)) as api:
+        told = await api.request("GET", "/.well-known/drtp")
+    click.echo(str(told["controlPlane"]))
+    return 0
 
 
 async def _certify(invocation: Invocation, path: Path) -> int:

@@ -94,3 +94,18 @@ def answer_of(page: Page) -> dict[str, str]:
     """The query of a redirect."""
     assert page.status in {302, 303}, page.text
     return {name: values[0] for name, values in parse_qs(urlsplit(page.headers["Location"]).query).items()}
+
+
+async def walk(person: Browser, url: str, name: str, password: str) -> Page:
+    """Open a page, fill in whatever form comes, go wherever it leads, until there is neither form nor redirect."""
+    page = await person.get(url)
+    for _ in range(20):
+        if "Location" in page.headers:
+            page = await person.get(urljoin(page.url, page.headers["Location"]))
+        elif "<form" in page.text:
+            fields = page.form()[1]
+            known = {"login": name, "name": name, "password": password}
+            page = await person.submit(page, **{field: known[field] for field in fields if field in known})
+        else:
+            return page
+    raise AssertionError(f"still at {page.url}")
