@@ -213,7 +213,8 @@ def test_a_workload_enrols_by_its_own_token_where_the_owner_lets_it_and_nowhere_
 
     with tcp_service(echo) as port:
         assert serve("robots", port).process.wait(30) == 77
-        people.bed.kubectl("apply", "-f", "-", stdin=json.dumps(_may_serve(user, "robots")))
+        for one in _may_serve(user, "robots"):
+            people.bed.kubectl("apply", "-f", "-", stdin=json.dumps(one))
         assert serve("robots", port).event("ready")["service"] == "robots"
         assert serve("others", port).process.wait(30) == 77
     assert people.command("robot", "get", "drtpservices").returncode == 77
@@ -258,7 +259,7 @@ def _service(name: str) -> dict[str, Any]:
     }
 
 
-def _may_serve(user: str, service: str) -> dict[str, Any]:
+def _may_serve(user: str, service: str) -> list[dict[str, Any]]:
     rule = {
         "apiGroups": ["datumapis.com"],
         "resources": ["drtpservices"],
@@ -275,4 +276,4 @@ def _may_serve(user: str, service: str) -> dict[str, Any]:
         "roleRef": {"apiGroup": group, "kind": "Role", "name": f"serves-{service}"},
         "subjects": [{"apiGroup": group, "kind": "User", "name": user}],
     }
-    return {"apiVersion": "v1", "kind": "List", "items": [role, binding]}
+    return [role, binding]

@@ -27,7 +27,8 @@ STORE = "store"
 AUTHORITY = "authority"
 PEPPERS = "peppers"
 ENROLMENT_PEPPER = "pepper-enrolment"
-_KEPT = (SETTLED_FILE, AUTHORITY, PEPPERS, "audit")
+LOGIN_PEPPER = "pepper-logins"
+_KEPT = (SETTLED_FILE, AUTHORITY, PEPPERS, "audit", "signing", "issuers.yaml")
 
 
 def back_up(directory: Path, target: Path) -> None:
@@ -65,7 +66,9 @@ def restore(backup: Path, directory: Path) -> None:
     fresh = directory.with_name(f".{directory.name}.restoring")
     shutil.rmtree(fresh, ignore_errors=True)
     _unpack(backup, private_directory(fresh))
-    (fresh / PEPPERS / ENROLMENT_PEPPER).unlink(missing_ok=True)
+    # What was spent since, or ended, would be good again: secrets are made anew, and people sign in again.
+    for spent in (ENROLMENT_PEPPER, LOGIN_PEPPER):
+        (fresh / PEPPERS / spent).unlink(missing_ok=True)
     _make_private(fresh)
     unpacked = fresh / STORE / FILE
     leapt = fresh / STORE / f"{FILE}.leapt"

@@ -272,7 +272,7 @@ async def test_an_unknown_kid_makes_us_ask_once_in_a_while_whoever_sends_it(bed:
         {"text": " " * (DOCUMENT_BYTES_MAX + 1)},
     ],
 )
-async def test_an_issuer_that_answers_wrongly_proves_nobody_and_breaks_nothing(
+async def test_an_issuer_that_answers_wrongly_proves_nobody_and_breaks_nothing_ghsa_whjr_3j94_gw3c(
     bed: Bed, answer: dict[str, Any]
 ) -> None:
     bed.foreign.answer = answer
