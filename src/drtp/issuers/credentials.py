@@ -49,6 +49,8 @@ class Credentials:
         held = await find(self._store, Account, uid)
         if held is not None and held.record.spec.groups:
             raise Refused("DRTP-1031", f"No password of {name} is set here.")
+        if held is not None and held.record.spec.disabled:
+            raise Refused("DRTP-1031", f"{name} was revoked.", "Reinstate the user, if that is meant.")
         hashed = await self._passwords.hashed(name, password)
         await self._accounts.ensure(uid, name)
         held = await find(self._store, Account, uid)

@@ -40,8 +40,11 @@ class _File(Model, frozen=True, forbid_unknown_fields=True):
 def trusted_issuers(settings: ControlPlaneSettings) -> tuple[TrustedIssuer, ...]:
     """What the file says; none where there is no file. Raises: Terminal DRTP-7088."""
     path = settings.issuers or settings.directory / FILE
-    if settings.issuers is None and not path.exists():
-        return ()
+    return read_issuers(path) if settings.issuers is not None or path.exists() else ()
+
+
+def read_issuers(path: Path) -> tuple[TrustedIssuer, ...]:
+    """What a file says. Raises: Terminal DRTP-7088."""
     try:
         content = msgspec.convert(yaml.safe_load(path.read_text(encoding="utf-8")) or {}, type=_File)
         found = tuple(_trusted(one, path.parent) for one in content.issuers)

@@ -283,6 +283,24 @@ async def test_an_issuer_that_answers_wrongly_proves_nobody_and_breaks_nothing_g
     assert await bed.who(token) == "corp#sam"
 
 
+async def test_an_issuer_that_never_answers_keeps_only_its_own_people_waiting(bed: Bed, tmp_path: Path) -> None:
+    silent = door.listen("127.0.0.1", 0)
+    there = TrustedIssuer(f"http://127.0.0.1:{silent.getsockname()[1]}", AUDIENCE, "silent#")
+    here = TrustedIssuer(bed.foreign.url, AUDIENCE, "corp#")
+    people = People(bed.accounts, tokens := IdTokens((there, here), bed.clock))
+    async with asyncio.TaskGroup() as group:
+        fetching = group.create_task(tokens.run())
+        theirs = bed.foreign.sign(bed.foreign.claims(bed.clock, iss=there.issuer))
+        waiting = [group.create_task(people.authenticate(theirs, None, "127.0.0.1")) for _ in range(20)]
+        await asyncio.sleep(0.05)
+        user = await people.authenticate(bed.foreign.sign(bed.foreign.claims(bed.clock)), None, "127.0.0.1")
+        assert user is not None and user.name == "corp#sam"
+        assert not any(one.done() for one in waiting)
+        for one in (fetching, *waiting):
+            one.cancel()
+    silent.close()
+
+
 async def test_keys_of_an_issuer_that_is_away_hold_for_a_day(bed: Bed) -> None:
     assert await bed.who(bed.foreign.sign(bed.foreign.claims(bed.clock))) == "corp#sam"
     bed.foreign.answer = {"status": 503}
