@@ -200,8 +200,6 @@ def test_a_workload_enrols_by_its_own_token_where_the_owner_lets_it_and_nowhere_
     token = people.folder / "identity-token"
     token.write_text(people.command("robot", "auth", "get-token").stdout)
     place = people.bed.datumctl("auth", "control-plane").stdout.strip()
-    for name in ("robots", "others"):
-        people.bed.kubectl("apply", "-f", "-", stdin=json.dumps(_service(name)))
 
     def serve(service: str, port: int) -> Program:
         state = ("--state-dir", people.folder / f"state-{service}", "--once", "--no-inspector", "--output", "json")
@@ -212,6 +210,8 @@ def test_a_workload_enrols_by_its_own_token_where_the_owner_lets_it_and_nowhere_
         return program
 
     with tcp_service(echo) as port:
+        for name in ("robots", "others"):
+            people.bed.kubectl("apply", "-f", "-", stdin=json.dumps(_service(name, port)))
         assert serve("robots", port).process.wait(30) == 77
         for one in _may_serve(user, "robots"):
             people.bed.kubectl("apply", "-f", "-", stdin=json.dumps(one))
@@ -244,10 +244,10 @@ def test_what_goes_wrong_has_a_code_each(people: People, tmp_path: Path) -> None
     assert pinned.returncode == 77 and "DRTP-2014" in pinned.stderr, pinned.stderr
 
 
-def _service(name: str) -> dict[str, Any]:
+def _service(name: str, port: int) -> dict[str, Any]:
     spec = {
         "protocol": "TCP",
-        "local": {"host": "localhost", "port": 1},
+        "local": {"host": "localhost", "port": port},
         "edgeAllowlist": ["127.0.0.0/8"],
         "expose": {},
     }

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from drtp.client.joining import parse_join
+from drtp.issuers.jose import read_token
 from drtp.kit.clock import SystemClock
 from drtp.kit.errors import Refused, Terminal
 from drtp.main.backup import back_up, restore
@@ -23,6 +24,8 @@ async def test_a_restore_brings_everything_back_but_the_secrets(tmp_path: Path) 
     async with running_controlplane(where, SystemClock()) as tower:
         kept = await tower.store.create(service("kept"))
         _, minted = await operator(where, "POST", "/v1/secrets", {"role": "pop", "name": "pop-1"})
+        _, refresh = await tower.logins.begin("joe")
+        signed = read_token(tower.local.keys.sign({}))
         back_up(where.directory, tmp_path / "backup")
         assert (tmp_path / "backup").stat().st_mode & 0o777 == 0o600
         await tower.store.create(service("lost"))
@@ -42,6 +45,10 @@ async def test_a_restore_brings_everything_back_but_the_secrets(tmp_path: Path) 
         secret = parse_join(minted["secret"]).secret.reveal()
         with pytest.raises(Refused, match="DRTP-2001"):
             await tower.secrets.admit(secret, "any key", "127.0.0.1")
+        # What was renewed or ended since the backup must not be good again: people sign in again.
+        with pytest.raises(Refused, match="DRTP-2032"):
+            await tower.logins.refresh(refresh.reveal(), "127.0.0.1")
+        assert tower.local.keys.find(signed.kid) is not None
     assert (tmp_path / "cp.before-restore").is_dir()
 
 

@@ -84,7 +84,8 @@ async def _login(invocation: Invocation, wanted: _Wanted) -> int:
             granted = await _by_device(client, wanted)
         else:
             granted = await _by_browser(client, issuer, wanted)
-    private_directory(path.parent) if not path.parent.exists() else None
+    if not path.parent.exists():
+        private_directory(path.parent)
     async with locked(path, SystemClock()):
         keep(path, issuer, granted)
         save_context(path, context)
