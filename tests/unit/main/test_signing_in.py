@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from drtp.apiserver import signin
 from drtp.client.api import ApiClient
 from drtp.client.context import Context, load_context, save_context
 from drtp.client.oidc import Issuer, new_pkce, oidc_client
@@ -228,6 +230,30 @@ async def test_a_large_or_double_form_is_refused_before_it_is_read(bed: Bed) -> 
         "POST", url, data="a=1&a=2", headers={"Content-Type": "application/x-www-form-urlencoded"}
     )
     assert double.status == 400
+
+
+async def test_a_form_that_does_not_arrive_is_not_waited_for(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signin, "BODY_DEADLINE_S", 0.2)
+    host, port = bed.admin.api.removeprefix("https://").split(":")
+    tls = ssl.create_default_context(cadata=bed.admin.ca_pem.decode())
+    for path in ("token", "authorize", "device", "device_authorization", "revoke"):
+        reader, writer = await asyncio.open_connection(host, int(port), ssl=tls)
+        head = f"POST /oidc/{path} HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Length: 100\r\n"
+        writer.write(f"{head}Content-Type: application/x-www-form-urlencoded\r\n\r\nhalf=".encode())
+        async with asyncio.timeout(5):
+            assert b" 408 " in await reader.readline()
+        writer.close()
+
+
+async def test_an_account_without_a_password_and_a_shut_one_are_not_signed_in(bed: Bed) -> None:
+    async with ApiClient(bed.admin) as api:
+        ask = {"apiVersion": "identity.datumapis.com/v1alpha", "kind": "ClusterRevocation", "spec": {"user": "joe"}}
+        await api.create(ask, "clusterrevocations")
+        with pytest.raises(Refused, match="DRTP-1031"):
+            await set_password(api, "joe", Secret(PASSWORD))
+    for name in ("joe", "administrator"):
+        page = await bed.browser.get(authorize_url(bed.issuer.issuer, new_pkce().challenge))
+        assert (await bed.browser.submit(page, name=name, password=PASSWORD)).status == 401
 
 
 async def test_processes_that_refresh_at_once_spend_one_token(bed: Bed, tmp_path: Path) -> None:
