@@ -144,6 +144,9 @@ def test_somebody_of_a_foreign_issuer_signs_in_serves_and_is_put_out(people: Peo
     assert said.returncode == 0, said.stderr
     assert json.loads(said.stdout)["status"]["userInfo"]["username"] == user
 
+    behind = people.bed.datumctl("--context", str(kubeconfig), "whoami")
+    assert behind.stdout.strip() == user
+
     people.bed.datumctl("--context", people.bed.ready["kubeconfig"], "revoke", "user", user)
     assert people.command("sam", "whoami").returncode == 77
 

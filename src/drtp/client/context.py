@@ -27,8 +27,8 @@ class Context:
     token: Secret[str] | None = None
     cert_pem: bytes | None = None
     key_pem: Secret[bytes] | None = None
-    signed_in: bool = False
-    """The token comes from a sign-in beside the file (`client/signin.py`), where it is renewed; the file has none."""
+    sign_in: Path | None = None
+    """The context file beside which a sign-in is kept (`client/signin.py`): the token comes from it, and is renewed."""
 
 
 class _File(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -43,14 +43,18 @@ class _File(msgspec.Struct, frozen=True, omit_defaults=True):
     signed_in: bool = msgspec.field(name="signedIn", default=False)
 
 
+_PLUGIN = ("auth", "get-token", "--output", "exec-credential")
+"""What kubectl is told to ask of `datumctl`."""
+
+
 def save_context(path: Path, context: Context) -> None:
     """Write `context` (0600), durable and whole."""
     content = _File(
         api=context.api,
         ca=context.ca_pem.decode(),
         namespace=context.namespace,
-        token=context.token.reveal() if context.token and not context.signed_in else "",
-        signed_in=context.signed_in,
+        token=context.token.reveal() if context.token and context.sign_in is None else "",
+        signed_in=context.sign_in is not None,
         certificate=context.cert_pem.decode() if context.cert_pem else "",
         key=context.key_pem.reveal().decode() if context.key_pem else "",
     )
@@ -81,22 +85,19 @@ def load_context(path: Path) -> Context:
         token=Secret(content.token) if content.token else None,
         cert_pem=content.certificate.encode() if content.certificate else None,
         key_pem=Secret(content.key.encode()) if content.key else None,
-        signed_in=content.signed_in,
+        sign_in=path if content.signed_in else None,
     )
     return _usable(context, path)
 
 
-def save_kubeconfig(path: Path, context: Context, name: str = "drtp", *, signs_in_by: Path | None = None) -> None:
-    """Write a kubeconfig (0600) that kubectl uses as it is.
-
-    `signs_in_by`: a context file that was signed in, from which `datumctl` gives kubectl a token each time.
-    """
+def save_kubeconfig(path: Path, context: Context, name: str = "drtp") -> None:
+    """Write a kubeconfig (0600) that kubectl uses as it is; where one signed in, `datumctl` gives it each token."""
     user: dict[str, Any] = {}
-    if signs_in_by is not None:
+    if context.sign_in is not None:
         user["exec"] = {
             "apiVersion": "client.authentication.k8s.io/v1",
             "command": shutil.which("datumctl") or "datumctl",
-            "args": ["--context", str(signs_in_by), "auth", "get-token", "--output", "exec-credential"],
+            "args": ["--context", str(context.sign_in.absolute()), *_PLUGIN],
             "interactiveMode": "Never",
             "installHint": "pip install drtp",
         }
@@ -118,7 +119,9 @@ def save_kubeconfig(path: Path, context: Context, name: str = "drtp", *, signs_i
 
 
 def load_kubeconfig(path: Path) -> Context:
-    """The current context of a kubeconfig with inline or file credentials, no plugins. Raises: Invalid DRTP-3011."""
+    """The current context of a kubeconfig with inline or file credentials. Of plugins, only our own: it is not run, but
+    the sign-in it would read is read. Raises: Invalid DRTP-3011.
+    """
     try:
         document = cast("dict[str, Any]", yaml.safe_load(read_private(path)))
         chosen = _named(document, "contexts", document["current-context"])["context"]
@@ -130,6 +133,8 @@ def load_kubeconfig(path: Path) -> Context:
     except (yaml.YAMLError, LookupError, TypeError, ValueError, OSError) as error:
         raise Invalid("DRTP-3011", f"The kubeconfig {path} cannot be read: {error!r}") from None
     token: str | None = user.get("token")
+    plugin: dict[str, Any] = user.get("exec") or {}
+    arguments: list[Any] = plugin.get("args") or []
     context = Context(
         api=server.rstrip("/"),
         ca_pem=ca or b"",
@@ -137,8 +142,20 @@ def load_kubeconfig(path: Path) -> Context:
         token=Secret(token) if token else None,
         cert_pem=certificate,
         key_pem=Secret(key) if key else None,
+        sign_in=_signed_in_by(arguments, server),
     )
     return _usable(context, path)
+
+
+def _signed_in_by(arguments: list[Any], server: str) -> Path | None:
+    """The context file that our own plugin is told to use, if the sign-in beside it is for this very API.
+
+    A kubeconfig from elsewhere must not have a token of this user sent to an address of its choice.
+    """
+    if arguments[:1] != ["--context"] or tuple(arguments[2:]) != _PLUGIN:
+        return None
+    path = Path(str(arguments[1]))
+    return path if path.exists() and load_context(path).api == server.rstrip("/") else None
 
 
 def _usable(context: Context, path: Path) -> Context:

@@ -14,6 +14,7 @@ import msgspec
 import pytest
 from aiohttp import web
 
+from drtp.client.context import Context, load_context, save_context, save_kubeconfig
 from drtp.client.loopback import Callback
 from drtp.client.oidc import Granted, Issuer, OidcClient, Pkce, checked, new_pkce, oidc_client
 from drtp.client.signin import fresh_token, keep, locked, path_of
@@ -199,6 +200,17 @@ async def test_a_sign_in_that_others_may_read_is_refused(issuer: Dishonest, tmp_
     path_of(context).chmod(0o644)
     with pytest.raises(Terminal, match="DRTP-7001"):
         await asyncio.to_thread(fresh_token, context)
+
+
+def test_a_kubeconfig_with_our_plugin_is_the_context_behind_it_for_its_own_api_alone(tmp_path: Path) -> None:
+    context = tmp_path / "context.json"
+    signed = Context("https://api.example", b"-----BEGIN", namespace="sam", sign_in=context)
+    save_context(context, signed)
+    save_kubeconfig(tmp_path / "kubeconfig", signed)
+    assert load_context(tmp_path / "kubeconfig").sign_in == context
+    elsewhere = (tmp_path / "kubeconfig").read_text().replace("https://api.example", "https://evil.example")
+    (tmp_path / "kubeconfig").write_text(elsewhere)
+    assert load_context(tmp_path / "kubeconfig").sign_in is None
 
 
 async def test_a_lock_is_let_go_when_its_holder_is_gone(tmp_path: Path) -> None:

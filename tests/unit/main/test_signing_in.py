@@ -259,7 +259,7 @@ async def test_an_account_without_a_password_and_a_shut_one_are_not_signed_in(be
 async def test_processes_that_refresh_at_once_spend_one_token(bed: Bed, tmp_path: Path) -> None:
     token, refresh = await bed.sign_in()
     context = tmp_path / "context.json"
-    save_context(context, Context(bed.admin.api, bed.admin.ca_pem, signed_in=True))
+    save_context(context, Context(bed.admin.api, bed.admin.ca_pem, sign_in=context))
     async with oidc_client(bed.issuer) as client:
         granted = await client.refresh(refresh, subject=_subject(token))
     keep(context, bed.issuer, granted._replace(expires_at=0.0))

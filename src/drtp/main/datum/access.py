@@ -6,7 +6,6 @@ import contextlib
 import ssl
 from collections.abc import AsyncGenerator
 from dataclasses import replace
-from pathlib import Path
 
 import click
 
@@ -25,23 +24,22 @@ def access(invocation: Invocation) -> Context:
     if invocation.context_file is not None:
         if not invocation.context_file.exists():
             raise Misconfigured("DRTP-7003", f"There is no context file at {invocation.context_file}.")
-        return _with_token(invocation.context_file)
+        return with_token(load_context(invocation.context_file))
     if (host := host_context()) is not None:
         return Context(api=host.api, ca_pem=system_roots(), namespace=host.project or "default", token=host.token())
     if invocation.usual_context.exists():
-        return _with_token(invocation.usual_context)
+        return with_token(load_context(invocation.usual_context))
     raise Misconfigured("DRTP-7003")
 
 
-def _with_token(path: Path) -> Context:
-    """A context from its file, with a token that is good now where one signed in. Raises: as `fresh_token`."""
-    context = load_context(path)
-    if not context.signed_in:
+def with_token(context: Context) -> Context:
+    """The context with a token that is good now, where one signed in. Raises: as `fresh_token`."""
+    if context.sign_in is None:
         return context
     # Late: most contexts hold a token, and every start would pay for it.
     from drtp.client.signin import fresh_token
 
-    return replace(context, token=fresh_token(path)[0])
+    return replace(context, token=fresh_token(context.sign_in)[0])
 
 
 @contextlib.asynccontextmanager

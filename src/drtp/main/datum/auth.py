@@ -47,14 +47,12 @@ def auth() -> None:
 )
 def get_token(session: str | None, output: str) -> int:
     """Print a token that is good now, alone on stdout; a sign-in is renewed first where it is due."""
-    invocation = Invocation.current()
-    path = invocation.context_file or invocation.usual_context
-    context = access(invocation)
+    context = access(Invocation.current())
     if context.token is None:
         raise Refused("DRTP-7087", "The context has no token: it proves its user by a certificate.")
     status: dict[str, str] = {"token": context.token.reveal()}
-    if context.signed_in:
-        ends_at = datetime.fromtimestamp(fresh_token(path)[1], UTC)
+    if context.sign_in is not None:
+        ends_at = datetime.fromtimestamp(fresh_token(context.sign_in)[1], UTC)
         status["expirationTimestamp"] = ends_at.strftime("%Y-%m-%dT%H:%M:%SZ")
     if TokenForm(output) is TokenForm.TOKEN:
         click.echo(status["token"])
@@ -69,10 +67,7 @@ def get_token(session: str | None, output: str) -> int:
 @context_option
 def kubeconfig(path: Path) -> int:
     """Write a kubeconfig for this context to PATH; where one signed in, kubectl asks `datumctl` for each token."""
-    invocation = Invocation.current()
-    context = access(invocation)
-    source = (invocation.context_file or invocation.usual_context).absolute()
-    save_kubeconfig(path, context, signs_in_by=source if context.signed_in else None)
+    save_kubeconfig(path, access(Invocation.current()))
     click.echo(f"{path} written", err=True)
     return 0
 

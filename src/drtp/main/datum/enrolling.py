@@ -28,6 +28,7 @@ from drtp.kit.errors import Conflict, NotFound, Refused, Retryable
 from drtp.kit.files import private_directory, write_atomic
 from drtp.kit.observe import logger
 from drtp.kit.secret import Secret
+from drtp.main.datum.access import with_token
 from drtp.main.datum.definition import change, new_service
 from drtp.main.datum.serve_request import ServeRequest, ServeSettings
 from drtp.main.shell import Misused
@@ -42,16 +43,12 @@ RENEWABLE = timedelta(days=7)
 
 @dataclass(frozen=True)
 class Enrolment:
-    """What is known before the agent starts. `context` None: a secret or a stored identity is all there is.
-
-    `context_file`: where the context came from, and its sign-in is renewed.
-    """
+    """What is known before the agent starts. `context` None: a secret or a stored identity is all there is."""
 
     settings: ServeSettings
     namespace: str
     state_dir: Path
     context: Context | None
-    context_file: Path | None = None
 
 
 def registration(settings: ServeSettings) -> AgentRegistration:
@@ -106,13 +103,10 @@ async def _signed_in_now(enrolment: Enrolment) -> Enrolment:
 
     Raises: Refused DRTP-7085, Retryable DRTP-7083.
     """
-    context, path = enrolment.context, enrolment.context_file
-    if context is None or not context.signed_in or path is None:
+    context = enrolment.context
+    if context is None or context.sign_in is None:
         return enrolment
-    from drtp.client.signin import fresh_token
-
-    token, _ = await asyncio.to_thread(fresh_token, path)
-    return replace(enrolment, context=replace(context, token=token))
+    return replace(enrolment, context=await asyncio.to_thread(with_token, context))
 
 
 async def _by_workload(enrolment: Enrolment, token_file: Path) -> None:

@@ -90,7 +90,7 @@ async def _login(invocation: Invocation, wanted: _Wanted) -> int:
         keep(path, issuer, granted)
         save_context(path, context)
     if wanted.kubeconfig is not None:
-        save_kubeconfig(wanted.kubeconfig, context, signs_in_by=path.absolute())
+        save_kubeconfig(wanted.kubeconfig, context)
     await _greet(path, context, granted, wanted)
     return 0
 
@@ -115,7 +115,7 @@ async def _reached(path: Path, wanted: _Wanted) -> Context:
     else:
         roots = same.ca_pem if same is not None else system_roots()
     namespace = wanted.project or (same.namespace if same is not None else "default")
-    return Context(api=api, ca_pem=roots, namespace=namespace, signed_in=True)
+    return Context(api=api, ca_pem=roots, namespace=namespace, sign_in=path)
 
 
 async def _issuer(context: Context, named: str | None) -> Issuer:

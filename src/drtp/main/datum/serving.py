@@ -194,8 +194,7 @@ def enrolment_for(settings: ServeSettings, invocation: Invocation) -> Enrolment:
     context = _context(settings, invocation)
     namespace = settings.requests[0].namespace or (context.namespace if context else "default")
     state_dir = settings.state_dir or _state_dir(settings, invocation, context, namespace)
-    file = invocation.context_file or invocation.usual_context
-    return Enrolment(settings, namespace, state_dir, context, context_file=file)
+    return Enrolment(settings, namespace, state_dir, context)
 
 
 def agent_settings(enrolment: Enrolment) -> AgentSettings:
