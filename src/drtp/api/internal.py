@@ -22,6 +22,7 @@ ACCOUNT = f"Account.{GROUP}"
 API_TOKEN = f"ApiToken.{GROUP}"
 LOGIN = f"Login.{GROUP}"
 CLAIM = f"Claim.{GROUP}"
+INVITATION = f"Invitation.{GROUP}"
 
 
 class Bound(Model, frozen=True):
@@ -45,7 +46,8 @@ class SecretUse(Model, frozen=True):
 class EnrolmentSecretSpec(Model, frozen=True):
     """A one-time secret.
 
-    `digest`: HMAC-SHA256 with the pepper (hex). `replays`: refused uses by other keys, beyond the cap.
+    `digest`: HMAC-SHA256 with the pepper (hex). `replays`: refused uses by other keys, beyond the cap. `kept_in`: the
+    Secret of the service's project that holds the string for as long as it is good, "" if none does.
     """
 
     digest: str
@@ -58,6 +60,7 @@ class EnrolmentSecretSpec(Model, frozen=True):
     replays: int = 0
     last_replay_at: datetime | None = None
     created_by: str = ""
+    kept_in: str = ""
 
 
 class EnrolmentSecret(Model, frozen=True, kw_only=True, omit_defaults=False):
@@ -123,12 +126,14 @@ class AccountSpec(Model, frozen=True):
     """A person or program. Groups hold for its tokens and certificates alike; roles are bound to `name` and to them.
 
     `password`: argon2id, as its encoded text; "" where nobody signs in with one.
+    `service_account`: `<namespace>/<name>` of the ServiceAccount that it is for as long as that is there.
     """
 
     name: str
     groups: tuple[str, ...] = ()
     disabled: bool = False
     password: str = ""
+    service_account: str = ""
 
 
 class Account(Model, frozen=True, kw_only=True, omit_defaults=False):
@@ -185,6 +190,33 @@ class Login(Model, frozen=True, kw_only=True, omit_defaults=False):
     kind: str = "Login"
     metadata: ObjectMeta
     spec: LoginSpec
+
+
+class InvitationSpec(Model, frozen=True):
+    """Into an organisation, with a role. `organization_uid` tells it from a later one of the same name.
+
+    Whoever made it (`inviter`, of these groups) must still be able to when it is accepted.
+    """
+
+    digest: str
+    organization: str
+    organization_uid: str
+    role: str
+    expires_at: datetime
+    inviter: str
+    inviter_uid: str = ""
+    inviter_groups: tuple[str, ...] = ()
+    accepted_by: str = ""
+    accepted_at: datetime | None = None
+
+
+class Invitation(Model, frozen=True, kw_only=True, omit_defaults=False):
+    """Named by the id in the invitation (12 characters)."""
+
+    api_version: str = API_VERSION
+    kind: str = "Invitation"
+    metadata: ObjectMeta
+    spec: InvitationSpec
 
 
 class ClaimKind(Enum):

@@ -83,6 +83,14 @@ class TokenIssuer(Protocol):
         """
         ...
 
+    async def issue_to_program(self, namespace: str, name: str, uid: str, lifetime: timedelta) -> IssuedToken:
+        """A token of the ServiceAccount of this uid, good for as long as it is there."""
+        ...
+
+
+SERVICE_ACCOUNTS = f"{RESERVED}serviceaccounts"
+"""The group of all service accounts; those of a project are in `<this>:<project>` too."""
+
 
 class TokenAsk(NamedTuple):
     """A narrowed token that a user wants. `namespaces` empty: as wide as what they show."""

@@ -17,15 +17,18 @@ from drtp.api.internal import ACCOUNT
 from drtp.api.jsonvalue import JsonObject
 from drtp.api.people import Authenticator, CredentialIssuer, TokenIssuer, User
 from drtp.api.revoking import Revoker
-from drtp.apiserver import discovery, openapi, owncredentials, reviews, revocations, usertokens
+from drtp.apiserver import accounttokens, discovery, openapi, owncredentials, reviews, revocations, usertokens
 from drtp.apiserver.calls import BODY_BYTES_MAX, Call, read_object
 from drtp.apiserver.failures import Failure, not_served, resource_name, translated
 from drtp.apiserver.granting import Granting
+from drtp.apiserver.namespaces import KIND as NAMESPACE
 from drtp.apiserver.namespaces import Janitor
+from drtp.apiserver.organizations import Organizations
 from drtp.apiserver.paths import Target, kind_at, target_of, verb_of
 from drtp.apiserver.rbac import Rbac
 from drtp.apiserver.reads import Reads
 from drtp.apiserver.selectors import selected_name
+from drtp.apiserver.servicecredentials import ServiceCredentials
 from drtp.apiserver.signin import SignIn
 from drtp.apiserver.watches import Watches
 from drtp.apiserver.writes import Writes, is_apply
@@ -83,10 +86,14 @@ class ApiServer:
         *,
         issuer: TokenIssuer,
         revoker: Revoker,
-        credentials: CredentialIssuer,
+        credentials: ServiceCredentials,
+        organizations: Organizations,
+        own: CredentialIssuer,
         sign_in: SignIn | None = None,
     ) -> None:
         self._credentials = credentials
+        self._organizations = organizations
+        self._own = own
         self._sign_in = sign_in
         self._issuer = issuer
         self._revoker = revoker
@@ -97,7 +104,7 @@ class ApiServer:
         self._store = store
         self._reads = Reads(store, clock)
         self._watches = Watches(store, self._reads, clock)
-        self._writes = Writes(store, self._reads, Granting(authoriser), clock)
+        self._writes = Writes(store, self._reads, Granting(authoriser), organizations, clock)
         self._janitor = Janitor(store, clock)
         self._clock = clock
         self.door: door.Door | None = None
@@ -234,6 +241,13 @@ class ApiServer:
 
     async def _resource(self, request: web.Request, user: User, target: Target) -> web.StreamResponse:
         group, version, plural, namespace = target[:4]
+        if (group, plural, target.subresource, request.method) == ("", "serviceaccounts", "token", "POST"):
+            self._authorise(user, "create", target)
+            body = await read_object(request)
+            issued = accounttokens.issue(
+                body, user, target, store=self._store, issuer=self._issuer, authoriser=self._authoriser
+            )
+            return _json(await issued, status=201)
         if discovery.review_at(group, version, plural, namespaced=bool(namespace)) is not None:
             return await self._review(request, user, target)
         watching = request.query.get("watch", "") in {"1", "true"}
@@ -248,7 +262,7 @@ class ApiServer:
         info = kind_at(target)
         call = Call(request, user, target, info, verb)
         response = await self._dispatch(call)
-        if target.group == rbac.GROUP and verb not in {"get", "list", "watch"}:
+        if (target.group == rbac.GROUP or info.key == NAMESPACE) and verb not in {"get", "list", "watch"}:
             await self._authoriser.reached(self._store.revision)
         return response
 
@@ -307,14 +321,27 @@ class ApiServer:
         if request.method != "POST" or target.name:
             raise Failure(405, "DRTP-1018", "the server does not allow this method on the requested resource")
         self._authorise(user, "create", target)
-        body = await read_object(request)
-        if target.plural == "usertokens":
-            return _json(await usertokens.issue(body, self._issuer), status=201)
-        if target.plural in owncredentials.PLURALS:
-            return _json(await owncredentials.answer(target.plural, body, user, self._credentials), status=201)
-        if target.plural in {"revocations", "clusterrevocations"}:
-            return _json(await revocations.revoke(body, target.namespace, user, self._revoker), status=201)
-        return _json(reviews.answer(target.plural, body, user, self._authoriser, target.namespace), status=201)
+        return _json(await self._posted(await read_object(request), user, target), status=201)
+
+    async def _posted(self, body: JsonObject, user: User, target: Target) -> JsonObject:  # noqa: PLR0911 - one line each
+        namespace = target.namespace
+        match target.plural:
+            case "usertokens":
+                return await usertokens.issue(body, self._issuer)
+            case "revocations" | "clusterrevocations":
+                return await revocations.revoke(body, namespace, user, self._revoker)
+            case "servicecredentials":
+                return await self._credentials.make(body, namespace, user)
+            case "projectrequests":
+                return await self._organizations.make_project(body, namespace, user)
+            case "invitations":
+                return await self._organizations.invite(body, namespace, user)
+            case "invitationacceptances":
+                return await self._organizations.accept(body, user)
+            case plural if plural in owncredentials.PLURALS:
+                return await owncredentials.answer(plural, body, user, self._own)
+            case _:
+                return reviews.answer(target.plural, body, user, self._authoriser, namespace)
 
 
 def _json(value: object, status: int = 200, content_type: str = "application/json") -> web.Response:

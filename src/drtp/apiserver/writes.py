@@ -15,6 +15,7 @@ from drtp.apiserver import applies, namespaces, patches
 from drtp.apiserver.calls import Call, json_value, read_body, read_object, yaml_object
 from drtp.apiserver.failures import Failure, bad_request, resource_name
 from drtp.apiserver.granting import Granting
+from drtp.apiserver.organizations import Organizations
 from drtp.apiserver.reads import Reads
 from drtp.apiserver.selectors import compile_selectors
 from drtp.kit import errors
@@ -35,8 +36,11 @@ log = logger("apiserver")
 class Writes:
     """Carries authorised writes into the store."""
 
-    def __init__(self, store: Store, reads: Reads, granting: Granting, clock: Clock) -> None:
+    def __init__(
+        self, store: Store, reads: Reads, granting: Granting, organizations: Organizations, clock: Clock
+    ) -> None:
         self._store = store
+        self._organizations = organizations
         self._reads = reads
         self._granting = granting
         self._clock = clock
@@ -212,7 +216,9 @@ class Writes:
         self, call: Call, before: Stored, options: JsonObject, uid: str | None, revision: str | None
     ) -> Stored:
         writes: list[Write] = [Delete(before.key, uid, revision)]
+        self._granting.check_removal(call, before.object)
         if call.info.key == namespaces.KIND:
+            await self._organizations.check_deletion(before, call.user)
             writes = namespaces.deletion(before, writes[0])
         if options.get("propagationPolicy") == "Orphan" or options.get("orphanDependents") is True:
             writes = [*await self._orphans(before), *writes]

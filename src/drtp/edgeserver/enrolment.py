@@ -101,7 +101,8 @@ class Enrolment:
             write, uid = self._identities.first(candidate.spec, key, candidate.held)
             writes = [write, *candidate.writes]
             if not admission.again:
-                writes.insert(0, Update(self._secrets.consumed(admission, key.fingerprint, uid, remote)))
+                spent = Update(self._secrets.consumed(admission, key.fingerprint, uid, remote))
+                writes = [spent, *await self._secrets.spent_with(admission), *writes]
             if await self._written(writes):
                 return await self._done(uid, remote)
         raise Retryable("DRTP-2003", "Many enrolments with one secret at once.")

@@ -109,13 +109,10 @@ class EdgeServer:
             clock=clock,
         )
         self._routes = Routes(
-            store,
             issuing.authority,
             enrolment,
             self.identities,
-            issuing.secrets,
             authenticator=authenticator,
-            authoriser=authoriser,
             attempts=Buckets(clock, burst=120, per_s=10),
             advertised=lambda: self.address,
             clock=clock,

@@ -6,12 +6,12 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from drtp.api.internal import Account, ApiToken, EdgeIdentity, EnrolmentSecret, Login
+from drtp.api.internal import Account, ApiToken, EdgeIdentity, EnrolmentSecret, Invitation, Login
 from drtp.api.meta import Key
 from drtp.store.protocol import NotFound, Object, Store, Stored
 
-Record = EnrolmentSecret | EdgeIdentity | ApiToken | Account | Login
-R = TypeVar("R", EnrolmentSecret, EdgeIdentity, ApiToken, Account, Login)
+Record = EnrolmentSecret | EdgeIdentity | ApiToken | Account | Invitation | Login
+R = TypeVar("R", EnrolmentSecret, EdgeIdentity, ApiToken, Account, Invitation, Login)
 
 
 class Held(Generic[R]):

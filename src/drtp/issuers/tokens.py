@@ -13,7 +13,7 @@ from prometheus_client import Counter
 from drtp.api.credentials import TOKEN_PREFIX, read
 from drtp.api.internal import API_TOKEN, Account, AccountSpec, ApiToken, ApiTokenSpec
 from drtp.api.meta import Key, ObjectMeta
-from drtp.api.people import AUTHENTICATED, FOREIGN, IssuedToken, Proof, User
+from drtp.api.people import AUTHENTICATED, FOREIGN, RESERVED, SERVICE_ACCOUNTS, IssuedToken, Proof, User
 from drtp.api.spiffe import PeerRole, identity_of
 from drtp.issuers.audit import AuditLog
 from drtp.issuers.digests import Pepper, new_credential
@@ -116,6 +116,26 @@ class Accounts:
         minted = await self.mint_token(uid, lifetime=lifetime, description="API")
         return IssuedToken(uid, minted.secret, minted.expires_at)
 
+    async def issue_to_program(self, namespace: str, name: str, uid: str, lifetime: timedelta) -> IssuedToken:
+        """As `TokenIssuer.issue_to_program`."""
+        spec = AccountSpec(
+            name=f"{RESERVED}serviceaccount:{namespace}:{name}",
+            groups=(SERVICE_ACCOUNTS, f"{SERVICE_ACCOUNTS}:{namespace}"),
+            service_account=f"{namespace}/{name}",
+        )
+        with contextlib.suppress(AlreadyExists):
+            await self._store.create(as_object(Account(metadata=ObjectMeta(name=uid), spec=spec)))
+        minted = await self.mint_token(uid, lifetime=lifetime, description="service account")
+        return IssuedToken(uid, minted.secret, minted.expires_at)
+
+    async def _is_there(self, service_account: str, uid: str) -> bool:
+        """Whether the ServiceAccount is the one that the account was made for, not a later one of its name."""
+        namespace, _, name = service_account.partition("/")
+        try:
+            return (await self._store.get(Key("ServiceAccount", namespace, name))).uid == uid
+        except NotFound:
+            return False
+
     async def shut(self, user: str) -> tuple[str, int]:
         """From now on nothing proves this user: gives the account's uid, and how many tokens went.
 
@@ -214,6 +234,8 @@ class Accounts:
         if held is None or held.record.spec.disabled:
             return None
         spec = held.record.spec
+        if spec.service_account and not await self._is_there(spec.service_account, uid):
+            return None
         return User(name=spec.name, uid=uid, groups=(*spec.groups, AUTHENTICATED))
 
     async def foreigner(self, name: str, groups: tuple[str, ...], until: datetime) -> User | None:

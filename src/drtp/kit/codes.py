@@ -180,6 +180,28 @@ IDENTITY: dict[str, Code] = {
         "A secret cannot be made with these values.",
         "Correct the number of uses, the lifetime or the source networks.",
     ),
+    "DRTP-2021": Code(
+        "Not an organisation",
+        "The project is not an organisation's own: that is the one with the organisation's name.",
+        "Ask for it in the organisation's own project, or let the operator make the organisation: "
+        "`datumctl create organization NAME`.",
+    ),
+    "DRTP-2022": Code(
+        "Invitation not accepted",
+        "The invitation is unknown, used by somebody else, expired, or whoever made it may not invite any more.",
+        "Ask for a new one: an invitation is for one person, and for days.",
+    ),
+    "DRTP-2023": Code(
+        "Organisation has projects",
+        "An organisation goes after its projects: who got one of its name later would get them too.",
+        "Delete its projects first, or take the organisation's label from them.",
+    ),
+    "DRTP-2024": Code(
+        "Quota exceeded",
+        "The project or its organisation has as many as its quota lets it have.",
+        "Delete what is not needed any more, or ask the operator for more; `kubectl get resourcequotas` shows what is "
+        "used.",
+    ),
     "DRTP-2030": Code(
         "ID token not accepted",
         "The ID token proves nobody here. The caller is told 401 and no more; the audit log has the reason.",
@@ -731,6 +753,11 @@ COMMANDS: dict[str, Code] = {
         "File not usable",
         "The operating system refused a file or directory.",
         "Check that it exists, is of the right kind, and may be used by you.",
+    ),
+    "DRTP-7070": Code(
+        "No invitation",
+        "No invitation was given, or it cannot be read.",
+        "Give it by --invitation-file FILE, by - on standard input, or in DRTP_INVITATION: never as an argument.",
     ),
     "DRTP-7017": Code(
         "Part missing",

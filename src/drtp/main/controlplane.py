@@ -22,8 +22,10 @@ import msgspec
 
 from drtp import __version__
 from drtp.api.registry import REGISTRY
+from drtp.apiserver.organizations import Organizations
 from drtp.apiserver.rbac import Rbac
 from drtp.apiserver.server import ApiServer, ServerInfo
+from drtp.apiserver.servicecredentials import ServiceCredentials
 from drtp.apiserver.signin import SignIn
 from drtp.controllers import assembly, events
 from drtp.controllers.loop import Manager
@@ -35,6 +37,7 @@ from drtp.issuers.authority import Authority
 from drtp.issuers.credentials import Credentials
 from drtp.issuers.digests import Pepper
 from drtp.issuers.idtokens import IdTokens
+from drtp.issuers.invitations import Invitations
 from drtp.issuers.localissuer import PATH, LocalIssuer
 from drtp.issuers.logins import Logins
 from drtp.issuers.passwords import Passwords
@@ -61,8 +64,8 @@ from drtp.store.observed import Observed
 from drtp.store.sqlite import SqliteStore
 from drtp.store.view import View
 
-_COLLECT_EVERY_S = 3600.0
-"""Expired enrolment secrets are forgotten after a day; an hour more does no harm."""
+_COLLECT_EVERY_S = 60.0
+"""So long a Secret may outlive the one-time secret that it holds."""
 
 _log = logger("controlplane")
 
@@ -79,6 +82,7 @@ class Tower:
     authority: Authority
     audit: AuditLog
     secrets: EnrolmentSecrets
+    invitations: Invitations
     accounts: Accounts
     logins: Logins
     credentials: Credentials
@@ -182,6 +186,7 @@ async def _build(settings: ControlPlaneSettings, clock: Clock, stack: AsyncExitS
         authority=authority,
         audit=audit,
         secrets=EnrolmentSecrets(store, Pepper.open(peppers, "enrolment"), audit, clock),
+        invitations=Invitations(store, Pepper.open(peppers, "invitations"), audit, clock),
         accounts=accounts,
         logins=logins,
         credentials=Credentials(store, accounts, passwords, authority, audit=audit, clock=clock),
@@ -219,7 +224,7 @@ async def _doors(tower: Tower) -> AsyncGenerator[None]:
         advertised_host=settings.names[0],
         advertised_port=settings.edge_port,
     )
-    revoker = Revocation(tower.store, edges.identities, tower.accounts, tower.audit)
+    joined = f"@{settings.edge_url.removeprefix('https://')}#{tower.authority.pin}"
     api = ApiServer(
         tower.store,
         people,
@@ -227,8 +232,10 @@ async def _doors(tower: Tower) -> AsyncGenerator[None]:
         info,
         tower.clock,
         issuer=tower.accounts,
-        revoker=revoker,
-        credentials=tower.credentials,
+        revoker=Revocation(tower.store, edges.identities, tower.accounts, tower.secrets, tower.audit),
+        credentials=ServiceCredentials(tower.store, authoriser, tower.secrets, joined),
+        organizations=Organizations(tower.store, authoriser, tower.invitations, tower.audit),
+        own=tower.credentials,
         sign_in=SignIn(tower.local, tower.clock),
     )
     operator = OperatorSocket(
@@ -268,7 +275,7 @@ async def _keep_serving(tower: Tower) -> None:
 
 async def _collect(tower: Tower) -> None:
     while True:
-        gone = await tower.secrets.collect() + await tower.logins.collect()
+        gone = await tower.secrets.collect() + await tower.invitations.collect() + await tower.logins.collect()
         if gone:
             _log.info("expired secrets and sign-ins forgotten", count=gone)
         await tower.clock.sleep(_COLLECT_EVERY_S)

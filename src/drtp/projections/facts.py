@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, cast
 
-from drtp.api.core import Namespace
+from drtp.api import quotas
+from drtp.api.core import ORGANIZATION_LABEL, Namespace, ResourceQuota
 from drtp.api.drtp import DRTPAccessPolicy, DRTPConnection, DRTPServer, DRTPService, EnforcementPoint
 from drtp.api.gatewayapi import (
     Gateway,
@@ -19,7 +20,7 @@ from drtp.api.gatewayapi import (
 )
 from drtp.api.internal import Claim, ClaimKind, EdgeIdentity
 from drtp.api.meta import ObjectMeta
-from drtp.api.snapshots import Access, Source
+from drtp.api.snapshots import Access, Limits, Source
 from drtp.projections.cells import Index, Reader, Unit
 from drtp.rules import access, attachment, indexes, vending
 from drtp.rules.candidates import ServerPlace
@@ -42,6 +43,7 @@ INDEXES = (
     Index(DRTPAccessPolicy, "service", indexes.policy_services),
     Index(EdgeIdentity, "role", indexes.identity_role),
     Index(EdgeIdentity, "denied", indexes.identity_denied),
+    Index(ResourceQuota, "namespace", lambda quota: (quota.metadata.namespace,)),
     Index(ReferenceGrant, "namespace", lambda grant: (grant.metadata.namespace,)),
     *(Index(model, "backend", indexes.route_backends) for model in ROUTES.values()),
 )
@@ -127,6 +129,35 @@ def service_access(read: Reader, service: DRTPService, point: EnforcementPoint) 
         # Nobody knows which service an unreadable policy is meant for, so it closes those of its namespace.
         compiled = Access(lists=(*compiled.lists, access.NOBODY))
     return compiled, [service.metadata, *(policy.metadata for policy in attached)]
+
+
+def limits(read: Reader, namespace: str, usual: Limits) -> Limits:
+    """What quotas of a project and of its organisation leave each of its connections at one POP; else the usual."""
+    project = read.get(Namespace, "", namespace)
+    organization = project.metadata.labels.get(ORGANIZATION_LABEL, "") if project is not None else ""
+    home = read.get(Namespace, "", organization) if organization not in {"", namespace} else None
+    places = [namespace] + ([organization] if home is not None and _is_home(home) else [])
+    found = [
+        quotas.limits({"spec": {"hard": quota.spec.hard}})
+        for place in places
+        for quota in read.indexed(ResourceQuota, "namespace", place)
+    ]
+    streams = [one[quotas.STREAMS] for one in found if quotas.STREAMS in one]
+    new_streams = [one[quotas.NEW_STREAMS] for one in found if quotas.NEW_STREAMS in one]
+    return Limits(
+        streams_max=_least(usual.streams_max, streams),
+        streams_half_open_max=usual.streams_half_open_max,
+        new_streams_per_s=_least(usual.new_streams_per_s, new_streams),
+    )
+
+
+def _is_home(project: Namespace) -> bool:
+    return project.metadata.labels.get(ORGANIZATION_LABEL) == project.metadata.name
+
+
+def _least(usual: int, said: Sequence[int]) -> int:
+    """The lowest of those that limit; 0, which limits nothing, where none does."""
+    return min((one for one in (usual, *said) if one > 0), default=0)
 
 
 def exposed(read: Reader, service: DRTPService) -> bool:

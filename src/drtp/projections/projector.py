@@ -132,6 +132,7 @@ class Projector:
 KINDS: tuple[str, ...] = (
     "Namespace",
     "Secret",
+    "ResourceQuota",
     "DRTPService.datumapis.com",
     "DRTPConnection.datumapis.com",
     "DRTPServer.datumapis.com",

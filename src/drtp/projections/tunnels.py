@@ -143,7 +143,7 @@ def _route(
         mode=settings.endpoint_mode,
         plain_from=settings.plain_from,
         enabled=service.spec.enabled,
-        limits=settings.limits,
+        limits=facts.limits(read, found.metadata.namespace, settings.limits),
         sources=facts.sources([found.metadata, *origin]),
     )
 

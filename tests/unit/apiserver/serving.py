@@ -23,8 +23,14 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from drtp.api.people import AUTHENTICATED, SYSTEM_MASTERS, Certified, IssuedToken, OwnToken, TokenAsk, User
 from drtp.api.rbac import KINDS
 from drtp.api.revoking import Because, Withdrawn
+from drtp.apiserver.organizations import Organizations
 from drtp.apiserver.rbac import Rbac
 from drtp.apiserver.server import ApiServer, ServerInfo
+from drtp.apiserver.servicecredentials import ServiceCredentials
+from drtp.issuers.audit import AuditLog
+from drtp.issuers.digests import Pepper
+from drtp.issuers.invitations import Invitations
+from drtp.issuers.secrets import EnrolmentSecrets
 from drtp.kit.clock import SystemClock
 from drtp.kit.errors import NotFound, Refused
 from drtp.kit.secret import Secret
@@ -42,6 +48,9 @@ USERS = {
     EVE: User("eve", "u-eve", (AUTHENTICATED,)),
 }
 
+JOINED = f"@127.0.0.1:8443#{'A' * 43}"
+"""What follows a secret in the string that is given out."""
+
 NAMESPACES = ("default", "datum-system", "joe", "eve")
 
 
@@ -53,6 +62,9 @@ class Tokens:
 
     async def authenticate(self, token: str, peer_cert_der: bytes | None, remote: str) -> User | None:
         return self.users.get(token)
+
+    async def issue_to_program(self, namespace: str, name: str, uid: str, lifetime: datetime.timedelta) -> IssuedToken:
+        return await self.issue(f"system:serviceaccount:{namespace}:{name}", lifetime)
 
     async def issue(self, user: str, lifetime: datetime.timedelta, *, reinstate: bool = False) -> IssuedToken:
         self.users[f"{user}-token"] = User(user, f"u-{user}", (AUTHENTICATED,))
@@ -182,9 +194,21 @@ async def serving(folder: Path, store: MemoryStore | None = None) -> AsyncGenera
         await set_projects(store, f"u-{user}", user, [user])
     ca, context = make_certificate(folder)
     info = ServerInfo("https://127.0.0.1:1", "example.localhost", "drtp.test", "0.1.0")
-    view, tokens = View(store, (kind.key for kind in KINDS)), Tokens()
+    view, tokens, clock = View(store, ("Namespace", *(kind.key for kind in KINDS))), Tokens(), SystemClock()
     rbac, revocations = Rbac(view), Revocations()
-    api = ApiServer(store, tokens, rbac, info, SystemClock(), issuer=tokens, revoker=revocations, credentials=tokens)
+    audit, pepper = AuditLog(folder / "audit" / "audit.log", clock), Pepper(b"pepper")
+    api = ApiServer(
+        store,
+        tokens,
+        rbac,
+        info,
+        clock,
+        issuer=tokens,
+        revoker=revocations,
+        credentials=ServiceCredentials(store, rbac, EnrolmentSecrets(store, pepper, audit, clock), JOINED),
+        organizations=Organizations(store, rbac, Invitations(store, pepper, audit, clock), audit),
+        own=tokens,
+    )
     async with _followed(view), api.serve("127.0.0.1", 0, context) as listening:
         trust = ssl.create_default_context(cafile=str(ca))
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=trust, limit=0)) as session:

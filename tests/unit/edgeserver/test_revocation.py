@@ -32,7 +32,7 @@ async def bed(tmp_path: Path) -> AsyncIterator[Bed]:
 
 @pytest.fixture
 def revocation(bed: Bed) -> Revocation:
-    return Revocation(bed.store, bed.server.identities, bed.accounts, bed.audit)
+    return Revocation(bed.store, bed.server.identities, bed.accounts, bed.secrets, bed.audit)
 
 
 async def _revoked(bed: Bed, uid: str) -> bool:
