@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import secrets
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -29,11 +30,12 @@ LENGTH_MIN, LENGTH_MAX = 12, 256
 class Passwords:
     """Hashes and compares. One for each control plane; `close` it."""
 
-    def __init__(self, *, memory_kib: int = MEMORY_KIB) -> None:
+    def __init__(self, *, memory_kib: int | None = None) -> None:
+        memory_kib = memory_kib or MEMORY_KIB
         self._hasher = PasswordHasher(time_cost=PASSES, memory_cost=memory_kib, parallelism=LANES, type=Type.ID)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="passwords")
         self._waiting = 0
-        self._nobody = self._hasher.hash(secrets.token_urlsafe(32))
+        self._nobody = _nobodys(memory_kib)
 
     async def hashed(self, name: str, password: Secret[str]) -> str:
         """What is kept. Raises: Invalid DRTP-2037 for one that is too short, too long or the name itself."""
@@ -65,3 +67,12 @@ class Passwords:
             return await asyncio.get_running_loop().run_in_executor(self._threads, work, *texts)
         finally:
             self._waiting -= 1
+
+
+def _nobodys(memory_kib: int) -> str:
+    """What nobody's password fits, and comparing with it costs the same: random bytes in the form of a hash.
+
+    Computing a real one would hold up each start for as long as a guess takes.
+    """
+    salt, digest = (base64.b64encode(secrets.token_bytes(size)).decode().rstrip("=") for size in (16, 32))
+    return f"$argon2id$v=19$m={memory_kib},t={PASSES},p={LANES}${salt}${digest}"

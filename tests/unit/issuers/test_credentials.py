@@ -159,3 +159,16 @@ async def test_a_crowd_of_guesses_is_told_to_come_again_and_queues_for_no_minute
     office.passwords._waiting = WAITING_MAX
     with pytest.raises(Retryable, match="DRTP-2033"):
         await office.passwords.fits("", PASSWORD)
+
+
+async def test_comparing_with_nobodys_password_is_the_same_work() -> None:
+    """Same algorithm, same cost, same lengths: the text of a hash says all of it but the random parts."""
+    made = Passwords(memory_kib=64)
+    hashed = await made.hashed("joe", PASSWORD)
+    kinds = [
+        [len(part) if number > 3 else part for number, part in enumerate(text.split("$"))]
+        for text in (made._nobody, hashed)
+    ]
+    assert kinds[0] == kinds[1]
+    assert await made.fits(hashed, PASSWORD) and not await made.fits("", PASSWORD)
+    made.close()
