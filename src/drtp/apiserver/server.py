@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
@@ -60,9 +60,9 @@ class ServerInfo(NamedTuple):
     version: str
     login: tuple[JsonObject, ...] = ()
     """The issuers that people sign in with, the usual one first: issuer, clientID, scopes, and ca (PEM) if private."""
-    control_plane: str = ""
-    """Where edges go and what to trust there, in one string: `host:port#pin`."""
-    ca_pem: bytes = b""
+    control_plane: Callable[[], str] | None = None
+    """Where edges go and what to trust there, in one string: `host:port#pin`. Asked anew: roots are rotated."""
+    ca_pem: Callable[[], bytes] = bytes
     """The roots of the API itself: public, and worth nothing until compared with a pin."""
 
 
@@ -216,10 +216,10 @@ class ApiServer:
                         "version": self._info.version,
                     }
                     | ({"login": self._info.login} if self._info.login else {})
-                    | ({"controlPlane": self._info.control_plane} if self._info.control_plane else {})
+                    | ({"controlPlane": self._info.control_plane()} if self._info.control_plane is not None else {})
                 )
             case "/.well-known/drtp-ca.pem":
-                return web.Response(body=self._info.ca_pem, content_type="application/x-pem-file")
+                return web.Response(body=self._info.ca_pem(), content_type="application/x-pem-file")
             case _:
                 return None
 

@@ -260,7 +260,10 @@ class SignIn:
         ours = request.headers.getall("Origin", []) == [self._origin]
         if not ours or not cookie or not self._seals.fits(f"{cookie} {text}", seal):
             raise web.HTTPForbidden(text="This form is not one of ours. Start again with datumctl login.")
-        value = msgspec.json.decode(base64.urlsafe_b64decode(text), type=kind)
+        try:
+            value = msgspec.json.decode(base64.urlsafe_b64decode(text), type=kind)
+        except msgspec.ValidationError:
+            raise web.HTTPForbidden(text="This form belongs to another page.") from None
         if value.expires < self._clock.now().timestamp():
             raise web.HTTPForbidden(text="This form is too old. Start again with datumctl login.")
         return value

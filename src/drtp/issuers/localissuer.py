@@ -88,14 +88,14 @@ class LocalIssuer:
     async def signed_in(self, name: str, password: Secret[str], remote: str) -> str:
         """The account of this name and password.
 
-        Whether there is such an account shows neither in the answer nor in the time it takes: the buckets are taken,
+        Whether there is such an account shows neither in the answer nor in the time it takes: the buckets are asked,
         the account is sought and a hash is computed in every case. Raises: Refused DRTP-2032 or DRTP-2033; Retryable
         DRTP-2033.
         """
-        free = self._by_address.take(network_of(remote))
-        if not (self._by_account.take(account_uid(name)) and free):
-            raise Refused("DRTP-2033")
         uid = account_uid(name)
+        # In this order: what an address has no right to try takes nothing from the account.
+        if not self._by_address.take(network_of(remote)) or not self._by_account.take(uid):
+            raise Refused("DRTP-2033")
         held = await find(self._store, Account, uid)
         usable = held is not None and not held.record.spec.disabled
         kept = held.record.spec.password if held is not None and usable else ""

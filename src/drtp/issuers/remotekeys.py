@@ -89,9 +89,10 @@ class RemoteKeys:
         try:
             async with asyncio.timeout(FETCH_S):
                 self._keys = await fetch_keys(self._issuer, self._tls)
-        except (Retryable, TimeoutError) as error:
+        except Exception as error:
+            # Whatever an issuer says or does not, the others' people go on: this task must not end.
             _FETCHES.labels("failed").inc()
-            what = error.what if isinstance(error, Retryable) else "no answer in time"
+            what = error.what if isinstance(error, Retryable) else type(error).__name__
             log.warning("issuer's keys not fetched", issuer=self._issuer, code="DRTP-2031", reason=printable(what))
             return
         _FETCHES.labels("fetched").inc()
@@ -109,7 +110,7 @@ async def fetch_keys(issuer: str, tls: ssl.SSLContext | None) -> dict[str, Verif
             if found.get("issuer") != issuer:
                 raise Retryable("DRTP-2031", f"The discovery document of {issuer} is of another issuer.")
             return key_set(await _get(http, checked_url(str(found.get("jwks_uri", "")))))
-    except (aiohttp.ClientError, OSError, ValueError, KeyError, TypeError) as error:
+    except (aiohttp.ClientError, OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise Retryable("DRTP-2031", f"The keys of {issuer} cannot be fetched: {error}.") from error
 
 

@@ -209,8 +209,8 @@ async def _doors(tower: Tower) -> AsyncGenerator[None]:
         settings.trust_domain,
         __version__,
         login=offered(trusted_issuers(settings), tower.local),
-        control_plane=f"{settings.edge_url.removeprefix('https://')}#{tower.authority.pin}",
-        ca_pem=tower.authority.bundle_pem,
+        control_plane=lambda: f"{settings.edge_url.removeprefix('https://')}#{tower.authority.pin}",
+        ca_pem=lambda: tower.authority.bundle_pem,
     )
     people = People(tower.accounts, tower.id_tokens)
     edges = EdgeServer(

@@ -62,6 +62,7 @@ class Foreign:
             "rsa": RSAKey.import_key(_RSA),
         }
         self.asked = 0
+        self.keys_text = ""
         self.answer: dict[str, Any] | None = None
 
     @asynccontextmanager
@@ -81,7 +82,7 @@ class Foreign:
         return web.json_response({"issuer": self.url, "jwks_uri": f"{self.url}/keys"})
 
     async def _keys(self, _request: web.Request) -> web.Response:
-        return web.json_response({"keys": self.jwks()})
+        return web.Response(text=self.keys_text) if self.keys_text else web.json_response({"keys": self.jwks()})
 
     def jwks(self) -> list[dict[str, Any]]:
         return [{**key.as_dict(private=False), "kid": kid} for kid, key in self.keys.items()]
@@ -270,6 +271,8 @@ async def test_an_unknown_kid_makes_us_ask_once_in_a_while_whoever_sends_it(bed:
         {"text": "no json"},
         {"text": '{"issuer": "https://elsewhere.example", "jwks_uri": "https://elsewhere.example/keys"}'},
         {"text": " " * (DOCUMENT_BYTES_MAX + 1)},
+        {"text": "[" * 100_000},
+        {"body": b"\xff\xfe"},
     ],
 )
 async def test_an_issuer_that_answers_wrongly_proves_nobody_and_breaks_nothing_ghsa_whjr_3j94_gw3c(
@@ -325,6 +328,18 @@ async def test_a_key_that_the_issuer_withdrew_is_dropped_at_the_next_look(bed: B
     async with asyncio.timeout(5):
         while await bed.who(stolen) is not None:
             await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    "keys", ["[" * 100_000, '{"keys": {"a": 1}}', '{"keys": "abc"}', "[]", '{"keys": [{"kty": []}]}']
+)
+async def test_a_key_set_that_is_none_proves_nobody_and_breaks_nothing(bed: Bed, keys: str) -> None:
+    bed.foreign.keys_text = keys
+    token = bed.foreign.sign(bed.foreign.claims(bed.clock))
+    assert await bed.who(token) is None
+    bed.foreign.keys_text = ""
+    await bed.clock.advance(REST_S + 1)
+    assert await bed.who(token) == "corp#sam"
 
 
 def test_weak_and_foreign_keys_of_a_set_are_passed_over() -> None:

@@ -202,6 +202,13 @@ async def test_guesses_are_paced_whether_the_account_is_there_or_not(bed: Bed) -
     assert (await bed.browser.submit(page, name="joe", password=PASSWORD)).status == 429
 
 
+async def test_one_address_alone_keeps_nobody_out(bed: Bed) -> None:
+    for _ in range(60):
+        with pytest.raises(Refused):
+            await bed.tower.local.signed_in("joe", Secret("wrong horse, wrong staple"), "192.0.2.1")
+    assert await bed.tower.local.signed_in("joe", Secret(PASSWORD), "192.0.2.2")
+
+
 async def test_a_device_is_signed_in_by_a_person_elsewhere(bed: Bed) -> None:
     async with oidc_client(bed.issuer) as client:
         start = await client.start_device()
