@@ -238,6 +238,18 @@ def test_signing_out_ends_it_here_and_at_the_issuer(people: People) -> None:
     assert over.returncode == 77 and "DRTP-7085" in over.stderr, over.stderr
 
 
+def test_no_password_and_no_token_is_on_the_control_planes_disk_or_in_a_log(people: People) -> None:
+    """Store, logs and audit of everything that the tests above did."""
+    found = [
+        (path, mark)
+        for path in people.bed.data.rglob("*")
+        if path.is_file() and path.name not in {"context.json", "kubeconfig"}
+        for mark in (PASSWORD.encode(), b"drtp_rft_", b"drtp_pat_", b"eyJhbGciOi")
+        if mark in path.read_bytes()
+    ]
+    assert found == []
+
+
 def test_what_goes_wrong_has_a_code_each(people: People, tmp_path: Path) -> None:
     nobody = people.command("new", "login", "https://127.0.0.1:1", "--ca-file", str(people.ca))
     assert nobody.returncode == 69 and "DRTP-3001" in nobody.stderr, nobody.stderr
