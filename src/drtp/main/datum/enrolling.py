@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 import socket
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -118,13 +119,9 @@ async def _by_workload(enrolment: Enrolment, token_file: Path) -> None:
     names = tuple(request.name for request in settings.requests)
     if not all(request.predefined for request in settings.requests):
         raise Misused("DRTP-7002", "A workload's token serves what is defined already.", "Name it with --service.")
-    identities = IdentityStore(state_dir)
-    held = identities.load() if has_identity(state_dir) else None
+    held = IdentityStore(state_dir).load() if has_identity(state_dir) else None
     if held is not None and SystemClock().now() < held.not_after + RENEWABLE:
         return
-    if held is not None:
-        log.info("identity given up", reason="it has expired for good")
-        shutil.rmtree(state_dir / "identity")
     edge = settings.control_plane
     if edge is None:
         if enrolment.context is None:
@@ -134,8 +131,28 @@ async def _by_workload(enrolment: Enrolment, token_file: Path) -> None:
         async with ApiClient(enrolment.context) as api:
             edge = await _edge_address(api, enrolment.context)
     token = _workload_token(token_file)
-    namespace = enrolment.namespace
-    await enrol(edge, identities, registration(settings), token=token, namespace=namespace, services=names)
+    with _aside(state_dir / "identity"):
+        identities, said = IdentityStore(state_dir), registration(settings)
+        await enrol(edge, identities, said, token=token, namespace=enrolment.namespace, services=names)
+
+
+@contextlib.contextmanager
+def _aside(directory: Path) -> Generator[None]:
+    """Out of the way while the block runs: gone after it, and back where it failed."""
+    former = directory.with_name(f"{directory.name}.expired")
+    shutil.rmtree(former, ignore_errors=True)
+    if directory.exists():
+        directory.replace(former)
+    try:
+        yield
+    except BaseException:
+        if former.exists():
+            shutil.rmtree(directory, ignore_errors=True)
+            former.replace(directory)
+        raise
+    if former.exists():
+        log.info("identity given up", reason="it had expired for good")
+        shutil.rmtree(former)
 
 
 def _workload_token(path: Path) -> Secret[str]:
