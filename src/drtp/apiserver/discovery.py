@@ -37,6 +37,8 @@ REVIEWS = (
     Review("authorization.k8s.io", "v1", "SelfSubjectAccessReview", "selfsubjectaccessreviews"),
     Review("authorization.k8s.io", "v1", "SelfSubjectRulesReview", "selfsubjectrulesreviews"),
     Review("authorization.k8s.io", "v1", "SubjectAccessReview", "subjectaccessreviews"),
+    Review("identity.datumapis.com", "v1alpha", "AuditQuery", "auditqueries", namespaced=True),
+    Review("identity.datumapis.com", "v1alpha", "ClusterAuditQuery", "clusterauditqueries"),
     Review("identity.datumapis.com", "v1alpha", "ClientCertificate", "clientcertificates"),
     Review("identity.datumapis.com", "v1alpha", "ClusterRevocation", "clusterrevocations"),
     Review("identity.datumapis.com", "v1alpha", "Invitation", "invitations", namespaced=True),

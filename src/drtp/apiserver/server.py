@@ -15,10 +15,13 @@ from prometheus_client import Counter, Histogram
 from drtp.api import rbac
 from drtp.api.internal import ACCOUNT
 from drtp.api.jsonvalue import JsonObject
+from drtp.api.meta import Key
 from drtp.api.people import Authenticator, CredentialIssuer, TokenIssuer, User
 from drtp.api.revoking import Revoker
 from drtp.apiserver import accounttokens, discovery, openapi, owncredentials, reviews, revocations, usertokens
+from drtp.apiserver.auditqueries import AuditQueries
 from drtp.apiserver.calls import BODY_BYTES_MAX, Call, read_object
+from drtp.apiserver.changes import Changes
 from drtp.apiserver.failures import Failure, not_served, resource_name, translated
 from drtp.apiserver.granting import Granting
 from drtp.apiserver.namespaces import KIND as NAMESPACE
@@ -32,6 +35,7 @@ from drtp.apiserver.servicecredentials import ServiceCredentials
 from drtp.apiserver.signin import SignIn
 from drtp.apiserver.watches import Watches
 from drtp.apiserver.writes import Writes, is_apply
+from drtp.issuers.audit import AuditLog
 from drtp.kit import door, errors
 from drtp.kit.clock import Clock
 from drtp.kit.observe import REGISTRY, logger
@@ -58,12 +62,12 @@ class ServerInfo(NamedTuple):
     suffix: str
     trust_domain: str
     version: str
+    bundle: Callable[[], bytes] = bytes
+    """The public roots now, for `/.well-known/drtp/bundle`."""
     login: tuple[JsonObject, ...] = ()
     """The issuers that people sign in with, the usual one first: issuer, clientID, scopes, and ca (PEM) if private."""
     control_plane: Callable[[], str] | None = None
     """Where edges go and what to trust there, in one string: `host:port#pin`. Asked anew: roots are rotated."""
-    ca_pem: Callable[[], bytes] = bytes
-    """The roots of the API itself: public, and worth nothing until compared with a pin."""
 
 
 class Serving(NamedTuple):
@@ -86,6 +90,7 @@ class ApiServer:
         *,
         issuer: TokenIssuer,
         revoker: Revoker,
+        audit: AuditLog,
         credentials: ServiceCredentials,
         organizations: Organizations,
         own: CredentialIssuer,
@@ -104,7 +109,11 @@ class ApiServer:
         self._store = store
         self._reads = Reads(store, clock)
         self._watches = Watches(store, self._reads, clock)
-        self._writes = Writes(store, self._reads, Granting(authoriser), organizations, clock)
+        self._writes = Writes(
+            store, self._reads, Granting(authoriser), organizations=organizations, changes=Changes(audit), clock=clock
+        )
+        self._audit = audit
+        self._audit_queries = AuditQueries(audit, clock)
         self._janitor = Janitor(store, clock)
         self._clock = clock
         self.door: door.Door | None = None
@@ -121,8 +130,11 @@ class ApiServer:
         return app
 
     @asynccontextmanager
-    async def serve(self, host: str, port: int, ssl_context: ssl.SSLContext) -> AsyncGenerator[Serving]:
-        """Listen until the block is left; then watches are ended and running requests finished. `port` 0 picks one."""
+    async def serve(self, host: str, port: int, tls: Callable[[], ssl.SSLContext]) -> AsyncGenerator[Serving]:
+        """Listen until the block is left; then watches are ended and running requests finished. `port` 0 picks one.
+
+        `tls` is asked for each connection.
+        """
         listener = door.listen(host, port)
         bound: tuple[str, int] = listener.getsockname()[:2]
         async with door.serving(
@@ -131,7 +143,7 @@ class ApiServer:
             listener,
             door.public_limits(CONNECTIONS_MAX),
             self._clock,
-            tls=lambda: ssl_context,
+            tls=tls,
             keepalive_s=KEEPALIVE_S,
             shutdown_s=SHUTDOWN_S,
             cancels_handlers=True,
@@ -154,8 +166,12 @@ class ApiServer:
         while True:
             try:
                 async for event in self._store.watch(ACCOUNT):
-                    if event.stored is not None and event.stored.object["spec"].get("disabled", False):
+                    if event.stored is None:
+                        continue
+                    if event.stored.object["spec"].get("disabled", False):
                         await self._watches.end_of(event.stored.key.name)
+                    else:
+                        self._watches.readmit(event.stored.key.name)
                 return
             except Expired:
                 # The history that is gone may have shut anybody: all come again, and who may not stays away.
@@ -207,6 +223,8 @@ class ApiServer:
                 return web.Response(text="ok") if self._ready else web.Response(text="shutting down", status=503)
             case "/version":
                 return _json(_version())
+            case "/.well-known/drtp/bundle":
+                return web.Response(body=self._info.bundle(), content_type="application/x-pem-file")
             case "/.well-known/drtp":
                 return _json(
                     {
@@ -218,8 +236,6 @@ class ApiServer:
                     | ({"login": self._info.login} if self._info.login else {})
                     | ({"controlPlane": self._info.control_plane()} if self._info.control_plane is not None else {})
                 )
-            case "/.well-known/drtp-ca.pem":
-                return web.Response(body=self._info.ca_pem(), content_type="application/x-pem-file")
             case _:
                 return None
 
@@ -321,15 +337,23 @@ class ApiServer:
         if request.method != "POST" or target.name:
             raise Failure(405, "DRTP-1018", "the server does not allow this method on the requested resource")
         self._authorise(user, "create", target)
-        return _json(await self._posted(await read_object(request), user, target), status=201)
+        return _json(await self._posted(request, await read_object(request), user, target), status=201)
 
-    async def _posted(self, body: JsonObject, user: User, target: Target) -> JsonObject:  # noqa: PLR0911 - one line each
+    async def _posted(  # noqa: PLR0911 - one line each
+        self, request: web.Request, body: JsonObject, user: User, target: Target
+    ) -> JsonObject:
         namespace = target.namespace
         match target.plural:
             case "usertokens":
-                return await usertokens.issue(body, self._issuer)
+                made = await usertokens.issue(body, self._issuer)
+                self._tell_token(request, user, made["status"])
+                return made
             case "revocations" | "clusterrevocations":
-                return await revocations.revoke(body, namespace, user, self._revoker)
+                done = await revocations.revoke(body, namespace, user, self._revoker)
+                self._tell_revocation(request, user, target, done["spec"])
+                return done
+            case "auditqueries" | "clusterauditqueries":
+                return await self._audit_queries.answer(body, namespace, await self._uid_of(target))
             case "servicecredentials":
                 return await self._credentials.make(body, namespace, user)
             case "projectrequests":
@@ -342,6 +366,32 @@ class ApiServer:
                 return await owncredentials.answer(plural, body, user, self._own)
             case _:
                 return reviews.answer(target.plural, body, user, self._authoriser, namespace)
+
+    def _tell_token(self, request: web.Request, user: User, given: JsonObject) -> None:
+        self._audit.write(
+            "user token given",
+            user=str(given["uid"]),
+            by=user.name,
+            remote=request.remote or "",
+            decision="allowed",
+        )
+
+    def _tell_revocation(self, request: web.Request, user: User, target: Target, spec: JsonObject) -> None:
+        """Who asked for it, from where; what it took away has lines of its own."""
+        what = next(name for name in spec if name != "reason")
+        self._audit.write(
+            "revocation",
+            project=target.namespace,
+            object=f"{what} {spec[what]}",
+            by=user.name,
+            remote=request.remote or "",
+            decision="allowed",
+            reason=str(spec.get("reason") or ""),
+        )
+
+    async def _uid_of(self, target: Target) -> str:
+        """The uid of the project that the path is in, "" in the cluster. Raises: NotFound."""
+        return (await self._store.get(Key("Namespace", "", target.namespace))).uid if target.namespace else ""
 
 
 def _json(value: object, status: int = 200, content_type: str = "application/json") -> web.Response:

@@ -8,6 +8,7 @@ last use or with the end, and the service's `status.credentialsSecretRef` names 
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
 from functools import partial
 
 from drtp.api import drtp
@@ -30,9 +31,9 @@ SOURCES_MAX = 32
 
 
 class ServiceCredentials:
-    """Makes them. `joined`: what follows the secret in the one string that suffices, `@<host>:<port>#<pin>`."""
+    """Makes them. `joined` gives what follows the secret in the one string that suffices, `@<host>:<port>#<pin>`."""
 
-    def __init__(self, store: Store, authoriser: Rbac, secrets: EnrolmentSecrets, joined: str) -> None:
+    def __init__(self, store: Store, authoriser: Rbac, secrets: EnrolmentSecrets, joined: Callable[[], str]) -> None:
         self._store = store
         self._authoriser = authoriser
         self._secrets = secrets
@@ -72,7 +73,7 @@ class ServiceCredentials:
                 raise Refused("DRTP-2005")
 
     def _whole(self, minted: Minted) -> str:
-        return f"{minted.secret.reveal()}{self._joined}"
+        return f"{minted.secret.reveal()}{self._joined()}"
 
     def _kept(self, service: Stored, name: str, minted: Minted) -> JsonObject:
         annotations = {KEPT_ANNOTATION: minted.id, EXPIRES_ANNOTATION: minted.expires_at.isoformat()}

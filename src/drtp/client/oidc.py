@@ -35,12 +35,16 @@ POLL_S_MIN, POLL_S_MAX = 1.0, 60.0
 
 @dataclass(frozen=True, slots=True)
 class Issuer:
-    """Whom to sign in with, as the control plane says. `ca_pem` "": the machine's roots."""
+    """Whom to sign in with, as the control plane says. `ca_pem` "": the machine's roots.
+
+    `local`: it is the control plane itself, trusted as that is, whatever becomes of its roots.
+    """
 
     issuer: str
     client_id: str
     scopes: tuple[str, ...] = ("openid", "offline_access")
     ca_pem: str = ""
+    local: bool = False
 
 
 class Endpoints(msgspec.Struct, frozen=True):

@@ -17,6 +17,8 @@ from typing import Any
 
 import msgspec
 
+from drtp.client.api import ApiClient
+from drtp.client.context import load_context
 from drtp.client.oidc import Granted, Issuer, oidc_client
 from drtp.kit.clock import Clock, SystemClock
 from drtp.kit.errors import Refused, Retryable
@@ -40,11 +42,7 @@ class SignedIn(msgspec.Struct, frozen=True):
     refresh_token: str
     expires_at: float
     ca: str = ""
-
-    @property
-    def whom(self) -> Issuer:
-        """Where it is refreshed."""
-        return Issuer(self.issuer, self.client_id, self.scopes, self.ca)
+    local: bool = False
 
 
 def path_of(context: Path) -> Path:
@@ -63,7 +61,8 @@ def keep(context: Path, issuer: Issuer, granted: Granted) -> None:
         id_token=granted.id_token.reveal(),
         refresh_token=refresh,
         expires_at=granted.expires_at,
-        ca=issuer.ca_pem,
+        ca="" if issuer.local else issuer.ca_pem,
+        local=issuer.local,
     )
     write_atomic(path_of(context), msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n")
 
@@ -103,12 +102,26 @@ async def refreshed(context: Path, clock: Clock) -> tuple[Secret[str], float]:
         if not held.refresh_token:
             return _while_good(held, clock, Refused("DRTP-7085", "The sign-in has ended, and cannot be renewed."))
         try:
-            async with oidc_client(held.whom, clock) as issuer:
+            whom = await issuer_of(held, context)
+            async with oidc_client(whom, clock) as issuer:
                 granted = await issuer.refresh(Secret(held.refresh_token), held.subject)
         except Retryable as fault:
             return _while_good(held, clock, fault)
-        keep(context, held.whom, granted)
+        keep(context, whom, granted)
         return granted.id_token, granted.expires_at
+
+
+async def issuer_of(held: SignedIn, context: Path) -> Issuer:
+    """Where a sign-in is renewed. A control plane's own roots may have been replaced: they are followed first.
+
+    Raises: as `ApiClient`.
+    """
+    ca_pem = held.ca
+    if held.local:
+        async with ApiClient(load_context(context)) as api:
+            await api.request("GET", "/.well-known/drtp")
+            ca_pem = api.context.ca_pem.decode()
+    return Issuer(held.issuer, held.client_id, held.scopes, ca_pem, held.local)
 
 
 @contextlib.asynccontextmanager

@@ -97,5 +97,11 @@ class Revocation:
             except NotFound:
                 continue
             gone += 1
-            self._audit.write("secret revoked", secret=record.metadata.name, by=because.by, reason=because.reason)
+            self._audit.write(
+                "secret revoked",
+                project=record.spec.bound.namespace,
+                secret=record.metadata.name,
+                by=because.by,
+                reason=because.reason,
+            )
         return gone

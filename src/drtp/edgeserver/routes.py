@@ -27,6 +27,7 @@ from drtp.api.people import Authenticator
 from drtp.edgeserver.answers import answer, bearer_of, fault, key_of, plain_fault, remote_of
 from drtp.edgeserver.enrolment import Enrolled, Enrolment
 from drtp.edgeserver.identities import GRACE, Identities
+from drtp.issuers.audit import AuditLog
 from drtp.issuers.authority import Authority
 from drtp.issuers.digests import Pepper
 from drtp.issuers.requests import proven_key
@@ -60,6 +61,7 @@ class Routes:
         identities: Identities,
         *,
         authenticator: Authenticator,
+        audit: AuditLog,
         attempts: Buckets,
         advertised: Callable[[], str],
         clock: Clock,
@@ -68,6 +70,7 @@ class Routes:
         self._enrolment = enrolment
         self._identities = identities
         self._authenticator = authenticator
+        self._audit = audit
         self._attempts = attempts
         self._advertised = advertised
         self._clock = clock
@@ -85,8 +88,8 @@ class Routes:
         return web.Response(text="ok\n")
 
     async def _bundle(self, _request: web.Request) -> web.Response:
-        """The roots: public, and worth nothing until compared with a pin."""
-        return web.Response(body=self._authority.bundle_pem, content_type="application/x-pem-file")
+        """The roots: public, and worth nothing until compared with a pin or a root that is known."""
+        return web.Response(body=self._authority.public_bundle_pem, content_type="application/x-pem-file")
 
     async def _nonce(self, _request: web.Request) -> web.Response:
         """Proof of freshness that we need not remember."""
@@ -106,13 +109,20 @@ class Routes:
         except (Refused, Invalid, msgspec.DecodeError, ValueError) as error:
             if isinstance(error, Refused) and error.code == "DRTP-2024":
                 raise  # whoever holds a good secret is no stranger, and should know
-            log.info("enrolment refused", remote=remote, reason=getattr(error, "what", None) or type(error).__name__)
+            reason = getattr(error, "what", None) or type(error).__name__
+            log.info("enrolment refused", remote=remote, reason=reason)
+            self._audit.write_paced("enrolment refused", remote=remote, decision="refused", reason=reason)
             return plain_fault("DRTP-2001", 403)
         token = bearer_of(request)
         user = await self._authenticator.authenticate(token, None, remote) if token else None
         if user is None:
             return plain_fault("DRTP-2004", 401)
-        return self._given(await self._enrolment.by_user(wanted, user, remote))
+        try:
+            return self._given(await self._enrolment.by_user(wanted, user, remote))
+        except Refused as error:
+            by = f"user {user.uid or user.name}"
+            self._audit.write_paced("enrolment refused", by=by, remote=remote, decision="refused", reason=error.code)
+            raise
 
     def _given(self, enrolled: Enrolled) -> web.Response:
         spec = enrolled.spec
@@ -138,13 +148,17 @@ class Routes:
             wanted = msgspec.json.decode(await _body(request), type=RenewRequest)
             leaf, uid = self._expired_holder(wanted)
         except (Refused, msgspec.DecodeError, ValueError) as error:
-            log.info("late renewal refused", remote=remote, reason=getattr(error, "what", None) or str(error))
+            reason = getattr(error, "what", None) or type(error).__name__
+            log.info("late renewal refused", remote=remote, reason=reason)
+            self._audit.write_paced("renewal refused", remote=remote, decision="refused", reason=reason)
             return plain_fault("DRTP-2001", 403)
         if self._clock.now() - leaf.not_valid_after_utc > GRACE:
+            reason = "expired for longer than the grace"
+            self._audit.write_paced("renewal refused", identity=uid, remote=remote, decision="refused", reason=reason)
             return plain_fault("DRTP-2009", 403)
         key = proven_key(wanted.csr_pem)
         await self._identities.caught_up(uid, key_of(leaf), leaf.not_valid_after_utc, wanted.generation)
-        return answer(await self._identities.renew(uid, key_of(leaf), key, wanted.generation))
+        return answer(await self._identities.renew(uid, key_of(leaf), key, wanted.generation, remote=remote))
 
     def _expired_holder(self, wanted: RenewRequest) -> tuple[x509.Certificate, str]:
         """The leaf and uid, once nonce, signature and chain (as of its last valid moment) hold. Raises: Refused."""

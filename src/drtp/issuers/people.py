@@ -26,5 +26,11 @@ class People:
             return None
         if proven.account:
             user = await self._accounts.user(proven.account)
-            return user._replace(until=proven.until, proof=Proof.LOGIN) if user is not None else None
-        return await self._accounts.foreigner(proven.name, proven.groups, proven.until)
+            user = user._replace(until=proven.until, proof=Proof.LOGIN) if user is not None else None
+        else:
+            user = await self._accounts.foreigner(proven.name, proven.groups, proven.until)
+        if user is None:
+            self._accounts.refused("", remote, "the account is shut")
+        else:
+            self._accounts.came(user, f"sign-in {user.uid}", remote)
+        return user

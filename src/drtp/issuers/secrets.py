@@ -99,7 +99,9 @@ class EnrolmentSecrets:
         )
         record = as_object(EnrolmentSecret(metadata=ObjectMeta(name=name), spec=spec))
         await self._store.apply([Create(one) for one in (kept, record) if one is not None])
-        self._audit.write("secret minted", secret=name, role=role.value, bound=bound.name, by=created_by)
+        self._audit.write(
+            "secret minted", project=bound.namespace, secret=name, role=role.value, bound=bound.name, by=created_by
+        )
         return minted
 
     async def admit(self, text: str, public_key: str, remote: str) -> Admission:
@@ -168,10 +170,17 @@ class EnrolmentSecrets:
     async def _replayed(self, held: Held[EnrolmentSecret], remote: str) -> None:
         """Agents that already serve go on: a thief of a spent secret must not be able to stop them."""
         record = held.record
-        self._audit.write("secret replayed", secret=record.metadata.name, bound=record.spec.bound.name, remote=remote)
+        self._audit.write_paced(
+            "secret replayed",
+            project=record.spec.bound.namespace,
+            secret=record.metadata.name,
+            bound=record.spec.bound.name,
+            remote=remote,
+            decision="refused",
+        )
         now = self._clock.now()
         if record.spec.last_replay_at is not None and now - record.spec.last_replay_at < REPLAY_RECORDED_EVERY:
-            return  # The audit log has every one; the store is no place for a flood.
+            return  # The store is no place for a flood.
         spec = msgspec.structs.replace(record.spec, replays=record.spec.replays + 1, last_replay_at=now)
         try:
             await self._store.update(held.replaced(spec))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import uuid
+from collections import OrderedDict
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
@@ -28,10 +29,10 @@ from drtp.store.protocol import AlreadyExists, Store
 _REFUSED = Counter("drtp_tokens_refused", "Bearer tokens that prove nobody.", registry=REGISTRY)
 
 ATTEMPTS = 5
+SAID_EVERY_S = 3600.0
+"""A script that asks all day from one place is one line an hour."""
+SEEN_MAX = 10_000
 TOKEN_LIFETIME = timedelta(days=90)
-REFUSALS_SAID_PER_S = 20
-"""Enough to see an attack by, at about 300 bytes each."""
-
 
 _ACCOUNTS = uuid.UUID("6e2f2a5e-3f0e-5d6c-9a51-9f1f0f6d7c11")
 """Name space of accounts that are made by name: a random constant."""
@@ -49,8 +50,7 @@ class Accounts:
         self._audit = audit
         self._clock = clock
         self._trust_domain = trust_domain
-        self._second = clock.now()
-        self._refusals = 0
+        self._seen: OrderedDict[tuple[str, str], float] = OrderedDict()
 
     async def ensure(self, uid: str, name: str, *, groups: Sequence[str] = ()) -> None:
         """Make the account, or bring it to exactly these groups."""
@@ -97,7 +97,9 @@ class Accounts:
             read_only=read_only,
         )
         await self._store.create(as_object(ApiToken(metadata=ObjectMeta(name=name), spec=spec)))
-        self._audit.write("token minted", token=name, account=account)
+        self._audit.write(
+            "token minted", token=name, account=account, name=held.record.spec.name, expires=str(spec.expires_at or "")
+        )
         return Minted(name, token, expires_at)
 
     async def issue(self, user: str, lifetime: timedelta, *, reinstate: bool = False) -> IssuedToken:
@@ -189,36 +191,45 @@ class Accounts:
         """
         if token:
             return await self._of_token(token, remote)
-        return await self._of_certificate(peer_cert_der) if peer_cert_der else None
+        return await self._of_certificate(peer_cert_der, remote) if peer_cert_der else None
 
     async def _of_token(self, token: str, remote: str) -> User | None:
         credential = read(token, TOKEN_PREFIX)
         held = await find(self._store, ApiToken, credential.id) if credential else None
         spec = held.record.spec if held else None
         if not self._pepper.fits(token, spec.digest if spec else "0" * 64) or spec is None:
-            self.refused(credential.id if credential else "", remote)
+            self.refused(credential.id if credential else "", remote, "unknown")
             return None
         if spec.expires_at is not None and self._clock.now() >= spec.expires_at:
+            self.refused(credential.id if credential else "", remote, "expired")
             return None
         user = await self.user(spec.account)
         if user is None:
+            self.refused(credential.id if credential else "", remote, "the account is shut")
             return None
-        return user._replace(within=frozenset(spec.namespaces), read_only=spec.read_only, until=spec.expires_at)
+        user = user._replace(within=frozenset(spec.namespaces), read_only=spec.read_only, until=spec.expires_at)
+        self.came(user, f"token {credential.id if credential else ''}", remote)
+        return user
 
-    def refused(self, token_id: str, remote: str, why: str = "") -> None:
-        """Say it in the audit log, but let no stranger fill the disk: beyond a pace, refusals are counted only."""
+    def came(self, user: User, by: str, remote: str) -> None:
+        """Say who came from where, once for each credential and address in a while."""
+        now, key = self._clock.monotonic(), (by, remote)
+        if now - self._seen.get(key, -SAID_EVERY_S) < SAID_EVERY_S:
+            return
+        self._seen.pop(key, None)
+        self._seen[key] = now
+        if len(self._seen) > SEEN_MAX:
+            self._seen.popitem(last=False)
+        self._audit.write_paced(
+            "user authenticated", user=user.uid, name=user.name, by=by, remote=remote, decision="allowed"
+        )
+
+    def refused(self, token_id: str, remote: str, reason: str) -> None:
+        """Say it in the audit log, at a pace."""
         _REFUSED.inc()
-        now = self._clock.now()
-        if now - self._second >= timedelta(seconds=1):
-            if self._refusals > REFUSALS_SAID_PER_S:
-                self._audit.write("tokens refused unsaid", count=self._refusals - REFUSALS_SAID_PER_S)
-            self._second, self._refusals = now, 0
-        self._refusals += 1
-        if self._refusals <= REFUSALS_SAID_PER_S:
-            more = {"reason": why} if why else {}
-            self._audit.write("token refused", token=token_id, remote=remote, **more)
+        self._audit.write_paced("token refused", token=token_id, remote=remote, decision="refused", reason=reason)
 
-    async def _of_certificate(self, leaf_der: bytes) -> User | None:
+    async def _of_certificate(self, leaf_der: bytes, remote: str) -> User | None:
         try:
             identity = identity_of(leaf_der)
         except Refused:
@@ -226,7 +237,10 @@ class Accounts:
         if identity.role is not PeerRole.USER or identity.trust_domain != self._trust_domain:
             return None
         user = await self.user(identity.uid)
-        return user._replace(proof=Proof.CERTIFICATE) if user is not None else None
+        if user is None:
+            return None
+        self.came(user, "certificate", remote)
+        return user._replace(proof=Proof.CERTIFICATE)
 
     async def user(self, uid: str) -> User | None:
         """The user of this account; None if there is none, or it is shut."""

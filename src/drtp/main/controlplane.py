@@ -14,13 +14,18 @@ import asyncio
 import os
 import signal
 import sys
+from collections import Counter as Counts
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 import msgspec
+from prometheus_client import Gauge
 
 from drtp import __version__
+from drtp.api.feed import EdgeRole
+from drtp.api.internal import EdgeIdentity
+from drtp.api.meta import Key
 from drtp.api.registry import REGISTRY
 from drtp.apiserver.organizations import Organizations
 from drtp.apiserver.rbac import Rbac
@@ -42,6 +47,7 @@ from drtp.issuers.localissuer import PATH, LocalIssuer
 from drtp.issuers.logins import Logins
 from drtp.issuers.passwords import Passwords
 from drtp.issuers.people import People
+from drtp.issuers.rotation import Rotation
 from drtp.issuers.secrets import EnrolmentSecrets
 from drtp.issuers.serving import ControlplaneTls, ensure_serving_secret, keep_serving_secret
 from drtp.issuers.signingkeys import SigningKeys
@@ -49,8 +55,9 @@ from drtp.issuers.tokens import Accounts
 from drtp.kit.backoff import full_jitter
 from drtp.kit.clock import Clock, SystemClock
 from drtp.kit.descriptors import raise_descriptor_limit
-from drtp.kit.errors import DrtpError
+from drtp.kit.errors import DrtpError, Retryable
 from drtp.kit.files import private_directory
+from drtp.kit.observe import REGISTRY as METRICS
 from drtp.kit.observe import logger
 from drtp.main.bootstrap import SERVING_SECRET, bootstrap
 from drtp.main.issuers import offered, trusted_issuers
@@ -59,6 +66,7 @@ from drtp.main.publisher import Publisher
 from drtp.main.settings import ControlPlaneSettings, settle
 from drtp.projections.projector import Projector
 from drtp.projections.settings import ProjectionSettings
+from drtp.rules.renewals import is_ending
 from drtp.store.incarnation import next_incarnation
 from drtp.store.observed import Observed
 from drtp.store.sqlite import SqliteStore
@@ -66,6 +74,22 @@ from drtp.store.view import View
 
 _COLLECT_EVERY_S = 60.0
 """So long a Secret may outlive the one-time secret that it holds."""
+
+_ANNOUNCE_EVERY_S = 600.0
+_COUNT_EVERY_S = 30.0
+
+_ENDING = Gauge(
+    "drtp_certificates_ending",
+    "Connected edges whose certificate is in the last third of its life, not renewed.",
+    ["role"],
+    registry=METRICS,
+)
+_SIGNER_ENDS = Gauge(
+    "drtp_signer_not_after_seconds",
+    "When the newest signer of the authority ends, unix time, by usage, `root` among them.",
+    ["usage"],
+    registry=METRICS,
+)
 
 _log = logger("controlplane")
 
@@ -80,6 +104,7 @@ class Tower:
     view: View
     observed: Observed
     authority: Authority
+    rotation: Rotation
     audit: AuditLog
     secrets: EnrolmentSecrets
     invitations: Invitations
@@ -128,6 +153,10 @@ async def running_controlplane(settings: ControlPlaneSettings, clock: Clock) -> 
                     tower.id_tokens.run(),
                     _persisting(tower, _keep_serving),
                     _persisting(tower, _collect),
+                    _announce_audit(tower),
+                    _count_ending(tower),
+                    tower.rotation.run(),
+                    _persisting(tower, _follow_rotation),
                 )
             ]
             await tower.view.synced.wait()
@@ -163,10 +192,13 @@ async def _build(settings: ControlPlaneSettings, clock: Clock, stack: AsyncExitS
     audit = AuditLog(private_directory(directory / "audit") / "audit.log", clock)
     stack.callback(audit.close)
     authority = Authority(directory / "authority", settings.trust_domain, settings.suffix, clock)
+    rotation = Rotation(store, authority, audit, clock)
+    await rotation.load()  # before anything is issued
     await bootstrap(store, settings)
     # Before any gateway asks: a listener without its certificate would be published once as broken.
     await ensure_serving_secret(store, authority, clock, name=SERVING_SECRET, hosts=_public_hosts(settings))
     view = View(store, (info.key for info in REGISTRY), clock)
+    audit.uid_of = lambda project: stored.uid if (stored := view.stored(Key("Namespace", "", project))) else ""
     observed = Observed()
     projector = Projector(view, ProjectionSettings(settings.suffix, settings.endpoint_mode, settings.plain_from))
     controllers = assembly.controllers(view, settings.suffix)
@@ -184,6 +216,7 @@ async def _build(settings: ControlPlaneSettings, clock: Clock, stack: AsyncExitS
         view=view,
         observed=observed,
         authority=authority,
+        rotation=rotation,
         audit=audit,
         secrets=EnrolmentSecrets(store, Pepper.open(peppers, "enrolment"), audit, clock),
         invitations=Invitations(store, Pepper.open(peppers, "invitations"), audit, clock),
@@ -208,9 +241,9 @@ async def _doors(tower: Tower) -> AsyncGenerator[None]:
         settings.suffix,
         settings.trust_domain,
         __version__,
+        bundle=lambda: tower.authority.public_bundle_pem,
         login=offered(trusted_issuers(settings), tower.local),
         control_plane=lambda: f"{settings.edge_url.removeprefix('https://')}#{tower.authority.pin}",
-        ca_pem=lambda: tower.authority.bundle_pem,
     )
     people = People(tower.accounts, tower.id_tokens)
     edges = EdgeServer(
@@ -224,7 +257,11 @@ async def _doors(tower: Tower) -> AsyncGenerator[None]:
         advertised_host=settings.names[0],
         advertised_port=settings.edge_port,
     )
-    joined = f"@{settings.edge_url.removeprefix('https://')}#{tower.authority.pin}"
+
+    def joined() -> str:
+        """What follows a secret: where to enrol, and the root that counts at this moment."""
+        return f"@{settings.edge_url.removeprefix('https://')}#{tower.authority.pin}"
+
     api = ApiServer(
         tower.store,
         people,
@@ -233,6 +270,7 @@ async def _doors(tower: Tower) -> AsyncGenerator[None]:
         tower.clock,
         issuer=tower.accounts,
         revoker=Revocation(tower.store, edges.identities, tower.accounts, tower.secrets, tower.audit),
+        audit=tower.audit,
         credentials=ServiceCredentials(tower.store, authoriser, tower.secrets, joined),
         organizations=Organizations(tower.store, authoriser, tower.invitations, tower.audit),
         own=tower.credentials,
@@ -247,13 +285,15 @@ async def _doors(tower: Tower) -> AsyncGenerator[None]:
         secrets=tower.secrets,
         accounts=tower.accounts,
         clock=tower.clock,
+        audit=tower.audit,
+        rotation=tower.rotation,
     )
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(operator.serving())
         if settings.metrics_port is not None:
             await stack.enter_async_context(metrics_served(settings.metrics_port, tower.clock))
-        await stack.enter_async_context(edges.serving(settings.host, settings.edge_port, tower.tls.context()))
-        await stack.enter_async_context(api.serve(settings.host, settings.api_port, tower.tls.context()))
+        await stack.enter_async_context(edges.serving(settings.host, settings.edge_port, tower.tls.context))
+        await stack.enter_async_context(api.serve(settings.host, settings.api_port, tower.tls.context))
         yield
 
 
@@ -279,6 +319,42 @@ async def _collect(tower: Tower) -> None:
         if gone:
             _log.info("expired secrets and sign-ins forgotten", count=gone)
         await tower.clock.sleep(_COLLECT_EVERY_S)
+
+
+async def _count_ending(tower: Tower) -> None:
+    """Whether renewals work, as one figure for each kind of edge and each signer."""
+    await tower.view.synced.wait()
+    while True:
+        now = tower.clock.now()
+        ending = Counts(
+            identity.spec.role
+            for identity in tower.view.list(EdgeIdentity)
+            if (state := tower.observed.edge(identity.metadata.name)) and state.connected and is_ending(identity, now)
+        )
+        for role in EdgeRole:
+            _ENDING.labels(role.value).set(ending[role])
+        for number, root in tower.authority.roots.items():
+            if number in tower.authority.state.trusted:
+                _SIGNER_ENDS.labels("root").set(root.not_valid_after_utc.timestamp())
+        for usage, _, certificate in tower.authority.intermediates():
+            _SIGNER_ENDS.labels(usage.value).set(certificate.not_valid_after_utc.timestamp())
+        await tower.clock.sleep(_COUNT_EVERY_S)
+
+
+async def _follow_rotation(tower: Tower) -> None:
+    """The doors take each state of the authority at once."""
+    async for _state in tower.rotation.changed:
+        try:
+            tower.tls.refresh()
+        except OSError as error:
+            raise Retryable("DRTP-1006", f"The doors' certificate cannot be written: {error}.") from error
+
+
+async def _announce_audit(tower: Tower) -> None:
+    """Whoever keeps logs elsewhere can tell later whether the audit log's files were written anew."""
+    while True:
+        tower.audit.announce()
+        await tower.clock.sleep(_ANNOUNCE_EVERY_S)
 
 
 def _public_hosts(settings: ControlPlaneSettings) -> tuple[str, ...]:

@@ -31,6 +31,7 @@ cli = LazyGroup(
         "enable": "drtp.main.datum.switch:enable",
         "disable": "drtp.main.datum.switch:disable",
         "revoke": "drtp.main.datum.revoking:revoke",
+        "audit": "drtp.main.datum.auditing:audit",
         "create": "drtp.main.datum.creating:create",
         "credentials": "drtp.main.datum.credentials:credentials",
         "accept": "drtp.main.datum.inviting:accept",

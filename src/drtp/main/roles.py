@@ -64,6 +64,7 @@ _ADMIN = [
     *_EDIT,
     _rule([*READ, *WRITE], rbac.GROUP, "roles", "rolebindings"),
     _rule(["create"], "authorization.k8s.io", "localsubjectaccessreviews"),
+    _rule(["create"], "identity.datumapis.com", "auditqueries"),
 ]
 # What an organisation's members have in each of its projects; the first two also make projects and invite, and the
 # owner alone ends projects, so that no admin can make an owner.

@@ -18,7 +18,7 @@ from drtp.api.gatewayapi import (
     TLSRoute,
     UDPRoute,
 )
-from drtp.api.internal import Claim, ClaimKind, EdgeIdentity
+from drtp.api.internal import Claim, ClaimKind, EdgeIdentity, EdgeRole
 from drtp.api.meta import ObjectMeta
 from drtp.api.snapshots import Access, Limits, Source
 from drtp.projections.cells import Index, Reader, Unit
@@ -35,6 +35,7 @@ ROUTES: Mapping[str, type[HTTPRoute | TCPRoute | TLSRoute | UDPRoute]] = {
 
 GATEWAYS: Unit = ("gateways",)
 POPS: Unit = ("pops",)
+DENIED_POPS: Unit = ("denied-pops",)
 SERVERS: Unit = ("servers",)
 
 INDEXES = (
@@ -69,6 +70,26 @@ def sources(objects: Iterable[ObjectMeta]) -> tuple[Source, ...]:
 def gateways(read: Reader) -> Sequence[GatewayEdge]:
     """Every gateway that is not denied."""
     return cast("Sequence[GatewayEdge]", read.value(GATEWAYS) or ())
+
+
+class Standing(NamedTuple):
+    """Of an identity's record, what the many connections that depend on it must know."""
+
+    role: EdgeRole
+    namespace: str
+    denied: bool
+
+
+def standing(read: Reader, uid: str) -> Standing | None:
+    """How an agent's or a POP's identity stands; None for one that never was."""
+    return cast("Standing | None", read.value(("identity", uid)))
+
+
+def tunnel_server(read: Reader, name: str) -> DRTPServer | None:
+    """A tunnel server, unless its POP is denied: nobody is sent to that one, whatever is assigned to it."""
+    found = read.get(DRTPServer, "", name)
+    its = standing(read, found.metadata.uid) if found else None
+    return None if its is not None and its.denied else found
 
 
 def server_places(read: Reader) -> Sequence[ServerPlace]:

@@ -158,6 +158,10 @@ class Served:
     tokens: Tokens
     rbac: Rbac
     revocations: Revocations
+    audit: AuditLog
+    audit_path: Path
+    uids: dict[str, str]
+    """Of the namespaces, by name."""
 
     async def call(
         self, method: str, path: str, body: Any = None, *, token: str = ADMIN, **headers: str
@@ -187,8 +191,10 @@ async def _followed(view: View) -> AsyncGenerator[None]:
 async def serving(folder: Path, store: MemoryStore | None = None) -> AsyncGenerator[Served]:
     """A server with the usual namespaces and roles; joe and eve may edit what is theirs."""
     store = store or MemoryStore()
-    for name in NAMESPACES:
-        await store.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    uids = {
+        name: (await store.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})).uid
+        for name in NAMESPACES
+    }
     await ensure_roles(store)
     for user in ("joe", "eve"):
         await set_projects(store, f"u-{user}", user, [user])
@@ -196,7 +202,9 @@ async def serving(folder: Path, store: MemoryStore | None = None) -> AsyncGenera
     info = ServerInfo("https://127.0.0.1:1", "example.localhost", "drtp.test", "0.1.0")
     view, tokens, clock = View(store, ("Namespace", *(kind.key for kind in KINDS))), Tokens(), SystemClock()
     rbac, revocations = Rbac(view), Revocations()
-    audit, pepper = AuditLog(folder / "audit" / "audit.log", clock), Pepper(b"pepper")
+    audit_path = folder / "audit" / "audit.log"
+    audit, pepper = AuditLog(audit_path, clock), Pepper(b"pepper")
+    audit.uid_of = lambda name: uids.get(name, "")
     api = ApiServer(
         store,
         tokens,
@@ -205,12 +213,13 @@ async def serving(folder: Path, store: MemoryStore | None = None) -> AsyncGenera
         clock,
         issuer=tokens,
         revoker=revocations,
-        credentials=ServiceCredentials(store, rbac, EnrolmentSecrets(store, pepper, audit, clock), JOINED),
+        audit=audit,
+        credentials=ServiceCredentials(store, rbac, EnrolmentSecrets(store, pepper, audit, clock), lambda: JOINED),
         organizations=Organizations(store, rbac, Invitations(store, pepper, audit, clock), audit),
         own=tokens,
     )
-    async with _followed(view), api.serve("127.0.0.1", 0, context) as listening:
+    async with _followed(view), api.serve("127.0.0.1", 0, lambda: context) as listening:
         trust = ssl.create_default_context(cafile=str(ca))
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=trust, limit=0)) as session:
             url = f"https://127.0.0.1:{listening.port}"
-            yield Served(url, ca, store, session, api, tokens, rbac, revocations)
+            yield Served(url, ca, store, session, api, tokens, rbac, revocations, audit, audit_path, uids)

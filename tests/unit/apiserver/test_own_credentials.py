@@ -104,8 +104,3 @@ async def test_users_of_issuers_are_made_by_their_issuers_alone(api: Served) -> 
     status, said = await api.call("POST", f"{IDENTITY}/usertokens", ask)
     assert status == 422 and "foreign issuers" in said["message"]
     assert SYSTEM_MASTERS in api.tokens.users[ADMIN].groups
-
-
-async def test_what_makes_the_api_trusted_is_there_for_all_and_names_nobody(api: Served) -> None:
-    async with api.session.get(f"{api.url}/.well-known/drtp-ca.pem") as response:
-        assert response.status == 200 and response.content_type == "application/x-pem-file"

@@ -151,7 +151,13 @@ async def _user(invocation: Invocation, name: str, place: _Place, options: dict[
         await _bind(api, name, place)
         made = await api.create({"apiVersion": IDENTITY, "kind": "UserToken", "spec": ask}, "usertokens")
     status: dict[str, str] = made["status"]
-    context = Context(api=operator.api, ca_pem=operator.ca_pem, namespace=where, token=Secret(status["token"]))
+    context = Context(
+        api=operator.api,
+        ca_pem=api.context.ca_pem,
+        founding_pem=api.context.founding_pem,
+        namespace=where,
+        token=Secret(status["token"]),
+    )
     save_context(options["theirs"], context)
     if options["kubeconfig"] is not None:
         save_kubeconfig(options["kubeconfig"], context)

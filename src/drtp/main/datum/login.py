@@ -12,13 +12,15 @@ from urllib.parse import urlsplit
 import aiohttp
 import click
 import msgspec
+from yarl import URL
 
 from drtp.client.api import ApiClient
 from drtp.client.context import Context, load_context, save_context, save_kubeconfig
-from drtp.client.enrolment import fetch_pinned
+from drtp.client.joining import pinned_root
 from drtp.client.loopback import Callback
 from drtp.client.oidc import Granted, Issuer, OidcClient, new_pkce, oidc_client
-from drtp.client.signin import keep, locked, path_of, read_sign_in
+from drtp.client.signin import issuer_of, keep, locked, path_of, read_sign_in
+from drtp.client.vouching import offered
 from drtp.kit.clock import SystemClock
 from drtp.kit.errors import DrtpError, NotFound, Refused, Retryable, Terminal
 from drtp.kit.files import private_directory
@@ -78,7 +80,7 @@ def logout() -> int:
 async def _login(invocation: Invocation, wanted: _Wanted) -> int:
     path = invocation.context_file or invocation.usual_context
     context = await _reached(path, wanted)
-    issuer = await _issuer(context, wanted.issuer)
+    context, issuer = await _issuer(context, wanted.issuer)
     async with oidc_client(issuer) as client:
         if wanted.device or not (_can_open_browser() or not wanted.browser):
             granted = await _by_device(client, wanted)
@@ -107,7 +109,7 @@ async def _reached(path: Path, wanted: _Wanted) -> Context:
     same = present if present is not None and present.api == api else None
     if wanted.pin is not None:
         try:
-            roots = await fetch_pinned(f"{api}/.well-known/drtp-ca.pem", wanted.pin)
+            roots = pinned_root(await offered(URL(f"{api}/.well-known/drtp/bundle")), wanted.pin, SystemClock().now())
         except (aiohttp.ClientError, OSError, TimeoutError) as fault:
             raise Retryable("DRTP-7011", f"{api} cannot be reached: {str(fault) or 'no answer in time'}.") from fault
     elif wanted.ca_file is not None:
@@ -115,14 +117,16 @@ async def _reached(path: Path, wanted: _Wanted) -> Context:
     else:
         roots = same.ca_pem if same is not None else system_roots()
     namespace = wanted.project or (same.namespace if same is not None else "default")
-    return Context(api=api, ca_pem=roots, namespace=namespace, sign_in=path)
+    founding = same.founding_pem if same is not None and roots == same.ca_pem else b""
+    return Context(api=api, ca_pem=roots, namespace=namespace, sign_in=path, founding_pem=founding)
 
 
-async def _issuer(context: Context, named: str | None) -> Issuer:
-    """Whom to sign in with, as the control plane says. Raises: Terminal DRTP-7080."""
+async def _issuer(context: Context, named: str | None) -> tuple[Context, Issuer]:
+    """The context with its roots of now, and whom to sign in with, as its API says. Raises: Terminal DRTP-7080."""
     try:
         async with ApiClient(context) as api:
             told = await api.request("GET", "/.well-known/drtp")
+            context = api.context
     except NotFound as fault:
         raise Terminal("DRTP-7080", f"{context.api} is no control plane.") from fault
     offers: list[dict[str, Any]] = told.get("login") or []
@@ -133,9 +137,9 @@ async def _issuer(context: Context, named: str | None) -> Issuer:
             "DRTP-7080", f"The control plane offers no sign-in at {named or 'any issuer'}; there is: {there}."
         )
     one = chosen[0]
-    # An issuer that is the control plane itself is trusted as that is.
-    ca = context.ca_pem.decode() if one.get("local") else str(one.get("ca") or "")
-    return Issuer(str(one["issuer"]), str(one["clientID"]), tuple(one.get("scopes") or ("openid",)), ca)
+    local = one.get("local") is True
+    ca = context.ca_pem.decode() if local else str(one.get("ca") or "")
+    return context, Issuer(str(one["issuer"]), str(one["clientID"]), tuple(one.get("scopes") or ("openid",)), ca, local)
 
 
 async def _by_browser(client: OidcClient, issuer: Issuer, wanted: _Wanted) -> Granted:
@@ -187,7 +191,7 @@ async def _logout(invocation: Invocation) -> int:
     told = True
     if held.refresh_token:
         try:
-            async with oidc_client(held.whom) as client:
+            async with oidc_client(await issuer_of(held, path)) as client:
                 await client.revoke(Secret(held.refresh_token))
         except (DrtpError, aiohttp.ClientError) as fault:
             told = False

@@ -57,6 +57,6 @@ def slug(text: str) -> str:
     return plain if plain[:1].isalpha() else f"h-{plain}".rstrip("-")
 
 
-def state_key(api: str, ca_pem: str) -> str:
+def state_key(api: str, installation: str) -> str:
     """Eight letters that stand for one control plane, so that states of two never mix."""
-    return hashlib.sha256(f"{api}\0{ca_pem}".encode()).hexdigest()[:8]
+    return hashlib.sha256(f"{api}\0{installation}".encode()).hexdigest()[:8]

@@ -259,7 +259,7 @@ def _state_dir(settings: ServeSettings, invocation: Invocation, context: Context
         # The id in the secret is public; the part after it is not used.
         names = "secret-" + settings.secret.reveal().removeprefix("drtp_enr_").partition("_")[0]
     plane = (
-        state_key(context.api, context.ca_pem.decode())
+        state_key(context.api, context.installation)
         if context
         else "by-secret"
         if settings.control_plane is None
