@@ -60,6 +60,7 @@ _EDIT = [
     _rule(READ, "", "secrets"),
     _rule(WRITE, "", "configmaps", "secrets", "serviceaccounts", "services"),
     _rule(WRITE, drtp.GROUP, *_DRTP),
+    _rule(["serve"], drtp.GROUP, "drtpservices"),
     _rule(WRITE, gatewayapi.GROUP, *_GATEWAY),
     _rule(["create"], "identity.datumapis.com", "revocations", "servicecredentials"),
     _rule(["create"], "", "serviceaccounts/token"),
@@ -78,10 +79,11 @@ _SHARED = [
     _rule(READ, drtp.GROUP, "drtpservers", "drtpservers/status"),
     _rule(READ, gatewayapi.GROUP, "gatewayclasses", "gateways", *_status("gatewayclasses", "gateways")),
 ]
+_OWN = ["clientcertificates", "selftokens", "selftokenreviews", "selftokenrevocations"]
 _BASIC = [
     _rule(["create"], "authentication.k8s.io", "selfsubjectreviews"),
     _rule(["create"], "authorization.k8s.io", "selfsubjectaccessreviews", "selfsubjectrulesreviews"),
-    _rule(["create"], "identity.datumapis.com", "invitationacceptances"),
+    _rule(["create"], "identity.datumapis.com", "invitationacceptances", *_OWN),
 ]
 _DOCUMENTS = ["/", "/api", "/api/*", "/apis", "/apis/*", "/healthz", "/livez", "/openapi", "/openapi/*", "/readyz"]
 _DISCOVERY: list[JsonObject] = [{"verbs": ["get"], "nonResourceURLs": [*_DOCUMENTS, "/version", "/version/"]}]

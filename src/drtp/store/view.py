@@ -33,7 +33,7 @@ _QUARANTINED = Gauge(
 )
 
 _PRIVATE = frozenset(
-    {"Secret", *(f"{kind}.internal.datumapis.com" for kind in ("EnrolmentSecret", "ApiToken", "Account"))}
+    {"Secret", *(f"{kind}.internal.datumapis.com" for kind in ("EnrolmentSecret", "ApiToken", "Account", "Login"))}
 )
 """Kinds of whose contents no word is said: of what is wrong with one, only where it is."""
 

@@ -42,6 +42,12 @@ _directory = click.Path(file_okay=False, path_type=Path)
 @port_option("https", "Public HTTPS and TLS port of the gateways.")
 @click.option("--suffix", envvar="DRTP_SUFFIX", help="Of vended hostnames.  [default: prism.localhost]")
 @hop_option
+@click.option(
+    "--issuers",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    envvar="DRTP_ISSUERS",
+    help="YAML file of the OpenID issuers to trust.  [default: issuers.yaml in the data directory, if it is there]",
+)
 @output_option
 def controlplane(
     *,
@@ -50,6 +56,7 @@ def controlplane(
     advertise: tuple[str, ...],
     suffix: str | None,
     hop: str | None,
+    issuers: Path | None,
     output: OutputForm,
     **ports: int | None,
 ) -> int:
@@ -72,7 +79,8 @@ def controlplane(
         said["endpoint_mode"] = EndpointMode(hop)
     if advertise:
         said["names"] = advertise
-    settings = ControlPlaneSettings(directory=layout.controlplane if embedded else layout.root, host=host, **said)
+    directory = layout.controlplane if embedded else layout.root
+    settings = ControlPlaneSettings(directory=directory, host=host, issuers=issuers, **said)
     return run_async(run_controlplane(settings))
 
 
