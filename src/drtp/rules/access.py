@@ -7,12 +7,22 @@ read denies. Policies come on top and can only narrow, because every compiled li
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from drtp.api.drtp import GROUP as DRTP_GROUP
-from drtp.api.drtp import Action, DRTPAccessPolicy, DRTPService, EnforcementPoint, PolicyTarget, Protocol
-from drtp.api.snapshots import Access, AccessList, AccessListRule
+from drtp.api.drtp import (
+    AccessRule,
+    Action,
+    DRTPAccessPolicy,
+    DRTPService,
+    EnforcementPoint,
+    PolicyTarget,
+    Protocol,
+)
+from drtp.api.policies import PolicyMode
+from drtp.api.snapshots import Access, AccessClause, AccessList, AccessListRule, AccessThrough
+from drtp.rules import asking, schedules
 
 ANYONE = AccessList(default=Action.ALLOW)
 NOBODY = AccessList(default=Action.DENY)
@@ -33,6 +43,17 @@ class Unreadable(NamedTuple):
         return f"{self.where} has host bits set: {self.value!r}, where the network would be {meant}"
 
 
+class Meaningless(NamedTuple):
+    """A part of a policy that can be read and cannot be carried out, so that the policy denies."""
+
+    where: str
+    why: str
+
+    def __str__(self) -> str:
+        """In one sentence's beginning."""
+        return f"{self.where} {self.why}"
+
+
 def unreadable_cidrs(cidrs: Iterable[str], where: str) -> tuple[Unreadable, ...]:
     """Each value that is no address and no network."""
     return tuple(Unreadable(f"{where}[{index}]", value) for index, value in enumerate(cidrs) if not readable(value))
@@ -40,11 +61,7 @@ def unreadable_cidrs(cidrs: Iterable[str], where: str) -> tuple[Unreadable, ...]
 
 def readable(cidr: str) -> bool:
     """An address or a network. Host bits are not forgiven: `10.1.2.3/8` may mean either, so it denies."""
-    try:
-        ipaddress.ip_network(cidr)
-    except ValueError:
-        return False
-    return True
+    return asking.network(cidr) is not None
 
 
 def allowlist(cidrs: Sequence[str] | None, *, exposed: bool, protocol: Protocol) -> AccessList:
@@ -57,20 +74,70 @@ def allowlist(cidrs: Sequence[str] | None, *, exposed: bool, protocol: Protocol)
 
 
 def policy_list(policy: DRTPAccessPolicy) -> AccessList:
-    """A policy as one list; first match wins. One unreadable CIDR and the whole policy denies."""
+    """A policy as one list; first match wins. Anything that cannot be read and the whole policy denies."""
+    dry_run = policy.spec.mode is PolicyMode.DRY_RUN
     if policy_faults(policy):
-        return NOBODY
-    rules = tuple(AccessListRule(action=rule.action, cidrs=rule.client_cidrs) for rule in policy.spec.rules)
-    return AccessList(default=policy.spec.default_action, rules=rules)
-
-
-def policy_faults(policy: DRTPAccessPolicy) -> tuple[Unreadable, ...]:
-    """Everything in a policy that cannot be read."""
-    return tuple(
-        fault
-        for index, rule in enumerate(policy.spec.rules)
-        for fault in unreadable_cidrs(rule.client_cidrs, f"spec.rules[{index}].clientCIDRs")
+        return AccessList(dry_run=dry_run)
+    rules = policy.spec.rules
+    if not any(_asks_more(rule) for rule in rules):
+        plain = tuple(AccessListRule(action=rule.action, cidrs=rule.client_cidrs) for rule in rules)
+        return AccessList(default=policy.spec.default_action, rules=plain, dry_run=dry_run)
+    return AccessList(
+        clauses=tuple(_clause(rule) for rule in rules), otherwise=policy.spec.default_action, dry_run=dry_run
     )
+
+
+def _asks_more(rule: AccessRule) -> bool:
+    """Whether a rule asks for more than addresses."""
+    return bool(rule.countries or rule.organizations or rule.principals or rule.schedule or rule.through)
+
+
+def _clause(rule: AccessRule) -> AccessClause:
+    through = rule.through
+    return AccessClause(
+        action=rule.action,
+        cidrs=rule.client_cidrs,
+        countries=rule.countries,
+        organizations=rule.organizations,
+        principals=rule.principals,
+        schedule=schedules.compiled(rule.schedule) if rule.schedule else None,
+        through=AccessThrough(pops=through.pops, regions=through.regions, countries=through.countries)
+        if through
+        else None,
+    )
+
+
+def policy_faults(policy: DRTPAccessPolicy) -> tuple[Unreadable | Meaningless, ...]:
+    """Everything in a policy that cannot be read, or not be carried out where it is to hold."""
+    return tuple(fault for index, rule in enumerate(policy.spec.rules) for fault in _faults(policy, rule, index))
+
+
+def _faults(policy: DRTPAccessPolicy, rule: AccessRule, index: int) -> Iterator[Unreadable | Meaningless]:
+    where = f"spec.rules[{index}]"
+    yield from unreadable_cidrs(rule.client_cidrs, f"{where}.clientCIDRs")
+    if rule.schedule is not None:
+        try:
+            schedules.compiled(rule.schedule)
+        except ValueError as error:
+            yield Meaningless(f"{where}.schedule", f"cannot be read: {error}")
+    if rule.through is not None and not (rule.through.pops or rule.through.regions or rule.through.countries):
+        yield Meaningless(f"{where}.through", "names nothing")
+    if _at_gateways_alone(policy):
+        for name, given in (("countries", rule.countries), ("through", rule.through)):
+            if given:
+                yield Meaningless(
+                    f"{where}.{name}", "is known at tunnel servers alone, and the policy holds at gateways alone"
+                )
+
+
+def _at_gateways_alone(policy: DRTPAccessPolicy) -> bool:
+    """Whether no tunnel server holds the policy: by its own word, or because of what it is attached to."""
+    points, targets = policy.spec.enforcement_points, policy.spec.target_refs
+    return points == (EnforcementPoint.GATEWAY,) or any(target.kind in ABOVE for target in targets)
+
+
+ABOVE = frozenset({"Gateway", "HTTPRoute", "TCPRoute", "TLSRoute", "UDPRoute"})
+"""Kinds of Gateway API that a policy may be on. A tunnel server does not learn by which of them a visitor came."""
 
 
 def holds_at(policy: DRTPAccessPolicy, point: EnforcementPoint) -> bool:
@@ -112,24 +179,5 @@ def every(accesses: Iterable[Access]) -> Access:
 
 
 def permits(access: Access, visitor: str) -> bool:
-    """The reference meaning of `Access`, as the native core and Envoy implement it. An unreadable visitor is nobody."""
-    try:
-        address = ipaddress.ip_address(visitor)
-    except ValueError:
-        return False
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
-    return bool(access.lists) and all(_allows(one, address) for one in access.lists)
-
-
-def _allows(one: AccessList, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    if not all(readable(cidr) for rule in one.rules for cidr in rule.cidrs):
-        return False
-    for rule in one.rules:
-        if not rule.cidrs or any(_inside(address, cidr) for cidr in rule.cidrs):
-            return rule.action is Action.ALLOW
-    return one.default is Action.ALLOW
-
-
-def _inside(address: ipaddress.IPv4Address | ipaddress.IPv6Address, cidr: str) -> bool:
-    return address in ipaddress.ip_network(cidr)
+    """Whether somebody of whom the address alone is known may pass. An unreadable visitor is nobody."""
+    return asking.address(visitor) is not None and asking.decide(access, asking.Asking(visitor)).allowed
