@@ -153,6 +153,9 @@ pub struct ServerConfig {
     /// What the WebSocket at the agents' door shows; the POP's own certificate when absent.
     #[serde(default)]
     pub web: Option<WebIdentity>,
+    /// A database in MaxMind's format that says in which country a visitor's address is; unknown when absent.
+    #[serde(default)]
+    pub country_database: Option<std::path::PathBuf>,
     /// Liveness of agents' lanes.
     #[serde(default)]
     pub liveness: Liveness,

@@ -244,6 +244,8 @@ class Pop:
                 node_name=settings.node_name,
                 instance_id=settings.instance_id,
                 failure_domain=settings.failure_domain,
+                region=settings.region,
+                country=settings.country,
                 max_connections=settings.max_connections,
             ),
             version=settings.version,

@@ -19,9 +19,10 @@ from drtp.api.gatewayapi import (
 )
 from drtp.api.internal import Claim, ClaimKind, EdgeIdentity
 from drtp.api.meta import ObjectMeta
-from drtp.api.snapshots import Access, Source
+from drtp.api.snapshots import Access, AccessList, Source
 from drtp.projections.cells import Index, Reader, Unit
 from drtp.rules import access, attachment, indexes, vending
+from drtp.rules.attachment import Slot
 from drtp.rules.candidates import ServerPlace
 from drtp.store.observed import EdgeRef
 
@@ -40,6 +41,7 @@ INDEXES = (
     Index(DRTPConnection, "service", indexes.connection_service),
     Index(DRTPServer, "all", lambda _server: (True,)),
     Index(DRTPAccessPolicy, "service", indexes.policy_services),
+    Index(DRTPAccessPolicy, "target", indexes.policy_targets),
     Index(EdgeIdentity, "role", indexes.identity_role),
     Index(EdgeIdentity, "denied", indexes.identity_denied),
     Index(ReferenceGrant, "namespace", lambda grant: (grant.metadata.namespace,)),
@@ -127,6 +129,37 @@ def service_access(read: Reader, service: DRTPService, point: EnforcementPoint) 
         # Nobody knows which service an unreadable policy is meant for, so it closes those of its namespace.
         compiled = Access(lists=(*compiled.lists, access.NOBODY))
     return compiled, [service.metadata, *(policy.metadata for policy in attached)]
+
+
+def connection_policies(read: Reader, found: DRTPConnection, service: DRTPService) -> list[DRTPAccessPolicy | None]:
+    """The policies of a connection's service, and the one that it names itself: None where nobody has that."""
+    of_service = policies(read, service)
+    if found.spec.access_policy_ref is None:
+        return [*of_service]
+    return [*of_service, read.get(DRTPAccessPolicy, found.metadata.namespace, found.spec.access_policy_ref.name)]
+
+
+def ways(read: Reader, found: DRTPConnection, service: DRTPService) -> Access:
+    """What a connection's policies say of the way."""
+    return access.ways(one for one in connection_policies(read, found, service) if one is not None)
+
+
+def policies_above(read: Reader, route: Route, slots: Iterable[Slot]) -> tuple[Access, list[ObjectMeta]]:
+    """What policies on a route, and on the Gateways of the `slots` that it is on, add to its visitors' lists."""
+    namespace = route.metadata.namespace
+    targets: dict[tuple[str, str, str], set[str]] = {(route.kind, namespace, route.metadata.name): set()}
+    for slot in slots:
+        targets.setdefault(("Gateway", *slot.gateway), set()).add(slot.listener.name)
+    lists: list[AccessList] = []
+    origin: list[ObjectMeta] = []
+    for target, listeners in targets.items():
+        for policy in sorted(read.indexed(DRTPAccessPolicy, "target", target), key=lambda one: one.metadata.name):
+            if access.is_on(policy, target, listeners) and access.holds_at(policy, EnforcementPoint.GATEWAY):
+                lists.append(access.policy_list(policy))
+                origin.append(policy.metadata)
+        if read.unreadable(DRTPAccessPolicy, target[1]):
+            lists.append(access.NOBODY)
+    return Access(lists=tuple(dict.fromkeys(lists))), origin
 
 
 def exposed(read: Reader, service: DRTPService) -> bool:

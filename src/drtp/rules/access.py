@@ -7,22 +7,27 @@ read denies. Policies come on top and can only narrow, because every compiled li
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import NamedTuple
+
+import msgspec
 
 from drtp.api.drtp import GROUP as DRTP_GROUP
 from drtp.api.drtp import (
     AccessRule,
     Action,
     DRTPAccessPolicy,
+    DRTPServer,
     DRTPService,
     EnforcementPoint,
     PolicyTarget,
     Protocol,
 )
+from drtp.api.gatewayapi import GROUP as GATEWAY_GROUP
 from drtp.api.policies import PolicyMode
-from drtp.api.snapshots import Access, AccessClause, AccessList, AccessListRule, AccessThrough
+from drtp.api.snapshots import Access, AccessClause, AccessList, AccessListRule, AccessThrough, Limits, PopPlace
 from drtp.rules import asking, schedules
+from drtp.rules.indexes import Parent
 
 ANYONE = AccessList(default=Action.ALLOW)
 NOBODY = AccessList(default=Action.DENY)
@@ -109,11 +114,18 @@ def _clause(rule: AccessRule) -> AccessClause:
 
 def policy_faults(policy: DRTPAccessPolicy) -> tuple[Unreadable | Meaningless, ...]:
     """Everything in a policy that cannot be read, or not be carried out where it is to hold."""
-    return tuple(fault for index, rule in enumerate(policy.spec.rules) for fault in _faults(policy, rule, index))
+    found: list[Unreadable | Meaningless] = []
+    for index, rule in enumerate(policy.spec.rules):
+        found.extend(_faults(rule, f"spec.rules[{index}]"))
+    if _at_gateways_alone(policy):
+        found.extend(Meaningless(where, _NOT_AT_GATEWAYS) for where in _for_tunnels(policy))
+    return tuple(found)
 
 
-def _faults(policy: DRTPAccessPolicy, rule: AccessRule, index: int) -> Iterator[Unreadable | Meaningless]:
-    where = f"spec.rules[{index}]"
+_NOT_AT_GATEWAYS = "is for tunnel servers, and targetRefs or enforcementPoints have the policy hold at gateways"
+
+
+def _faults(rule: AccessRule, where: str) -> Iterator[Unreadable | Meaningless]:
     yield from unreadable_cidrs(rule.client_cidrs, f"{where}.clientCIDRs")
     if rule.schedule is not None:
         try:
@@ -122,12 +134,18 @@ def _faults(policy: DRTPAccessPolicy, rule: AccessRule, index: int) -> Iterator[
             yield Meaningless(f"{where}.schedule", f"cannot be read: {error}")
     if rule.through is not None and not (rule.through.pops or rule.through.regions or rule.through.countries):
         yield Meaningless(f"{where}.through", "names nothing")
-    if _at_gateways_alone(policy):
+
+
+def _for_tunnels(policy: DRTPAccessPolicy) -> Iterator[str]:
+    """What of a policy tunnel servers alone can carry out."""
+    for index, rule in enumerate(policy.spec.rules):
         for name, given in (("countries", rule.countries), ("through", rule.through)):
             if given:
-                yield Meaningless(
-                    f"{where}.{name}", "is known at tunnel servers alone, and the policy holds at gateways alone"
-                )
+                yield f"spec.rules[{index}].{name}"
+    if policy.spec.limits is not None:
+        yield "spec.limits"
+    if policy.spec.mode is PolicyMode.DRY_RUN:
+        yield "spec.mode"
 
 
 def _at_gateways_alone(policy: DRTPAccessPolicy) -> bool:
@@ -143,6 +161,53 @@ ABOVE = frozenset({"Gateway", "HTTPRoute", "TCPRoute", "TLSRoute", "UDPRoute"})
 def holds_at(policy: DRTPAccessPolicy, point: EnforcementPoint) -> bool:
     """Whether the policy is for that point; naming none means both."""
     return not policy.spec.enforcement_points or point in policy.spec.enforcement_points
+
+
+def place_of(server: DRTPServer) -> PopPlace:
+    """Where a tunnel server is, for rules that name the way."""
+    return PopPlace(pop=server.spec.pop, region=server.spec.region, country=server.spec.country)
+
+
+def ways(policies: Iterable[DRTPAccessPolicy]) -> Access:
+    """Those of the policies' lists that name the way, for `asking.may_carry`."""
+    held = (policy_list(policy) for policy in policies if holds_at(policy, EnforcementPoint.TUNNEL))
+    return Access(lists=tuple(one for one in held if asks_way(one)))
+
+
+def asks_way(one: AccessList) -> bool:
+    """Whether a rule of the list names the way."""
+    return any(clause.through is not None for clause in one.clauses)
+
+
+def narrowed(limits: Limits, policies: Iterable[DRTPAccessPolicy]) -> Limits:
+    """The lowest cap of each kind, of those that policies enforce at tunnel servers and `limits`; 0 is none."""
+    for policy in policies:
+        asked, held = policy.spec.limits, holds_at(policy, EnforcementPoint.TUNNEL)
+        if asked is not None and held and policy.spec.mode is PolicyMode.ENFORCE:
+            limits = msgspec.structs.replace(
+                limits,
+                streams_max=_lower(limits.streams_max, asked.connections),
+                new_streams_per_s=_lower(limits.new_streams_per_s, asked.connections_per_second),
+            )
+    return limits
+
+
+def _lower(present: int, asked: int | None) -> int:
+    return min(filter(None, (present, asked)), default=0)
+
+
+def is_on(policy: DRTPAccessPolicy, target: Parent, listeners: Container[str]) -> bool:
+    """Whether the policy targets that object of Gateway API; one of its `listeners`, where a target names a section.
+
+    A section of a route is not told apart: the policy is on the whole of it.
+    """
+    kind, namespace, name = target
+    return policy.metadata.namespace == namespace and any(
+        one.group == GATEWAY_GROUP
+        and (one.kind, one.name) == (kind, name)
+        and (kind != "Gateway" or one.section_name is None or one.section_name in listeners)
+        for one in policy.spec.target_refs
+    )
 
 
 def targets_service(target: PolicyTarget, name: str) -> bool:

@@ -53,10 +53,10 @@ class Asking(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """What one list says. `index` of the rule that spoke; None where none did, or the list cannot be read."""
+    """What one list says. `rule`: which one spoke; None where none did, or the list cannot be read."""
 
     allowed: bool
-    index: int | None = None
+    rule: int | None = None
 
 
 class Verdict(NamedTuple):
@@ -174,11 +174,9 @@ def compared(clause: AccessClause, asking: Asking) -> list[Part]:
 
 def carried(through: AccessThrough, place: PopPlace | None) -> bool | None:
     """Whether a POP at `place` is one of those that may carry the bytes."""
-    return both(
-        _among(getattr(place, name), wanted)
-        for name, wanted in (("pop", through.pops), ("region", through.regions), ("country", through.countries))
-        if wanted
-    )
+    here = (place.pop, place.region, place.country) if place else (None, None, None)
+    wanted = (through.pops, through.regions, through.countries)
+    return both(_among(own, names) for own, names in zip(here, wanted, strict=True) if names)
 
 
 def _among(own: str | None, wanted: tuple[str, ...]) -> bool | None:

@@ -7,9 +7,11 @@
 //!
 //! A decision is a few words of bits for each list: a bit for each rule, taken away part by part.
 
+mod cases;
 mod country;
 mod nets;
 mod schedule;
+mod spec;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -17,9 +19,12 @@ use std::net::{IpAddr, Ipv6Addr};
 use ipnet::IpNet;
 use serde::Deserialize;
 
+pub use cases::{Case, decide_each};
 pub use country::{Countries, Country, country};
 use nets::Nets;
 use schedule::Schedule;
+pub use spec::AccessSpec;
+use spec::{Action, ClauseSpec, ListSpec, Through};
 
 /// One address, or one IPv6 /64: whoever has one address of it has them all.
 pub(crate) fn block_of(ip: IpAddr) -> IpAddr {
@@ -85,100 +90,6 @@ pub struct Verdict {
     pub allowed: bool,
     /// A list that only counts says no.
     pub would_refuse: bool,
-}
-
-// ---- as it comes ---------------------------------------------------------------------------------------------------
-
-/// `Access` of `drtp.api.snapshots`, as it comes: each list is read by itself, so that a newer one denies alone.
-#[derive(Debug, Clone, Default, Deserialize)]
-pub struct AccessSpec {
-    #[serde(default)]
-    lists: Vec<serde_json::Value>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
-struct ListSpec {
-    default: Action,
-    rules: Vec<RuleSpec>,
-    clauses: Vec<ClauseSpec>,
-    otherwise: Action,
-    dry_run: bool,
-}
-
-impl Default for ListSpec {
-    fn default() -> Self {
-        let (default, otherwise) = (Action::Deny, Action::Deny);
-        Self { default, rules: Vec::new(), clauses: Vec::new(), otherwise, dry_run: false }
-    }
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RuleSpec {
-    action: Action,
-    #[serde(default)]
-    cidrs: Vec<String>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ClauseSpec {
-    action: Action,
-    #[serde(default)]
-    cidrs: Vec<String>,
-    #[serde(default)]
-    countries: Vec<String>,
-    #[serde(default)]
-    organizations: Vec<String>,
-    #[serde(default)]
-    principals: Vec<String>,
-    #[serde(default)]
-    schedule: Option<Schedule>,
-    #[serde(default)]
-    through: Option<Through>,
-}
-
-impl From<RuleSpec> for ClauseSpec {
-    fn from(rule: RuleSpec) -> Self {
-        let RuleSpec { action, cidrs } = rule;
-        let (countries, organizations, principals) = (Vec::new(), Vec::new(), Vec::new());
-        Self { action, cidrs, countries, organizations, principals, schedule: None, through: None }
-    }
-}
-
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct Through {
-    pops: Vec<String>,
-    regions: Vec<String>,
-    countries: Vec<String>,
-}
-
-impl Through {
-    fn carries(&self, place: Option<&PopPlace>) -> Option<bool> {
-        let parts = [
-            (place.and_then(|place| place.pop.as_ref()), &self.pops),
-            (place.and_then(|place| place.region.as_ref()), &self.regions),
-            (place.and_then(|place| place.country.as_ref()), &self.countries),
-        ];
-        let mut unknown = false;
-        for (own, wanted) in parts.into_iter().filter(|(_, wanted)| !wanted.is_empty()) {
-            match own {
-                Some(own) if !wanted.contains(own) => return Some(false),
-                Some(_) => {}
-                None => unknown = true,
-            }
-        }
-        (!unknown).then_some(true)
-    }
-}
-
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-enum Action {
-    Allow,
-    #[default]
-    Deny,
 }
 
 // ---- compiled ------------------------------------------------------------------------------------------------------
