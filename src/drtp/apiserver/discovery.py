@@ -40,6 +40,7 @@ REVIEWS = (
     Review("identity.datumapis.com", "v1alpha", "ClusterRevocation", "clusterrevocations"),
     Review("identity.datumapis.com", "v1alpha", "Revocation", "revocations", namespaced=True),
     Review("identity.datumapis.com", "v1alpha", "UserToken", "usertokens"),
+    Review("policy.datumapis.com", "v1alpha", "PolicyReview", "policyreviews", namespaced=True),
 )
 
 

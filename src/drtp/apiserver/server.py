@@ -13,10 +13,11 @@ from aiohttp import web
 from prometheus_client import Counter, Histogram
 
 from drtp.api import rbac
+from drtp.api.drtp import GROUP as DRTP_GROUP
 from drtp.api.internal import ACCOUNT
 from drtp.api.people import Authenticator, TokenIssuer, User
 from drtp.api.revoking import Revoker
-from drtp.apiserver import discovery, openapi, reviews, revocations, usertokens
+from drtp.apiserver import discovery, openapi, policyreviews, reviews, revocations, usertokens
 from drtp.apiserver.calls import BODY_BYTES_MAX, Call, read_object
 from drtp.apiserver.failures import Failure, not_served, resource_name, translated
 from drtp.apiserver.granting import Granting
@@ -294,6 +295,10 @@ class ApiServer:
             return _json(await usertokens.issue(body, self._issuer), status=201)
         if target.plural in {"revocations", "clusterrevocations"}:
             return _json(await revocations.revoke(body, target.namespace, user, self._revoker), status=201)
+        if target.plural == "policyreviews":
+            # The answer speaks of policies: whoever may not read them gets none.
+            self._authorise(user, "list", target._replace(group=DRTP_GROUP, plural="drtpaccesspolicies"))
+            return _json(await policyreviews.answer(body, target.namespace, self._store, self._clock.now()), status=201)
         return _json(reviews.answer(target.plural, body, user, self._authoriser, target.namespace), status=201)
 
 

@@ -47,6 +47,7 @@ _VIEW = [
     _rule(READ, "", "configmaps", "events", "namespaces", "namespaces/status", "services", "services/status"),
     _rule(READ, drtp.GROUP, *_DRTP, *_status(*_DRTP)),
     _rule(READ, gatewayapi.GROUP, *_GATEWAY, *_status(*_WITH_STATUS)),
+    _rule(["create"], "policy.datumapis.com", "policyreviews"),
 ]
 # EndpointSlices are in no role (CVE-2021-25740), and status is for controllers to write.
 _EDIT = [

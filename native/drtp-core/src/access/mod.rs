@@ -13,7 +13,7 @@ mod nets;
 mod schedule;
 mod spec;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::IpNet;
@@ -114,25 +114,54 @@ impl Mask {
 
 /// A part of which a rule names values: which rules name each value, and which name none.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Named<K: Eq + std::hash::Hash> {
-    by_value: HashMap<K, Mask>,
+struct Named<K> {
+    /// In order, each with its words of `masks`.
+    values: Vec<K>,
+    masks: Vec<u64>,
     silent: Mask,
 }
 
-impl<K: Eq + std::hash::Hash> Named<K> {
+impl<K: Ord> Named<K> {
     /// `None` where no rule names any: nothing is taken away then.
     fn new(rules: Vec<Vec<K>>, words: usize) -> Option<Self> {
-        let mut found = Self { by_value: HashMap::new(), silent: Mask::none(words) };
+        let mut by_value: BTreeMap<K, Mask> = BTreeMap::new();
+        let mut silent = Mask::none(words);
         for (rule, values) in rules.into_iter().enumerate() {
             if values.is_empty() {
-                found.silent.set(rule);
+                silent.set(rule);
             }
             for value in values {
-                found.by_value.entry(value).or_insert_with(|| Mask::none(words)).set(rule);
+                by_value.entry(value).or_insert_with(|| Mask::none(words)).set(rule);
             }
         }
-        (!found.by_value.is_empty()).then_some(found)
+        let masks = by_value.values().flat_map(|mask| mask.0.iter().copied()).collect();
+        let values: Vec<K> = by_value.into_keys().collect();
+        (!values.is_empty()).then_some(Self { values, masks, silent })
     }
+
+    fn of(&self, value: &K) -> Option<&[u64]> {
+        let words = self.silent.0.len();
+        let index = self.values.binary_search(value).ok()?;
+        self.masks.get(index * words..(index + 1) * words)
+    }
+}
+
+/// Names of organisations and principals as numbers, the same in all lists: a caller's are looked up once.
+type Names = HashMap<String, u32>;
+
+fn numbered(names: &mut Names, values: Vec<String>) -> Vec<u32> {
+    let next = |names: &Names| names.len() as u32;
+    let number = |value| {
+        let fresh = next(names);
+        *names.entry(value).or_insert(fresh)
+    };
+    values.into_iter().map(number).collect()
+}
+
+/// What all lists ask of one caller: numbers of names that a rule has.
+struct Known {
+    organizations: Vec<u32>,
+    principals: Vec<u32>,
 }
 
 /// A part that many rules may share word for word, and which rules have it.
@@ -159,8 +188,10 @@ struct Rules {
     denies: Mask,
     nets: Nets,
     countries: Option<Named<Country>>,
-    organizations: Option<Named<String>>,
-    principals: Option<Named<String>>,
+    organizations: Option<Named<u32>>,
+    principals: Option<Named<u32>>,
+    /// Rules with a schedule or a way: looked at only while one of them can still speak.
+    further: Mask,
     schedules: Shared<Schedule>,
     throughs: Shared<Through>,
 }
@@ -177,21 +208,23 @@ struct List {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Access {
     lists: Vec<List>,
+    names: Names,
 }
 
 impl Access {
     /// Compiles; the second part says what could not be read and therefore denies.
     pub fn compile(spec: &AccessSpec) -> (Self, Option<String>) {
-        let mut complaint = None;
-        let lists = spec.lists.iter().map(|list| compile_list(list, &mut complaint)).collect();
-        (Self { lists }, complaint)
+        let (mut complaint, mut names) = (None, Names::new());
+        let lists = spec.lists.iter().map(|list| compile_list(list, &mut names, &mut complaint)).collect();
+        (Self { lists, names }, complaint)
     }
 
     /// The verdict on who asks.
     pub fn decide(&self, asking: &Asking) -> Verdict {
         let mut scratch = Scratch::default();
+        let known = asking.caller.map(|caller| self.known(caller));
         let mut verdict = Verdict { allowed: !self.lists.is_empty(), would_refuse: false };
-        for list in self.lists.iter().filter(|list| !list.allows(asking, &mut scratch)) {
+        for list in self.lists.iter().filter(|list| !list.allows(asking, known.as_ref(), &mut scratch)) {
             if list.dry_run {
                 verdict.would_refuse = true;
             } else {
@@ -199,6 +232,11 @@ impl Access {
             }
         }
         verdict
+    }
+
+    fn known(&self, caller: &Caller) -> Known {
+        let of = |names: &[String]| names.iter().filter_map(|name| self.names.get(name)).copied().collect();
+        Known { organizations: of(&caller.organizations), principals: of(&caller.principals) }
     }
 
     /// The verdict on somebody of whom the address alone is known, if that.
@@ -229,20 +267,21 @@ struct Scratch {
 }
 
 impl Scratch {
-    fn narrow<K, Q>(&mut self, named: Option<&Named<K>>, own: Option<&[Q]>)
-    where
-        K: Eq + std::hash::Hash + std::borrow::Borrow<Q>,
-        Q: Eq + std::hash::Hash,
-    {
+    fn narrow<K: Ord>(&mut self, named: Option<&Named<K>>, own: Option<&[K]>) {
         let Some(named) = named else { return };
         let Some(own) = own else { return each(&mut self.yes, &named.silent.0, |word, silent| word & silent) };
         self.kept.clear();
         self.kept.extend(&named.silent.0);
-        for mask in own.iter().filter_map(|value| named.by_value.get(value)) {
-            each(&mut self.kept, &mask.0, |word, more| word | more);
+        for mask in own.iter().filter_map(|value| named.of(value)) {
+            each(&mut self.kept, mask, |word, more| word | more);
         }
         each(&mut self.yes, &self.kept, |word, kept| word & kept);
         each(&mut self.maybe, &self.kept, |word, kept| word & kept);
+    }
+
+    /// Whether a rule of `mask` can still speak, so that more of it is worth looking at.
+    fn asks(&self, mask: &Mask) -> bool {
+        self.maybe.iter().zip(&mask.0).any(|(maybe, word)| maybe & word != 0)
     }
 
     fn take_away(&mut self, mask: &Mask, truth: Option<bool>) {
@@ -262,15 +301,15 @@ fn each(words: &mut [u64], others: &[u64], change: impl Fn(u64, u64) -> u64) {
 }
 
 impl List {
-    fn allows(&self, asking: &Asking, scratch: &mut Scratch) -> bool {
+    fn allows(&self, asking: &Asking, known: Option<&Known>, scratch: &mut Scratch) -> bool {
         let Some(rules) = &self.rules else { return false };
-        rules.judge(asking, scratch).unwrap_or(self.default) == Action::Allow
+        rules.judge(asking, known, scratch).unwrap_or(self.default) == Action::Allow
     }
 }
 
 impl Rules {
     /// The action of the first rule that speaks.
-    fn judge(&self, asking: &Asking, scratch: &mut Scratch) -> Option<Action> {
+    fn judge(&self, asking: &Asking, known: Option<&Known>, scratch: &mut Scratch) -> Option<Action> {
         scratch.yes.clear();
         scratch.maybe.clear();
         if let Some(address) = asking.address {
@@ -283,13 +322,19 @@ impl Rules {
             scratch.maybe.extend(self.allows.0.iter().zip(&self.denies.0).map(|(allows, denies)| allows | denies));
         }
         scratch.narrow(self.countries.as_ref(), asking.country.as_ref().map(std::slice::from_ref));
-        scratch.narrow(self.organizations.as_ref(), asking.caller.map(|caller| caller.organizations.as_slice()));
-        scratch.narrow(self.principals.as_ref(), asking.caller.map(|caller| caller.principals.as_slice()));
-        for (schedule, mask) in &self.schedules {
-            scratch.take_away(mask, schedule.speaks(asking.now));
-        }
-        for (through, mask) in &self.throughs {
-            scratch.take_away(mask, through.carries(asking.place));
+        scratch.narrow(self.organizations.as_ref(), known.map(|known| known.organizations.as_slice()));
+        scratch.narrow(self.principals.as_ref(), known.map(|known| known.principals.as_slice()));
+        if scratch.asks(&self.further) {
+            for (schedule, mask) in &self.schedules {
+                if scratch.asks(mask) {
+                    scratch.take_away(mask, schedule.speaks(asking.now));
+                }
+            }
+            for (through, mask) in &self.throughs {
+                if scratch.asks(mask) {
+                    scratch.take_away(mask, through.carries(asking.place));
+                }
+            }
         }
         for (word, (yes, maybe)) in scratch.yes.iter().zip(&scratch.maybe).enumerate() {
             let speaks = (yes & self.allows.0[word]) | (maybe & self.denies.0[word]);
@@ -304,14 +349,14 @@ impl Rules {
 
 // ---- compiling -----------------------------------------------------------------------------------------------------
 
-fn compile_list(list: &serde_json::Value, complaint: &mut Option<String>) -> List {
+fn compile_list(list: &serde_json::Value, names: &mut Names, complaint: &mut Option<String>) -> List {
     match ListSpec::deserialize(list) {
         Ok(mut spec) => {
             let (dry_run, clauses) = (spec.dry_run, std::mem::take(&mut spec.clauses));
             let (default, rules) = match (spec.rules.is_empty(), clauses.is_empty()) {
                 (false, false) => (spec.default, Err("rules beside clauses".to_owned())),
-                (true, false) => (spec.otherwise, compile_rules(clauses)),
-                _ => (spec.default, compile_rules(spec.rules.into_iter().map(ClauseSpec::from).collect())),
+                (true, false) => (spec.otherwise, compile_rules(clauses, names)),
+                _ => (spec.default, compile_rules(spec.rules.into_iter().map(ClauseSpec::from).collect(), names)),
             };
             let rules = rules.map_err(|error| complain(complaint, &error)).ok().map(Box::new);
             List { dry_run, default, rules }
@@ -328,12 +373,12 @@ fn complain(complaint: &mut Option<String>, error: &str) {
     complaint.get_or_insert_with(|| format!("unreadable access, {error}: its list denies everyone"));
 }
 
-fn compile_rules(clauses: Vec<ClauseSpec>) -> Result<Rules, String> {
+fn compile_rules(clauses: Vec<ClauseSpec>, names: &mut Names) -> Result<Rules, String> {
     let words = clauses.len().div_ceil(64).max(1);
     let (mut allows, mut denies) = (Mask::none(words), Mask::none(words));
     let (mut nets, mut countries) = (Vec::new(), Vec::new());
     let (mut organizations, mut principals) = (Vec::new(), Vec::new());
-    let (mut schedules, mut throughs) = (Vec::new(), Vec::new());
+    let (mut schedules, mut throughs, mut further) = (Vec::new(), Vec::new(), Mask::none(words));
     for (rule, clause) in clauses.into_iter().enumerate() {
         if clause.action == Action::Allow {
             allows.set(rule)
@@ -350,8 +395,11 @@ fn compile_rules(clauses: Vec<ClauseSpec>) -> Result<Rules, String> {
         if clause.schedule.as_ref().is_some_and(|schedule| !schedule.is_readable()) {
             return Err("schedule".to_owned());
         }
-        organizations.push(clause.organizations);
-        principals.push(clause.principals);
+        if clause.schedule.is_some() || clause.through.is_some() {
+            further.set(rule);
+        }
+        organizations.push(numbered(names, clause.organizations));
+        principals.push(numbered(names, clause.principals));
         schedules.push(clause.schedule);
         throughs.push(clause.through);
     }
@@ -362,6 +410,7 @@ fn compile_rules(clauses: Vec<ClauseSpec>) -> Result<Rules, String> {
         countries: Named::new(countries, words),
         organizations: Named::new(organizations, words),
         principals: Named::new(principals, words),
+        further,
         schedules: shared(&schedules, words),
         throughs: shared(&throughs, words),
     })
