@@ -462,6 +462,7 @@ fn a_bad_identity_is_refused_and_the_old_one_stays() {
     assert!(!format!("{:?}", world.authority.pop()).contains("PRIVATE"));
     let config = ServerConfig {
         web: None,
+        country_database: None,
         identity: world.authority.agent("a-1"),
         listeners: vec![],
         liveness: quick(),
@@ -649,6 +650,7 @@ fn readers_that_do_not_read_cannot_take_the_pops_memory() {
     let flow = drtp_core::Flow { budget_bytes: 2 * 1024 * 1024, ..drtp_core::Flow::default() };
     let pop = TunnelServer::new(ServerConfig {
         web: None,
+        country_database: None,
         identity: authority.pop(),
         listeners: vec!["127.0.0.1:0".parse().unwrap()],
         liveness: quick(),

@@ -83,6 +83,7 @@ class Pop:
                 liveness=QUICK,
                 limits=CoreLimits(pre_auth_max=pre_auth_max()),
                 web=_web_identity(settings),
+                country_database=str(settings.country_database) if settings.country_database else None,
             ),
             _tunnel_identity(identity),
         )

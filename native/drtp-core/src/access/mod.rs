@@ -349,24 +349,14 @@ impl Rules {
 
 // ---- compiling -----------------------------------------------------------------------------------------------------
 
-fn compile_list(list: &serde_json::Value, names: &mut Names, complaint: &mut Option<String>) -> List {
-    match ListSpec::deserialize(list) {
-        Ok(mut spec) => {
-            let (dry_run, clauses) = (spec.dry_run, std::mem::take(&mut spec.clauses));
-            let (default, rules) = match (spec.rules.is_empty(), clauses.is_empty()) {
-                (false, false) => (spec.default, Err("rules beside clauses".to_owned())),
-                (true, false) => (spec.otherwise, compile_rules(clauses, names)),
-                _ => (spec.default, compile_rules(spec.rules.into_iter().map(ClauseSpec::from).collect(), names)),
-            };
-            let rules = rules.map_err(|error| complain(complaint, &error)).ok().map(Box::new);
-            List { dry_run, default, rules }
-        }
-        // It may say anything, and so it denies.
-        Err(error) => {
-            complain(complaint, &error.to_string());
-            List { dry_run: false, default: Action::Deny, rules: None }
-        }
-    }
+fn compile_list(spec: &ListSpec, names: &mut Names, complaint: &mut Option<String>) -> List {
+    let (default, rules) = match (spec.rules.is_empty(), spec.clauses.is_empty()) {
+        (false, false) => (spec.default, Err("rules beside clauses".to_owned())),
+        (true, false) => (spec.otherwise, compile_rules(spec.clauses.clone(), names)),
+        _ => (spec.default, compile_rules(spec.rules.iter().cloned().map(ClauseSpec::from).collect(), names)),
+    };
+    let rules = rules.map_err(|error| complain(complaint, &error)).ok().map(Box::new);
+    List { dry_run: spec.dry_run, default, rules }
 }
 
 fn complain(complaint: &mut Option<String>, error: &str) {

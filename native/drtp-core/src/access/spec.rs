@@ -1,18 +1,20 @@
-//! Access as snapshots carry it. Whatever has a member that is not known here cannot be read, and denies.
+//! Access as snapshots carry it. Whatever has a member that is not known here cannot be read, and its entry is refused
+//! whole: nobody passes.
 
 use serde::Deserialize;
 
 use super::PopPlace;
 use super::schedule::Schedule;
 
-/// `Access` of `drtp.api.snapshots`, as it comes: each list is read by itself, so that a newer one denies alone.
+/// `Access` of `drtp.api.snapshots`, as it comes.
 #[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct AccessSpec {
     #[serde(default)]
-    pub(super) lists: Vec<serde_json::Value>,
+    pub(super) lists: Vec<ListSpec>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub(super) struct ListSpec {
     pub(super) default: Action,
@@ -29,7 +31,7 @@ impl Default for ListSpec {
     }
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RuleSpec {
     pub(super) action: Action,
@@ -37,7 +39,7 @@ pub(super) struct RuleSpec {
     pub(super) cidrs: Vec<String>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ClauseSpec {
     pub(super) action: Action,
