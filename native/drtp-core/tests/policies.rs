@@ -1,4 +1,4 @@
-//! Policies at a POP: by country, by the clock, by the way, and those that only count.
+//! Policies at a POP: by country, by the clock, by the carrier, and those that only count.
 
 mod world;
 

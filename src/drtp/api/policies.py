@@ -1,4 +1,4 @@
-"""The parts of a DRTPAccessPolicy: where, who, when and by which way, in the words that people write."""
+"""The parts of a DRTPAccessPolicy: where, who, when and carried by which POP, in the words that people write."""
 
 from __future__ import annotations
 

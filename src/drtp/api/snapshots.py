@@ -128,7 +128,7 @@ class RouteEntry(Model, frozen=True, tag="route", tag_field="type"):
     """The connection moves to other POPs; this one says how many visitors it still has."""
     limits: Limits = Limits()
     place: PopPlace | None = None
-    """Where this POP is, for rules that name the way."""
+    """Where this POP is, for rules that name carriers."""
     sources: tuple[Source, ...] = ()
 
 

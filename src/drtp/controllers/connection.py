@@ -166,9 +166,9 @@ def _of_service(world: World, change: Change) -> Iterable[Key]:
 
 
 def _of_policy(world: World, change: Change) -> Iterable[Key]:
-    """A policy that names the way may shut servers out, or let them in again."""
+    """A policy that names carriers may shut servers out, or let them in again."""
     versions = [one for stored in change.versions if (one := world.view.typed(DRTPAccessPolicy, stored))]
-    if not any(access.ways([one]).lists for one in versions):
+    if not any(access.carriage([one]).lists for one in versions):
         return
     for policy in versions:
         for where in indexes.policy_services(policy):
@@ -199,10 +199,10 @@ def _place(connection: DRTPConnection, service: DRTPService | None, world: World
     trips = _round_trips(connection, world)
     look_again: float | None = None
     candidates: list[Candidate] = []
-    ways = _ways(connection, service, world)
+    carriage = _carriage(connection, service, world)
     shut_out = 0
     for server in world.view.list(DRTPServer):
-        if not asking.may_carry(ways, access.place_of(server)):
+        if not asking.may_carry(carriage, access.place_of(server)):
             shut_out += 1
             continue
         candidates.append(_candidate(server, trips.get(server.metadata.name), now))
@@ -229,14 +229,14 @@ def _place(connection: DRTPConnection, service: DRTPService | None, world: World
     return _Assigned(placement.assign(chosen, settled, busy), len(chosen.names), look_again, moved, shut_out)
 
 
-def _ways(connection: DRTPConnection, service: DRTPService, world: World) -> Access:
-    """What the policies of a connection say of the way its visitors' bytes may take."""
+def _carriage(connection: DRTPConnection, service: DRTPService, world: World) -> Access:
+    """What the policies of a connection say of who may carry its visitors' bytes."""
     where = (service.metadata.namespace, service.metadata.name)
     found = [*access.attached(world.view.indexed(DRTPAccessPolicy, "service", where), service)]
     if connection.spec.access_policy_ref is not None:
         own = world.view.get(DRTPAccessPolicy, where[0], connection.spec.access_policy_ref.name)
         found.extend([own] if own else [])
-    return access.ways(found)
+    return access.carriage(found)
 
 
 def _is_settled(connection: DRTPConnection, chosen: Placement, present: tuple[str, ...]) -> bool:

@@ -179,14 +179,14 @@ def _enforced(policy: DRTPAccessPolicy, points: Iterable[tuple[str, bool | None]
 
 def _at_tunnels(policy: DRTPAccessPolicy, service: DRTPService, world: World) -> Iterable[tuple[str, bool]]:
     wanted = Source(policy.metadata.uid, policy.metadata.generation)
-    ways = access.ways([policy])
+    carriage = access.carriage([policy])
     where = (service.metadata.namespace, service.metadata.name)
     for connection in world.view.indexed(DRTPConnection, "service", where):
         for assigned in connection.spec.servers:
             uid = surroundings.server_uid(world, assigned.server_ref.name)
             state = world.observed.edge(uid) if uid else None
             server = world.view.get(DRTPServer, "", assigned.server_ref.name)
-            if server is not None and not asking.may_carry(ways, access.place_of(server)):
+            if server is not None and not asking.may_carry(carriage, access.place_of(server)):
                 continue  # It is told nothing of the connection.
             if state is not None and state.connected:
                 report = state.reports.get(entrykeys.route(connection.metadata.uid))

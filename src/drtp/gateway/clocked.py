@@ -1,6 +1,6 @@
 """Entries as a gateway carries them out at one moment: access by addresses alone, with the schedules looked at.
 
-A gateway knows a visitor's address and the time. Countries and the way are left to the POP, which decides again; what
+A gateway knows a visitor's address and the time. Countries and carriers are left to the POP, which decides again; what
 is left here lets in everybody whom the POP might (`rules.asking.by_address`). Live connections are the POP's to cut.
 """
 

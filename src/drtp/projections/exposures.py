@@ -258,14 +258,14 @@ def _endpoints(
     endpoint whose agent is away stays, as the last resort: the POP refuses its handshake and Envoy tries the next.
     """
     assigned = {one.server_ref.name for one in found.spec.servers}
-    ways = facts.ways(read, found, service)
+    carriage = facts.carriage(read, found, service)
     endpoints: list[PopEndpoint] = []
     for status in found.status.servers:
         name = status.server_ref.name
         server = read.get(DRTPServer, "", name) if name in assigned else None
         if server is None or status.programming_status not in _OPEN:
             continue
-        if not asking.may_carry(ways, access.place_of(server)):
+        if not asking.may_carry(carriage, access.place_of(server)):
             continue  # No visitor's bytes may pass there.
         if (status.endpoint_mode or EndpointMode.MTLS) not in {EndpointMode.MTLS, settings.endpoint_mode}:
             continue  # A POP does not choose that gateways reach it, or whoever it names, without proof (threat 5).

@@ -139,9 +139,9 @@ def connection_policies(read: Reader, found: DRTPConnection, service: DRTPServic
     return [*of_service, read.get(DRTPAccessPolicy, found.metadata.namespace, found.spec.access_policy_ref.name)]
 
 
-def ways(read: Reader, found: DRTPConnection, service: DRTPService) -> Access:
-    """What a connection's policies say of the way."""
-    return access.ways(one for one in connection_policies(read, found, service) if one is not None)
+def carriage(read: Reader, found: DRTPConnection, service: DRTPService) -> Access:
+    """What a connection's policies say of carriers."""
+    return access.carriage(one for one in connection_policies(read, found, service) if one is not None)
 
 
 def policies_above(read: Reader, route: Route, slots: Iterable[Slot]) -> tuple[Access, list[ObjectMeta]]:

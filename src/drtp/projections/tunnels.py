@@ -90,8 +90,8 @@ def connection(unit: Unit, read: Reader, settings: ProjectionSettings) -> Result
     result = Result()
     agent = agent_of(read, found)
     service = read.get(DRTPService, unit[1], found.spec.service_ref.name)
-    ways = facts.ways(read, found, service) if service else Access()
-    allowed = [one for one in found.spec.servers if _may_carry(read, one, ways)]
+    carriage = facts.carriage(read, found, service) if service else Access()
+    allowed = [one for one in found.spec.servers if _may_carry(read, one, carriage)]
     if agent is not None:
         result.facts["agent", agent.uid] = _Told(
             tuple((one.server_ref.name, one.role) for one in allowed),
@@ -105,7 +105,7 @@ def connection(unit: Unit, read: Reader, settings: ProjectionSettings) -> Result
         server = read.get(DRTPServer, "", assigned.server_ref.name)
         if server is not None:
             servers.append(server.metadata.uid)
-            place = access.place_of(server) if ways.lists else None
+            place = access.place_of(server) if carriage.lists else None
             entry = msgspec.structs.replace(route, leaving=assigned.role is Role.LEAVING, place=place)
             result.entries[EdgeRef(EdgeRole.POP, server.metadata.uid), entrykeys.route(found.metadata.uid)] = entry
     if agent is not None:
@@ -113,10 +113,10 @@ def connection(unit: Unit, read: Reader, settings: ProjectionSettings) -> Result
     return result
 
 
-def _may_carry(read: Reader, assigned: AssignedServer, ways: Access) -> bool:
+def _may_carry(read: Reader, assigned: AssignedServer, carriage: Access) -> bool:
     """Whether policies let anybody's bytes pass there. A server that is not known yet is nowhere yet."""
-    server = read.get(DRTPServer, "", assigned.server_ref.name) if ways.lists else None
-    return not ways.lists or (server is not None and asking.may_carry(ways, access.place_of(server)))
+    server = read.get(DRTPServer, "", assigned.server_ref.name) if carriage.lists else None
+    return not carriage.lists or (server is not None and asking.may_carry(carriage, access.place_of(server)))
 
 
 def agent_of(read: Reader, found: DRTPConnection) -> EdgeRef | None:

@@ -164,18 +164,18 @@ def holds_at(policy: DRTPAccessPolicy, point: EnforcementPoint) -> bool:
 
 
 def place_of(server: DRTPServer) -> PopPlace:
-    """Where a tunnel server is, for rules that name the way."""
+    """Where a tunnel server is, for rules that name carriers."""
     return PopPlace(pop=server.spec.pop, region=server.spec.region, country=server.spec.country)
 
 
-def ways(policies: Iterable[DRTPAccessPolicy]) -> Access:
-    """Those of the policies' lists that name the way, for `asking.may_carry`."""
+def carriage(policies: Iterable[DRTPAccessPolicy]) -> Access:
+    """Those of the policies' lists that name carriers, for `asking.may_carry`."""
     held = (policy_list(policy) for policy in policies if holds_at(policy, EnforcementPoint.TUNNEL))
-    return Access(lists=tuple(one for one in held if asks_way(one)))
+    return Access(lists=tuple(one for one in held if asks_carriage(one)))
 
 
-def asks_way(one: AccessList) -> bool:
-    """Whether a rule of the list names the way."""
+def asks_carriage(one: AccessList) -> bool:
+    """Whether a rule of the list names carriers."""
     return any(clause.through is not None for clause in one.clauses)
 
 

@@ -1,4 +1,4 @@
-"""One decision: who asks, from where, when and by which way, held against compiled lists.
+"""One decision: who asks, from where, when and carried by which POP, held against compiled lists.
 
 The native core decides the same (`native/drtp-core/src/access`): shared vectors and a differential of random cases
 hold the two together. What is not known is not False: a rule that allows speaks only where every part of it is known
@@ -237,7 +237,7 @@ def _may_carry(one: AccessList, place: PopPlace | None) -> bool:
         return True
     for clause in clauses:
         here = True if clause.through is None else carried(clause.through, place)
-        alone = _without_way(clause)
+        alone = _of_everybody(clause)
         if clause.action is Action.ALLOW and here is True:
             return True
         if clause.action is Action.DENY and here is not False and alone:
@@ -245,7 +245,7 @@ def _may_carry(one: AccessList, place: PopPlace | None) -> bool:
     return default is Action.ALLOW
 
 
-def _without_way(clause: AccessClause) -> bool:
+def _of_everybody(clause: AccessClause) -> bool:
     """Whether it speaks of everybody, whatever they are."""
     return not (clause.cidrs or clause.countries or clause.organizations or clause.principals or clause.schedule)
 
@@ -253,7 +253,7 @@ def _without_way(clause: AccessClause) -> bool:
 def by_address(access: Access, now: int) -> Access:
     """What is left for whoever knows the visitor's address and the time alone, as lists of addresses.
 
-    It lets in everybody whom the whole decision might let in, and nobody else whom it can tell: a country and the way
+    It lets in everybody whom the whole decision might let in, and nobody else whom it can tell: countries and carriers
     are left to the POP, and a visitor at a public place has shown no identity.
     """
     lists = tuple(_by_address(one, now) for one in access.lists if not one.dry_run)

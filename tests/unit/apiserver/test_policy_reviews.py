@@ -34,8 +34,8 @@ async def policy(api: Served, *rules: dict[str, Any], name: str = "partners", **
     assert status == 201, said
 
 
-async def asked(api: Served, *, token: str = JOE, **spec: Any) -> dict[str, Any]:
-    status, said = await api.call("POST", AT, {"spec": {"service": "postgres", **spec}}, token=token)
+async def asked(api: Served, **spec: Any) -> dict[str, Any]:
+    status, said = await api.call("POST", AT, {"spec": {"service": "postgres", **spec}}, token=JOE)
     assert status == 201, said
     return said["status"]
 
@@ -76,7 +76,7 @@ async def test_the_way_is_that_of_a_server(api: Served) -> None:
     await exposed(api)
     await policy(api, {"name": "germany", "action": "Allow", "through": {"countries": ["DE"]}})
     location = {"latitude": "50.1", "longitude": "8.7"}
-    server = {"pop": "fra", "country": "DE", "location": location, "serverIP": "203.0.113.1"}
+    server: dict[str, Any] = {"pop": "fra", "country": "DE", "location": location, "serverIP": "203.0.113.1"}
     server["listeners"] = [{"transport": "TLS", "port": 443}]
     head = {"apiVersion": f"{GROUP}/v1alpha", "kind": "DRTPServer", "metadata": {"name": "fra-1"}, "spec": server}
     assert (await api.call("POST", f"/apis/{GROUP}/v1alpha/drtpservers", head))[0] == 201

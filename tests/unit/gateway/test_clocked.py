@@ -24,9 +24,9 @@ HOUR = timedelta(hours=1)
 UNTIL_ONE = AccessSchedule(not_after=int((NOON + HOUR).timestamp()))
 
 
-def tcp(*clauses: AccessClause, **more: bool) -> TcpExposure:
+def tcp(*clauses: AccessClause, dry_run: bool = False) -> TcpExposure:
     open_to_all = AccessList(default=Action.ALLOW)
-    lists = (open_to_all, AccessList(clauses=clauses, **more)) if clauses or more else (open_to_all,)
+    lists = (open_to_all, AccessList(clauses=clauses, dry_run=dry_run)) if clauses or dry_run else (open_to_all,)
     return TcpExposure(address="127.0.0.1", port=15432, access=Access(lists=lists), backends=())
 
 

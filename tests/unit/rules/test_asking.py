@@ -37,17 +37,15 @@ def judged(case: dict[str, Any]) -> tuple[bool, bool | None]:
     except msgspec.ValidationError:
         return False, None
     caller, place = case.get("caller"), case.get("place")
-    return tuple(
-        asking.decide(
-            access,
-            Asking(
-                address=case.get("address"),
-                country=case.get("country"),
-                now=case.get("now", 0),
-                caller=Caller(caller["kind"], caller["name"], tuple(caller["organizations"])) if caller else None,
-                place=msgspec.convert(place, PopPlace) if place else None,
-            ),
-        )
+    return asking.decide(
+        access,
+        Asking(
+            address=case.get("address"),
+            country=case.get("country"),
+            now=case.get("now", 0),
+            caller=Caller(caller["kind"], caller["name"], tuple(caller["organizations"])) if caller else None,
+            place=msgspec.convert(place, PopPlace) if place else None,
+        ),
     )
 
 

@@ -190,7 +190,7 @@ struct Rules {
     countries: Option<Named<Country>>,
     organizations: Option<Named<u32>>,
     principals: Option<Named<u32>>,
-    /// Rules with a schedule or a way: looked at only while one of them can still speak.
+    /// Rules with a schedule or a carrier: looked at only while one of them can still speak.
     further: Mask,
     schedules: Shared<Schedule>,
     throughs: Shared<Through>,

@@ -84,7 +84,7 @@ pub(super) struct RouteSpec {
     pub(super) enabled: bool,
     #[serde(default)]
     pub(super) limits: LimitsSpec,
-    /// Where this POP is, for rules that name the way.
+    /// Where this POP is, for rules that name carriers.
     #[serde(default)]
     pub(super) place: Option<PopPlace>,
     #[serde(default)]

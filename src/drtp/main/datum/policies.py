@@ -71,7 +71,8 @@ def _show(console: Console, status: dict[str, Any]) -> None:
         dry = " (DryRun: not enforced)" if one["mode"] == "DryRun" else ""
         console.print(f"  {_safe(one['list'])}: {one['decision']} by {_safe(one['rule'])}{dry}")
         for rule in one["rules"]:
-            parts = ", ".join(f"{name} {truth.lower()}" for name, truth in (rule.get("parts") or {}).items())
+            given: dict[str, str] = rule.get("parts", {})
+            parts = ", ".join(f"{name} {truth.lower()}" for name, truth in given.items())
             console.print(f"    {_safe(rule['name'])} ({rule['action']}): {rule['speaks'].lower()}  {parts}".rstrip())
 
 
