@@ -119,12 +119,12 @@ async def _place(
         stored = await store.get(Key(kind_key(DRTPServer), "", asked))
         return access.place_of(_typed(DRTPServer, stored.object)), asked
     servers = {one.metadata.name: one for one in await _all(store, DRTPServer, None)}
-    ways = access.ways(policies)
+    carriage = access.carriage(policies)
     for connection in await _all(store, DRTPConnection, service.metadata.namespace):
         if connection.spec.service_ref.name == service.metadata.name:
             for assigned in connection.spec.servers:
                 server = servers.get(assigned.server_ref.name)
-                if server is not None and asking.may_carry(ways, access.place_of(server)):
+                if server is not None and asking.may_carry(carriage, access.place_of(server)):
                     return access.place_of(server), server.metadata.name
     return None, ""
 

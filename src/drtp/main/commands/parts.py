@@ -12,9 +12,10 @@ import msgspec
 from drtp import __version__
 from drtp.api.drtp import DRTPServerSpec, ServerListener, Transport
 from drtp.api.drtp import Location as Place
+from drtp.api.policies import Country, Region
 from drtp.api.reports import GatewayRegistration, PopRegistration
 from drtp.main.commands.joining import ensure_identity, join_options, read_join, take_as_moved
-from drtp.main.commands.options import Location, OutputForm, balancers_option, output_option, port_option
+from drtp.main.commands.options import Location, OutputForm, Worded, balancers_option, output_option, port_option
 from drtp.main.lifeline import hold_lifeline
 from drtp.main.shell import Misconfigured, run_async, set_up_logs
 from drtp.pop.settings import PopSettings
@@ -67,8 +68,18 @@ def controlplane(
 @click.option("--pop", "pop_name", envvar="DRTP_POP", required=True, help="Point of presence, such as nyc.")
 @click.option("--failure-domain", envvar="DRTP_FAILURE_DOMAIN", help="What fails together.  [default: the POP]")
 @click.option("--location", type=Location(), envvar="DRTP_LOCATION", required=True, help="Where it stands.")
-@click.option("--region", envvar="DRTP_REGION", help="The region it is in, for policies: such as eu-central.")
-@click.option("--country", envvar="DRTP_COUNTRY", help="The country it is in, for policies: such as DE.")
+@click.option(
+    "--region",
+    type=Worded("REGION", Region, "eu-central"),
+    envvar="DRTP_REGION",
+    help="The region it is in, for policies: such as eu-central.",
+)
+@click.option(
+    "--country",
+    type=Worded("CC", Country, "DE"),
+    envvar="DRTP_COUNTRY",
+    help="The country it is in, for policies: such as DE.",
+)
 @click.option(
     "--country-database",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
