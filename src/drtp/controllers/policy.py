@@ -126,6 +126,8 @@ def _conclusions(policy: DRTPAccessPolicy, target: PolicyTarget, world: World) -
     faults = access.policy_faults(policy)
     dry_run = policy.spec.mode is PolicyMode.DRY_RUN
     what = "Tunnel servers count whom the policy would refuse." if dry_run else "The policy narrows who may pass."
+    if any(rule.organizations or rule.principals for rule in policy.spec.rules):
+        what += " Visitors of public places show no identity: whom a rule names by one comes by `datumctl connect`."
     accepted = yes(Aspect.ACCEPTED, Reason.ACCEPTED, what)
     if faults:
         code = "DRTP-6009" if isinstance(faults[0], access.Unreadable) else "DRTP-6031"

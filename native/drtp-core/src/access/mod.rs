@@ -371,9 +371,9 @@ fn compile_rules(clauses: Vec<ClauseSpec>, names: &mut Names) -> Result<Rules, S
     let (mut schedules, mut throughs, mut further) = (Vec::new(), Vec::new(), Mask::none(words));
     for (rule, clause) in clauses.into_iter().enumerate() {
         if clause.action == Action::Allow {
-            allows.set(rule)
+            allows.set(rule);
         } else {
-            denies.set(rule)
+            denies.set(rule);
         }
         let read = |text: &String| parse_net(text).ok_or_else(|| format!("CIDR {text:?}"));
         nets.push(clause.cidrs.iter().map(read).collect::<Result<Vec<_>, _>>()?);
