@@ -96,7 +96,7 @@ class GatewayHost:
             return
         self._snapshot = snapshot
         self._take()
-        self._suspects.forget_changed(snapshot.entries)
+        self._suspects.forget_changed(self._entries)
         self._prober.aim(_targets(snapshot.entries))
         self._rebuild()
 
