@@ -178,11 +178,11 @@ def _above(read: Reader, found: Route, where: tuple[str, str], origin: list[Obje
     slots: list[Slot] = []
     for ref in found.spec.parent_refs:
         parent = parent_key(ref, found.metadata.namespace)
-        verdict = parent and attachment.attach(
-            found, ref, parent_slots(read, parent), facts.labels_of(read), facts.claim_of(read)
-        )
-        here = verdict.bindings if verdict else ()
-        slots += [slot for slot, _ in here if (slot.address or "", str(slot.listener.port)) == where]
+        # Where no policy is on the Gateway, its many slots are not looked at, and their changes concern nobody here.
+        if parent is None or not facts.is_under_policy(read, parent):
+            continue
+        verdict = attachment.attach(found, ref, parent_slots(read, parent), facts.labels_of(read), facts.claim_of(read))
+        slots += [slot for slot, _ in verdict.bindings if (slot.address or "", str(slot.listener.port)) == where]
     compiled, used = facts.policies_above(read, found, slots)
     origin.extend(used)
     return compiled

@@ -144,6 +144,16 @@ def carriage(read: Reader, found: DRTPConnection, service: DRTPService) -> Acces
     return access.carriage(one for one in connection_policies(read, found, service) if one is not None)
 
 
+def is_under_policy(read: Reader, parent: indexes.Parent) -> bool:
+    """Whether a policy is on the Gateway that a route's parent is or adds to, or may be: one that cannot be read."""
+    kind, namespace, name = parent
+    found = read.get(ListenerSet, namespace, name) if kind == "ListenerSet" else None
+    where = next(indexes.listener_set_gateway(found)) if found else (namespace, name)
+    return bool(read.indexed(DRTPAccessPolicy, "target", ("Gateway", *where))) or read.unreadable(
+        DRTPAccessPolicy, where[0]
+    )
+
+
 def policies_above(read: Reader, route: Route, slots: Iterable[Slot]) -> tuple[Access, list[ObjectMeta]]:
     """What policies on a route, and on the Gateways of the `slots` that it is on, add to its visitors' lists."""
     namespace = route.metadata.namespace

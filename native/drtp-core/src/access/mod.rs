@@ -294,8 +294,11 @@ impl Scratch {
     }
 }
 
+#[inline]
 fn each(words: &mut [u64], others: &[u64], change: impl Fn(u64, u64) -> u64) {
-    for (word, other) in words.iter_mut().zip(others) {
+    let mut others = others.iter();
+    for word in words {
+        let Some(other) = others.next() else { return };
         *word = change(*word, *other);
     }
 }
