@@ -262,7 +262,7 @@ def _endpoints(
     endpoints: list[PopEndpoint] = []
     for status in found.status.servers:
         name = status.server_ref.name
-        server = read.get(DRTPServer, "", name) if name in assigned else None
+        server = facts.tunnel_server(read, name) if name in assigned else None
         if server is None or status.programming_status not in _OPEN:
             continue
         if not asking.may_carry(carriage, access.place_of(server)):

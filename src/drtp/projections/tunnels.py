@@ -82,6 +82,12 @@ def deny(_unit: Unit, read: Reader, _settings: ProjectionSettings) -> Result:
     return Result({(pop, entrykeys.DENY): entry for pop in read.value(facts.POPS) or ()})
 
 
+def denied_pops(_unit: Unit, read: Reader, _settings: ProjectionSettings) -> Result:
+    """Uids of the POPs that are denied, sorted."""
+    denied = read.indexed(EdgeIdentity, "denied", True)
+    return Result(value=tuple(sorted(one.metadata.name for one in denied if one.spec.role is EdgeRole.POP)))
+
+
 def connection(unit: Unit, read: Reader, settings: ProjectionSettings) -> Result:
     """One connection: its endpoint on each assigned POP, and the service in its agent's plan."""
     found = read.get(DRTPConnection, unit[1], unit[2])
@@ -102,7 +108,7 @@ def connection(unit: Unit, read: Reader, settings: ProjectionSettings) -> Result
     route = _route(read, settings, found, service, agent)
     servers: list[str] = []
     for assigned in allowed:
-        server = read.get(DRTPServer, "", assigned.server_ref.name)
+        server = facts.tunnel_server(read, assigned.server_ref.name)
         if server is not None:
             servers.append(server.metadata.uid)
             place = access.place_of(server) if carriage.lists else None
@@ -122,21 +128,22 @@ def _may_carry(read: Reader, assigned: AssignedServer, carriage: Access) -> bool
 def agent_of(read: Reader, found: DRTPConnection) -> EdgeRef | None:
     """The agent that may serve a connection: an identity of that role and tenant, not denied. A claim is no proof."""
     uid = found.spec.client.agent_id
-    tenant: str | None = read.value(("identity", uid)) if uid else None
-    return EdgeRef(EdgeRole.AGENT, uid) if uid and tenant == found.metadata.namespace else None
+    wanted = facts.Standing(EdgeRole.AGENT, found.metadata.namespace, denied=False)
+    return EdgeRef(EdgeRole.AGENT, uid) if uid and facts.standing(read, uid) == wanted else None
 
 
 def identity(unit: Unit, read: Reader, _settings: ProjectionSettings) -> Result:
-    """The tenant of an agent that is not denied: of its whole record, what its many connections depend on."""
-    known = facts.identity(read, unit[1])
-    return Result(value=known.spec.namespace if known and known.spec.role is EdgeRole.AGENT else None)
+    """How one identity stands."""
+    known = read.get(EdgeIdentity, "", unit[1])
+    return Result(value=facts.Standing(known.spec.role, known.spec.namespace, known.spec.denied) if known else None)
 
 
 def _route(
     read: Reader, settings: ProjectionSettings, found: DRTPConnection, service: DRTPService, agent: EdgeRef | None
 ) -> RouteEntry:
     compiled, origin = facts.service_access(read, service, EnforcementPoint.TUNNEL)
-    limits = access.narrowed(settings.limits, filter(None, facts.connection_policies(read, found, service)))
+    usual = facts.limits(read, found.metadata.namespace, settings.limits)
+    limits = access.narrowed(usual, filter(None, facts.connection_policies(read, found, service)))
     if found.spec.access_policy_ref is not None:
         own = read.get(DRTPAccessPolicy, found.metadata.namespace, found.spec.access_policy_ref.name)
         # A connection that names a policy nobody has is closed, not open.
@@ -182,7 +189,7 @@ def _plan(found: DRTPConnection, service: DRTPService, servers: tuple[str, ...])
 def agent(unit: Unit, read: Reader, settings: ProjectionSettings) -> Result:
     """The tunnel servers an agent keeps sessions with: those of all its connections, each in its foremost role.
 
-    And those that it measures, because it may be given them.
+    And those that it measures, because it may be given them, and the POPs that it must believe no more.
     """
     uid = unit[1]
     told = [cast("_Told", fact) for fact in read.facts().values()]
@@ -194,7 +201,7 @@ def agent(unit: Unit, read: Reader, settings: ProjectionSettings) -> Result:
         role = Role.TERTIARY if assigned is Role.LEAVING else assigned
         roles[name] = min(roles.get(name, role), role, key=ROLES.index)
     for name, role in roles.items():
-        server = read.get(DRTPServer, "", name)
+        server = facts.tunnel_server(read, name)
         port = _tunnel_port(server) if server else None
         if server is None or port is None:
             continue
@@ -207,6 +214,10 @@ def agent(unit: Unit, read: Reader, settings: ProjectionSettings) -> Result:
             role=role,
             sources=facts.sources([server.metadata]),
         )
+    denied = cast("tuple[str, ...]", read.value(facts.DENIED_POPS) or ())
+    if told and denied:
+        entry = DenyEntry(minimum_generation=dict.fromkeys(denied, -1))
+        result.entries[EdgeRef(EdgeRole.AGENT, uid), entrykeys.DENY] = entry
     return result
 
 
@@ -227,7 +238,9 @@ def servers(_unit: Unit, read: Reader, _settings: ProjectionSettings) -> Result:
             position=position_of(one.spec.location),
         )
         for one in read.indexed(DRTPServer, "all", True)
-        if not one.spec.unschedulable and (port := _tunnel_port(one)) is not None
+        if not one.spec.unschedulable
+        and (port := _tunnel_port(one)) is not None
+        and one.metadata.uid not in (read.value(facts.DENIED_POPS) or ())
     ]
     return Result(value=tuple(sorted(found, key=lambda one: one.name)))
 
@@ -251,7 +264,7 @@ def _measures(
 
 def server(unit: Unit, read: Reader, settings: ProjectionSettings) -> Result:
     """A POP that every gateway probes by itself, and that measures others near it."""
-    found = read.get(DRTPServer, "", unit[1])
+    found = facts.tunnel_server(read, unit[1])
     if found is None:
         return Result()
     uid = found.metadata.uid
