@@ -52,6 +52,7 @@ REVIEWS = (
     Review("identity.datumapis.com", "v1alpha", "ServiceCredentials", "servicecredentials", namespaced=True),
     Review("identity.datumapis.com", "v1alpha", "UserPassword", "userpasswords"),
     Review("identity.datumapis.com", "v1alpha", "UserToken", "usertokens"),
+    Review("policy.datumapis.com", "v1alpha", "PolicyReview", "policyreviews", namespaced=True),
 )
 
 

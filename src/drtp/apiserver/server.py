@@ -13,12 +13,22 @@ from aiohttp import web
 from prometheus_client import Counter, Histogram
 
 from drtp.api import rbac
+from drtp.api.drtp import GROUP as DRTP_GROUP
 from drtp.api.internal import ACCOUNT
 from drtp.api.jsonvalue import JsonObject
 from drtp.api.meta import Key
 from drtp.api.people import Authenticator, CredentialIssuer, TokenIssuer, User
 from drtp.api.revoking import Revoker
-from drtp.apiserver import accounttokens, discovery, openapi, owncredentials, reviews, revocations, usertokens
+from drtp.apiserver import (
+    accounttokens,
+    discovery,
+    openapi,
+    owncredentials,
+    policyreviews,
+    reviews,
+    revocations,
+    usertokens,
+)
 from drtp.apiserver.auditqueries import AuditQueries
 from drtp.apiserver.calls import BODY_BYTES_MAX, Call, read_object
 from drtp.apiserver.changes import Changes
@@ -376,6 +386,10 @@ class ApiServer:
                 return await self._organizations.invite(body, namespace, user)
             case "invitationacceptances":
                 return await self._organizations.accept(body, user)
+            case "policyreviews":
+                # The answer speaks of policies: whoever may not read them gets none.
+                self._authorise(user, "list", target._replace(group=DRTP_GROUP, plural="drtpaccesspolicies"))
+                return await policyreviews.answer(body, namespace, self._store, self._clock.now())
             case plural if plural in owncredentials.PLURALS:
                 return await owncredentials.answer(plural, body, user, self._own)
             case _:

@@ -685,6 +685,17 @@ CONDITIONS: dict[str, Code] = {
         "Correct the field named, or write the object anew; upgrade the part that is older. Until then an access "
         "policy that cannot be read closes its namespace.",
     ),
+    "DRTP-6030": Code(
+        "No server allowed by policy",
+        "Access policies name the POPs that may carry the bytes (`through`), and none of those takes connections.",
+        "Widen `through`, or ask the operator for a POP there: a POP says its region and country when it starts.",
+    ),
+    "DRTP-6031": Code(
+        "Policy names what cannot be held where it is to hold",
+        "A rule has a schedule that cannot be read, or names what gateways do not know, and only they hold the policy. "
+        "It denies everybody.",
+        "Mend the part that the condition names, or target the DRTPService and leave `enforcementPoints` out.",
+    ),
     "DRTP-6020": Code(
         "Reference not granted",
         "A route or listener refers to another namespace, which has not granted it. Whether it is there is not said.",

@@ -31,6 +31,7 @@ cli = LazyGroup(
         "delete": "drtp.main.datum.resources:delete",
         "enable": "drtp.main.datum.switch:enable",
         "disable": "drtp.main.datum.switch:disable",
+        "policy": "drtp.main.datum.policies:policy",
         "revoke": "drtp.main.datum.revoking:revoke",
         "audit": "drtp.main.datum.auditing:audit",
         "create": "drtp.main.datum.creating:create",

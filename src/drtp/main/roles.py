@@ -52,6 +52,7 @@ _VIEW = [
     _rule(READ, drtp.GROUP, *_DRTP, *_status(*_DRTP)),
     _rule(READ, gatewayapi.GROUP, *_GATEWAY, *_status(*_WITH_STATUS)),
     _rule(READ, catalogue.CATALOG_GROUP, "catalogentries"),
+    _rule(["create"], "policy.datumapis.com", "policyreviews"),
 ]
 # EndpointSlices are in no role (CVE-2021-25740), and status is for controllers to write.
 _EDIT = [

@@ -133,7 +133,9 @@ class View:
         try:
             decoded = msgspec.json.decode(stored.raw, type=model)
         except msgspec.MsgspecError as error:
-            self._quarantine(stored.key, str(error))
+            # What it was before it was mended, or before it was gone, says nothing of what is there now.
+            if current:
+                self._quarantine(stored.key, str(error))
             return None
         if current:
             self._typed[stored.key] = decoded
