@@ -716,10 +716,8 @@ fn a_silent_visitor_does_not_hold_up_a_goodbye() {
 #[test]
 fn a_burst_of_visitors_who_have_spoken_is_served_whole_by_rooms_that_are_smaller() {
     let authority = Authority::new();
-    let pop = pop_with(
-        &authority,
-        CoreLimits { pre_auth_max: 128, pre_auth_per_address_max: 128, ..CoreLimits::default() },
-    );
+    let pop =
+        pop_with(&authority, CoreLimits { pre_auth_max: 128, pre_auth_per_address_max: 128, ..CoreLimits::default() });
     let port = free_port("127.0.0.1");
     let declared = with(route(port), json!({"plainFrom": ["127.0.0.0/8"]}));
     assert_ok(&pop.apply(&whole(json!({"route/c-1": declared}))));
