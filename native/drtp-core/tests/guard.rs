@@ -443,6 +443,7 @@ fn a_bad_identity_is_refused_and_the_old_one_stays() {
     let config = ServerConfig {
         web: None,
         pulse: None,
+        country_database: None,
         identity: world.authority.agent("a-1"),
         listeners: vec![],
         liveness: quick(),
@@ -631,6 +632,7 @@ fn readers_that_do_not_read_cannot_take_the_pops_memory() {
     let pop = TunnelServer::new(ServerConfig {
         web: None,
         pulse: None,
+        country_database: None,
         identity: authority.pop(),
         listeners: vec!["127.0.0.1:0".parse().unwrap()],
         liveness: quick(),
