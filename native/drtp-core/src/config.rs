@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -156,6 +157,10 @@ pub struct ServerConfig {
     /// A database in MaxMind's format that says in which country a visitor's address is; unknown when absent.
     #[serde(default)]
     pub country_database: Option<std::path::PathBuf>,
+    /// A Unix socket at which the driver answers each connection with one byte, and closes it: who waits in vain knows
+    /// that it stands still.
+    #[serde(default)]
+    pub pulse: Option<PathBuf>,
     /// Liveness of agents' lanes.
     #[serde(default)]
     pub liveness: Liveness,

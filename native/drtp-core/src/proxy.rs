@@ -14,6 +14,8 @@ const V1_LINE_MAX: usize = 107;
 const TLV_STREAM_ID: u8 = 0xe0;
 /// TLV: the service id.
 const TLV_SERVICE: u8 = 0xe1;
+/// TLV: the gateway's uid, which counts where nothing but a file's mode says who it is.
+const TLV_GATEWAY: u8 = 0xe2;
 
 /// What a header says. Addresses are absent for LOCAL, UNKNOWN and UNSPEC: they are never invented.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -26,6 +28,8 @@ pub struct Header {
     pub stream_id: [u8; 16],
     /// The service that the gateway meant.
     pub service: Option<String>,
+    /// The gateway's own uid, as it says.
+    pub gateway: Option<String>,
 }
 
 /// A header that must not be believed.
@@ -133,9 +137,10 @@ fn tlvs(mut rest: &[u8], header: &mut Header) -> Result<(), ProxyError> {
                     return Err(ProxyError::Malformed);
                 }
             }
-            TLV_SERVICE => {
+            TLV_SERVICE | TLV_GATEWAY => {
+                let field = if *kind == TLV_SERVICE { &mut header.service } else { &mut header.gateway };
                 let text = std::str::from_utf8(value).map_err(|_| ProxyError::Malformed)?;
-                if header.service.replace(text.to_owned()).is_some() {
+                if field.replace(text.to_owned()).is_some() {
                     return Err(ProxyError::Malformed);
                 }
             }

@@ -21,6 +21,7 @@ from drtp.gateway.culprits import Suspects
 from drtp.gateway.envoy import EnvoyProcess
 from drtp.gateway.flows import FlowBook, RotatingLog
 from drtp.gateway.ledger import Docket, Ledger
+from drtp.gateway.neighbours import Neighbours
 from drtp.gateway.probes import Findings, Prober, client_context
 from drtp.gateway.program import Builder, Credentials, Program
 from drtp.gateway.resources import Kind
@@ -70,6 +71,7 @@ class GatewayHost:
         self._docket = Docket(self._ledger)
         self._discovery = DiscoveryService(self._ledger, clock)
         self._prober = Prober(settings.probe_interval_s, clock)
+        self.neighbours = Neighbours(settings.pop_sockets, clock)
         self._audit = RotatingLog(places.audit_log, settings.access_log_bytes_max, settings.access_logs_kept)
         self.envoy = EnvoyProcess(settings, places, clock)
         logs = AccessLogs(audit_path=str(places.audit_log))
@@ -98,6 +100,7 @@ class GatewayHost:
         self._take()
         self._suspects.forget_changed(self._entries)
         self._prober.aim(_targets(snapshot.entries))
+        self.neighbours.aim(_targets(snapshot.entries))
         self._rebuild()
 
     def _take(self) -> None:
@@ -123,6 +126,7 @@ class GatewayHost:
             credentials=self._credentials,
             dead=found.dead,
             leaving=found.leaving,
+            near=self.neighbours.found.value or {},
             refused=self._suspects.refused.keys(),
         )
         self._docket.follow(self._envoys, self._program)
@@ -194,9 +198,11 @@ class GatewayHost:
                             self._keep_envoy(),
                             self._settle(),
                             self._heed_probes(),
+                            self._heed_neighbours(),
                             self._offer_again(),
                             self._count(),
                             self._prober.run(),
+                            self.neighbours.run(),
                             self.udp.run(),
                             self._heed_udp(),
                             self._turn_with_the_clock(),
@@ -260,6 +266,10 @@ class GatewayHost:
 
     async def _heed_probes(self) -> None:
         async for _found in self._prober.found:
+            self._rebuild()
+
+    async def _heed_neighbours(self) -> None:
+        async for _found in self.neighbours.found:
             self._rebuild()
 
     async def _heed_udp(self) -> None:

@@ -23,6 +23,7 @@ cli = LazyGroup(
         "serve": "drtp.main.datum.serve_command:serve",
         "status": "drtp.main.datum.status:status",
         "servers": "drtp.main.datum.servers:servers",
+        "catalog": "drtp.main.datum.catalog:catalog",
         "diagnose": "drtp.main.datum.diagnose:diagnose",
         "get": "drtp.main.datum.resources:get",
         "describe": "drtp.main.datum.resources:describe",

@@ -102,7 +102,7 @@ const fn yes() -> bool {
     true
 }
 
-/// `{"address": "127.0.0.1", "port": 31001}` or `{"path": "/run/…"}`.
+/// `{"address": "127.0.0.1", "port": 31001}`, `{"path": "/run/…"}`, or both.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub(super) struct BindSpec {
     #[serde(default)]
@@ -121,11 +121,14 @@ pub(super) enum Place {
 }
 
 impl BindSpec {
-    /// A Unix endpoint has a path, the others an address.
-    pub(super) fn place(&self, mode: Mode) -> Result<Place, String> {
-        match (mode, self.address, &self.path) {
-            (Mode::Unix, None, Some(path)) => Ok(Place::Unix(path.clone())),
-            (Mode::Mtls | Mode::Plain, Some(address), None) => Ok(Place::Tcp(SocketAddr::new(address, self.port))),
+    /// A `unix` endpoint has a path, and an address beside it for gateways elsewhere; the others have an address.
+    pub(super) fn places(&self, mode: Mode) -> Result<Vec<Place>, String> {
+        let address = self.address.map(|address| Place::Tcp(SocketAddr::new(address, self.port)));
+        let path = self.path.clone().map(Place::Unix);
+        match (mode, &address, &path) {
+            (Mode::Unix, _, Some(_)) | (Mode::Mtls | Mode::Plain, Some(_), None) => {
+                Ok(address.into_iter().chain(path).collect())
+            }
             _ => Err("bind does not fit the endpoint's mode".to_owned()),
         }
     }

@@ -75,6 +75,7 @@ pub fn server_config(authority: &Authority, limits: CoreLimits) -> ServerConfig 
     ServerConfig {
         web: None,
         country_database: None,
+        pulse: None,
         identity: authority.pop(),
         listeners: vec!["127.0.0.1:0".parse().unwrap(), "[::1]:0".parse().unwrap()],
         liveness: quick(),

@@ -55,6 +55,14 @@ balancers_option = click.option(
 )
 
 
+hop_option = click.option(
+    "--hop",
+    type=click.Choice(["mtls", "unix"]),
+    envvar="DRTP_HOP",
+    help="How gateways reach POPs: by mutual TLS, or over a Unix socket those of their own machine.",
+)
+
+
 class Worded(click.ParamType[str]):
     """A word of the API's, such as a country's code: what the API would refuse is refused here."""
 
