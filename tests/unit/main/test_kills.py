@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import shutil
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -124,6 +125,7 @@ class Clients:
     async def enrolled(self, directory: str, secret: str = "") -> str:
         """The certificate that the secret gives the key of this directory, which asks as if it had no answer yet."""
         join = parse_join(secret or self.books.secrets[directory])
+        shutil.rmtree(self._root / directory, ignore_errors=True)
         identities = IdentityStore(self._root / directory)
         key = self._keys.setdefault(directory, identities.pending_key())
         write_atomic(self._root / directory / "identity" / "pending.pem", key.reveal())
