@@ -97,8 +97,16 @@ class!(TunnelAgent, drtp_core::TunnelAgent, drtp_core::AgentConfig, "The private
 
 class!(TunnelGateway, drtp_core::TunnelGateway, drtp_core::GatewayConfig, "The visitors' side of UDP.", {});
 
+/// What the core decides on each of `cases`, JSON lines as of `Case`: one byte a case, `1` allowed, plus `2` where a
+/// list that only counts would refuse. For tests that hold both languages together.
+#[pyfunction]
+fn decide<'py>(py: Python<'py>, cases: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
+    let verdicts = py.detach(|| drtp_core::access::decide_each(cases));
+    Ok(PyBytes::new(py, &verdicts.map_err(|error| unreadable("cases", &error))?))
+}
+
 #[pymodule]
 mod drtp_native {
     #[pymodule_export]
-    use super::{NativeError, TunnelAgent, TunnelGateway, TunnelServer};
+    use super::{NativeError, TunnelAgent, TunnelGateway, TunnelServer, decide};
 }
