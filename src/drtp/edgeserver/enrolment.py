@@ -6,16 +6,24 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import TypedDict
 
 import msgspec
 
 from drtp.api import drtp
 from drtp.api.core import ORGANIZATION_LABEL
 from drtp.api.feed import EdgeRole, EnrolRequest
-from drtp.api.internal import Bound, EdgeIdentity, EdgeIdentitySpec
+from drtp.api.internal import Bound, CallerKind, CallerRecord, EdgeIdentity, EdgeIdentitySpec
 from drtp.api.meta import Key
 from drtp.api.people import Authoriser, User
-from drtp.api.reports import AgentRegistration, GatewayRegistration, PopRegistration, Registration
+from drtp.api.reports import (
+    CALLED_MAX,
+    AgentRegistration,
+    ConnectorRegistration,
+    GatewayRegistration,
+    PopRegistration,
+    Registration,
+)
 from drtp.api.spiffe import PeerRole, parse_uri
 from drtp.edgeserver.identities import ATTEMPTS, Identities, denial, usable
 from drtp.edgeserver.registrations import SERVICE, Registrations
@@ -26,6 +34,7 @@ from drtp.issuers.requests import ProvenKey, proven_key
 from drtp.issuers.secrets import EnrolmentSecrets
 from drtp.kit.clock import Clock
 from drtp.kit.errors import Conflict, Refused, Retryable
+from drtp.rules.callers import wanted_names
 from drtp.store.protocol import NotFound, Store, Update, Write
 
 SERVICES_MAX = 256
@@ -35,6 +44,7 @@ _ROLES: dict[type[Registration], EdgeRole] = {
     AgentRegistration: EdgeRole.AGENT,
     PopRegistration: EdgeRole.POP,
     GatewayRegistration: EdgeRole.GATEWAY,
+    ConnectorRegistration: EdgeRole.CONNECTOR,
 }
 
 
@@ -112,6 +122,8 @@ class Enrolment:
         Raises: Refused DRTP-2005.
         """
         namespace, services = request.namespace or "", request.services
+        if isinstance(request.registration, ConnectorRegistration):
+            return await self._connector_of(request, request.registration, user, remote)
         if not isinstance(request.registration, AgentRegistration) or not namespace or not services:
             raise Refused("DRTP-2005", "A user enrols agents, for services of one namespace.")
         if len(services) > SERVICES_MAX:
@@ -130,6 +142,35 @@ class Enrolment:
                 return await self._done(uid, remote)
         raise Retryable("DRTP-2003", "Many enrolments of one agent at once.")
 
+    async def _connector_of(
+        self, request: EnrolRequest, said: ConnectorRegistration, user: User, remote: str
+    ) -> Enrolled:
+        """A connector of a user. It may do nothing by itself: each service decides anew who may call it.
+
+        Its uid is made from its key and its user, so that enrolling again with one key is one identity.
+        """
+        if not user.uid:
+            raise Refused("DRTP-2005", "Only a user with an account has connectors.")
+        key = proven_key(request.csr_pem)
+        caller = CallerRecord(CallerKind.USER, user.uid, user.name, user.groups, tuple(sorted(user.within)))
+        uid = str(uuid.uuid5(uuid.NAMESPACE_OID, f"connector {self._authority.pin} {user.uid} {key.fingerprint}"))
+        name = self._authority.identity(PeerRole.CONNECTOR, uid, caller=user.uid)
+        for _ in range(ATTEMPTS):
+            held = await self._identities.find(uid)
+            if held is not None and (denial(held.record.spec) or held.record.spec.key_now != key.fingerprint):
+                raise Refused("DRTP-2001", "the key was used by an identity that has moved on")
+            spec = EdgeIdentitySpec(
+                role=EdgeRole.CONNECTOR,
+                uri=str(name),
+                caller=caller,
+                created_by=f"user {user.uid}",
+                **seen_of(said),
+            )
+            write, uid = self._identities.first(spec, key, held)
+            if await self._written([write]):
+                return await self._done(uid, remote)
+        raise Retryable("DRTP-2003", "Many enrolments of one connector at once.")
+
     async def _candidate(self, bound: Bound, said: Registration, key: ProvenKey, remote: str) -> _Candidate:
         match said:
             case AgentRegistration():
@@ -138,6 +179,8 @@ class Enrolment:
                 return await self._pop(bound, said)
             case GatewayRegistration():
                 return await self._gateway(bound, said)
+            case ConnectorRegistration():
+                raise Refused("DRTP-2001", "no secret is for a connector")
 
     async def _agent(
         self, bound: Sequence[Bound], said: AgentRegistration, key: ProvenKey, remote: str, former: Former
@@ -229,3 +272,17 @@ class Enrolment:
 def _let_in(candidate: _Candidate, by: str) -> _Candidate:
     """The candidate, with who let it in."""
     return _Candidate(msgspec.structs.replace(candidate.spec, created_by=by), candidate.held, candidate.writes)
+
+
+class Seen(TypedDict):
+    """What a connector says of itself, as its record keeps it."""
+
+    version: str
+    hostname: str
+    wants: tuple[str, ...]
+
+
+def seen_of(said: ConnectorRegistration) -> Seen:
+    """Cut to size. What it asks for is no claim: whether it may have it is decided where it is used."""
+    wants = tuple(f"{namespace}/{name}" for namespace, name in wanted_names(said.services[:CALLED_MAX]))
+    return Seen(version=said.version[:64], hostname=said.hostname[:253], wants=wants)

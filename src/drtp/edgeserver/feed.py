@@ -56,12 +56,15 @@ SEND_TIMEOUT_S = 10.0
 
 REPORTS_MAX: dict[EdgeRole, int] = {EdgeRole.AGENT: 2_000, EdgeRole.POP: 100_000, EdgeRole.GATEWAY: 200_000}
 MESSAGE_BYTES_MAX: dict[EdgeRole, int] = {EdgeRole.AGENT: 1 << 20, EdgeRole.POP: 32 << 20, EdgeRole.GATEWAY: 32 << 20}
+REPORTS_MAX[EdgeRole.CONNECTOR] = 0
+MESSAGE_BYTES_MAX[EdgeRole.CONNECTOR] = 64 << 10
 """A whole report set fits, and what a stranger with one certificate can make us hold is bounded."""
 
 _MAY_SAY: dict[EdgeRole, tuple[type[Report], ...]] = {
     EdgeRole.AGENT: (ServiceReport, TunnelReport, RoundTrips),
     EdgeRole.POP: (RouteReport, PopReport, PeerPaths),
     EdgeRole.GATEWAY: (ExposureReport, GatewayReport),
+    EdgeRole.CONNECTOR: (),
 }
 
 

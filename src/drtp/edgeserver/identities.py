@@ -24,6 +24,8 @@ GRACE = timedelta(days=7)
 """An edge that was off over a long weekend comes back by itself with its expired certificate's key."""
 FORGOTTEN_AFTER = timedelta(days=1)
 
+_FORGETTABLE = frozenset({EdgeRole.AGENT, EdgeRole.CONNECTOR})
+
 ATTEMPTS = 5
 """Conditional writes that lose a race are judged anew this often; then the caller retries."""
 
@@ -152,7 +154,7 @@ class Identities:
         self._audit.write("identity revoked", identity=uid, reason=reason, by=by)
 
     async def collect(self) -> int:
-        """Forget agents that can never come back, and whose deny-list entry nobody needs; gives how many.
+        """Forget agents and connectors that can never come back, and whose deny-list entry nobody needs; gives how many.
 
         POPs and gateways stay: their uids are known to others.
         """
@@ -160,7 +162,7 @@ class Identities:
         gone = 0
         for stored in (await self._store.list(EDGE_IDENTITY)).items:
             spec = msgspec.json.decode(stored.raw, type=EdgeIdentity).spec
-            if spec.role is EdgeRole.AGENT and spec.not_after is not None and spec.not_after < horizon:
+            if spec.role in _FORGETTABLE and spec.not_after is not None and spec.not_after < horizon:
                 with contextlib.suppress(NotFound):
                     await self._store.delete(stored.key)
                     gone += 1

@@ -30,6 +30,7 @@ from drtp.api.feed import (
 from drtp.api.internal import Bound
 from drtp.api.meta import Key
 from drtp.api.people import Authenticator, Authoriser
+from drtp.api.spiffe import PeerRole, SpiffeId
 from drtp.edgeserver.answers import answer, bearer_of, fault, key_of, leaf_of, plain_fault, remote_of
 from drtp.edgeserver.enrolment import Enrolled, Enrolment
 from drtp.edgeserver.identities import GRACE, Identities
@@ -150,18 +151,20 @@ class Routes:
             return plain_fault("DRTP-2003", 429)
         try:
             wanted = msgspec.json.decode(await _body(request), type=RenewRequest)
-            leaf, uid = self._expired_holder(wanted)
+            leaf, name = self._expired_holder(wanted)
         except (Refused, msgspec.DecodeError, ValueError) as error:
             log.info("late renewal refused", remote=remote, reason=getattr(error, "what", None) or str(error))
             return plain_fault("DRTP-2001", 403)
-        if self._clock.now() - leaf.not_valid_after_utc > GRACE:
+        # A connector comes back by its user's login, an edge that was off over a weekend by its old key.
+        if name.role is PeerRole.CONNECTOR or self._clock.now() - leaf.not_valid_after_utc > GRACE:
             return plain_fault("DRTP-2009", 403)
+        uid = name.uid
         key = proven_key(wanted.csr_pem)
         await self._identities.caught_up(uid, key_of(leaf), leaf.not_valid_after_utc, wanted.generation)
         return answer(await self._identities.renew(uid, key_of(leaf), key, wanted.generation))
 
-    def _expired_holder(self, wanted: RenewRequest) -> tuple[x509.Certificate, str]:
-        """The leaf and uid, once nonce, signature and chain (as of its last valid moment) hold. Raises: Refused."""
+    def _expired_holder(self, wanted: RenewRequest) -> tuple[x509.Certificate, SpiffeId]:
+        """The leaf and its name, once nonce, signature and chain (as of its last valid moment) hold. Raises: Refused."""
         text, _, seal = wanted.nonce.rpartition(".")
         if not self._nonces.fits(text, seal) or int(text.partition(".")[0]) < self._clock.now().timestamp():
             raise Refused("DRTP-2001", "stale nonce")
@@ -176,7 +179,7 @@ class Routes:
         except (InvalidSignature, binascii.Error):
             raise Refused("DRTP-2001", "no proof of possession") from None
         name = self._authority.verify_edge(chain, chain[0].not_valid_after_utc - timedelta(seconds=1))
-        return chain[0], name.uid
+        return chain[0], name
 
     async def _mint(self, request: web.Request) -> web.Response:
         """A one-time secret for a service that the user may change; authorised before the service is looked up."""

@@ -17,11 +17,11 @@ from prometheus_client import Counter, Gauge
 from drtp.api.feed import PROTOCOL, EdgeRole, FromEdge, Goodbye, Hello
 from drtp.api.internal import EDGE_IDENTITY, EdgeIdentity, EdgeIdentitySpec
 from drtp.api.people import Authenticator, Authoriser
-from drtp.api.reports import AgentRegistration, GatewayRegistration, PopRegistration
+from drtp.api.reports import AgentRegistration, ConnectorRegistration, GatewayRegistration, PopRegistration
 from drtp.api.snapshots import Snapshot
 from drtp.api.spiffe import PeerRole, identity_of
 from drtp.edgeserver.answers import key_of, leaf_of, plain_fault, remote_of
-from drtp.edgeserver.enrolment import Enrolment
+from drtp.edgeserver.enrolment import Enrolment, seen_of
 from drtp.edgeserver.feed import MESSAGE_BYTES_MAX, FeedSession, Peer
 from drtp.edgeserver.identities import Identities, denial
 from drtp.edgeserver.limits import Buckets
@@ -219,6 +219,8 @@ class EdgeServer:
                 spec = await self.identities.connected(
                     uid, peer.key_fingerprint, version=said.version[:64], addresses=said.addresses[:16]
                 )
+            case ConnectorRegistration(), EdgeRole.CONNECTOR:
+                spec = await self.identities.connected(uid, peer.key_fingerprint, **seen_of(said))
             case AgentRegistration(), EdgeRole.AGENT:
                 spec = await self.identities.connected(uid, peer.key_fingerprint)
                 writes = await self._registrations.connections(uid, spec, said, peer.remote)

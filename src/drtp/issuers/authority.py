@@ -87,9 +87,11 @@ class Authority:
         """Fingerprint of the identity root's key, as join strings carry it."""
         return pin_of(self._identity_root.certificate)
 
-    def identity(self, role: PeerRole, uid: str, *, organization: str = "", project: str = "") -> SpiffeId:
+    def identity(
+        self, role: PeerRole, uid: str, *, organization: str = "", project: str = "", caller: str = ""
+    ) -> SpiffeId:
         """The name of somebody in this trust domain."""
-        return SpiffeId(self.trust_domain, role, uid, organization, project)
+        return SpiffeId(self.trust_domain, role, uid, organization, project, caller)
 
     def issue(self, identity: SpiffeId, key: ec.EllipticCurvePublicKey, hosts: tuple[str, ...] = ()) -> Issued:
         """A leaf for `identity`; `hosts` are the names it may be dialled by."""

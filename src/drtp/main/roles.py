@@ -56,6 +56,7 @@ _EDIT = [
     _rule(WRITE, drtp.GROUP, *_DRTP),
     _rule(WRITE, gatewayapi.GROUP, *_GATEWAY),
     _rule(["create"], "identity.datumapis.com", "revocations"),
+    _rule(["connect"], drtp.GROUP, "drtpservices/connect"),
 ]
 _ADMIN = [
     *_EDIT,

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, cast
 
 from drtp.api.core import Namespace
-from drtp.api.drtp import DRTPAccessPolicy, DRTPConnection, DRTPServer, DRTPService, EnforcementPoint
+from drtp.api.drtp import DRTPAccessPolicy, DRTPConnection, DRTPServer, DRTPService, EnforcementPoint, Transport
 from drtp.api.gatewayapi import (
     Gateway,
     HTTPRoute,
@@ -17,7 +17,7 @@ from drtp.api.gatewayapi import (
     TLSRoute,
     UDPRoute,
 )
-from drtp.api.internal import Claim, ClaimKind, EdgeIdentity
+from drtp.api.internal import Claim, ClaimKind, EdgeIdentity, EdgeRole
 from drtp.api.meta import ObjectMeta
 from drtp.api.snapshots import Access, Source
 from drtp.projections.cells import Index, Reader, Unit
@@ -147,6 +147,18 @@ def identity(read: Reader, uid: str) -> EdgeIdentity | None:
     """An edge that is not denied."""
     found = read.get(EdgeIdentity, "", uid)
     return None if found is None or found.spec.denied else found
+
+
+def agent_of(read: Reader, found: DRTPConnection) -> EdgeRef | None:
+    """The agent that may serve a connection: an identity of that role and tenant, not denied. A claim is no proof."""
+    uid = found.spec.client.agent_id
+    tenant: str | None = read.value(("identity", uid)) if uid else None
+    return EdgeRef(EdgeRole.AGENT, uid) if uid and tenant == found.metadata.namespace else None
+
+
+def tunnel_port(server: DRTPServer) -> int | None:
+    """Where a tunnel server takes lanes."""
+    return next((one.port for one in server.spec.listeners if one.transport is Transport.TLS), None)
 
 
 def listeners_owner(read: Reader, kind: str, namespace: str, name: str) -> Gateway | ListenerSet | None:

@@ -11,8 +11,9 @@ from drtp.api import gatewayapi
 from drtp.api.drtp import DRTPConnection, DRTPServer
 from drtp.api.internal import EdgeIdentity
 from drtp.api.meta import Key
+from drtp.api.rbac import ClusterRole, ClusterRoleBinding, Role, RoleBinding
 from drtp.api.snapshots import Entry
-from drtp.projections import exposures, facts, listeners, tunnels
+from drtp.projections import connects, exposures, facts, listeners, tunnels
 from drtp.projections.cells import Cells, Reader, Result, Unit
 from drtp.projections.settings import ProjectionSettings
 from drtp.store.observed import EdgeRef
@@ -32,6 +33,7 @@ _UNITS: Mapping[str, tuple[int, Compute]] = {
     "listenerset": (1, listeners.listener_set),
     "connection": (1, tunnels.connection),
     "agent": (2, tunnels.agent),
+    "connector": (2, connects.connector),
     "port": (2, listeners.port),
     "certificate": (3, listeners.certificate),
     "route": (3, exposures.route),
@@ -45,24 +47,25 @@ _UNITS: Mapping[str, tuple[int, Compute]] = {
 
 _ALWAYS: tuple[Unit, ...] = (facts.GATEWAYS, facts.POPS, facts.SERVERS, ("trust",), ("deny",))
 
-_SPAWNS: Mapping[str, Callable[[Key], Unit]] = {
-    kind_key(DRTPConnection): lambda key: ("connection", key.namespace, key.name),
-    kind_key(DRTPServer): lambda key: ("server", key.name),
-    kind_key(EdgeIdentity): lambda key: ("identity", key.name),
-    gatewayapi.GATEWAY: lambda key: ("gateway", key.namespace, key.name),
-    gatewayapi.LISTENER_SET: lambda key: ("listenerset", key.namespace, key.name),
+_SPAWNS: Mapping[str, Callable[[Key], tuple[Unit, ...]]] = {
+    kind_key(DRTPConnection): lambda key: (("connection", key.namespace, key.name),),
+    kind_key(DRTPServer): lambda key: (("server", key.name),),
+    kind_key(EdgeIdentity): lambda key: (("identity", key.name), ("connector", key.name)),
+    gatewayapi.GATEWAY: lambda key: (("gateway", key.namespace, key.name),),
+    gatewayapi.LISTENER_SET: lambda key: (("listenerset", key.namespace, key.name),),
     **{
-        kind_key(model): lambda key, kind=kind: ("route", kind, key.namespace, key.name)
+        kind_key(model): lambda key, kind=kind: (("route", kind, key.namespace, key.name),)
         for kind, model in facts.ROUTES.items()
     },
 }
-"""Objects that have a unit of their own, for as long as they exist."""
+"""Objects that have units of their own, for as long as they exist."""
 
 
 _OBJECTS: Mapping[str, str] = {
     "connection": kind_key(DRTPConnection),
     "server": kind_key(DRTPServer),
     "identity": kind_key(EdgeIdentity),
+    "connector": kind_key(EdgeIdentity),
     "gateway": gatewayapi.GATEWAY,
     "listenerset": gatewayapi.LISTENER_SET,
 }
@@ -76,7 +79,7 @@ class Projector:
         self._view = view
         self._settings = settings
         ranks = {kind: rank for kind, (rank, _) in _UNITS.items()}
-        self._cells = Cells(view, self._compute, ranks, facts.INDEXES, rests=self._rests)
+        self._cells = Cells(view, self._compute, ranks, (*facts.INDEXES, *connects.INDEXES), rests=self._rests)
 
     def rebuild(self) -> set[EdgeRef]:
         """Take in everything the View holds. Gives every edge whose entries have changed."""
@@ -123,7 +126,7 @@ class Projector:
         return self._view.stored(Key(kind, namespace, name)) is None
 
     def _spawned(self, keys: Iterable[Key]) -> list[Unit]:
-        return [_SPAWNS[key.kind](key) for key in keys if key.kind in _SPAWNS]
+        return [unit for key in keys if key.kind in _SPAWNS for unit in _SPAWNS[key.kind](key)]
 
     def _compute(self, unit: Unit, read: Reader) -> Result:
         return _UNITS[unit[0]][1](unit, read, self._settings)
@@ -146,6 +149,7 @@ KINDS: tuple[str, ...] = (
     gatewayapi.REFERENCE_GRANT,
     "EdgeIdentity.internal.datumapis.com",
     "Claim.internal.datumapis.com",
+    *(kind_key(model) for model in (Role, RoleBinding, ClusterRole, ClusterRoleBinding)),
 )
 """Kinds that a View must follow for projections."""
 

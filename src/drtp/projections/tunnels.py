@@ -14,7 +14,6 @@ from drtp.api.drtp import (
     DRTPService,
     EnforcementPoint,
     Role,
-    Transport,
 )
 from drtp.api.internal import EdgeIdentity, EdgeRole
 from drtp.api.meta import ConditionStatus
@@ -31,7 +30,7 @@ from drtp.api.snapshots import (
     Source,
     TrustEntry,
 )
-from drtp.projections import facts
+from drtp.projections import connects, facts
 from drtp.projections.cells import Reader, Result, Unit
 from drtp.projections.settings import ProjectionSettings
 from drtp.rules import access, conditions, entrykeys
@@ -87,7 +86,7 @@ def connection(unit: Unit, read: Reader, settings: ProjectionSettings) -> Result
     if found is None or found.metadata.deletion_timestamp is not None:
         return Result()
     result = Result()
-    agent = agent_of(read, found)
+    agent = facts.agent_of(read, found)
     if agent is not None:
         result.facts["agent", agent.uid] = _Told(
             tuple((one.server_ref.name, one.role) for one in found.spec.servers),
@@ -106,15 +105,11 @@ def connection(unit: Unit, read: Reader, settings: ProjectionSettings) -> Result
             entry = msgspec.structs.replace(route, leaving=True) if leaving else route
             result.entries[EdgeRef(EdgeRole.POP, server.metadata.uid), entrykeys.route(found.metadata.uid)] = entry
     if agent is not None:
-        result.entries[agent, entrykeys.service(found.metadata.uid)] = _plan(found, service, tuple(servers))
+        plan = _plan(found, service, tuple(servers))
+        result.entries[agent, entrykeys.service(found.metadata.uid)] = msgspec.structs.replace(
+            plan, callers=route.callers
+        )
     return result
-
-
-def agent_of(read: Reader, found: DRTPConnection) -> EdgeRef | None:
-    """The agent that may serve a connection: an identity of that role and tenant, not denied. A claim is no proof."""
-    uid = found.spec.client.agent_id
-    tenant: str | None = read.value(("identity", uid)) if uid else None
-    return EdgeRef(EdgeRole.AGENT, uid) if uid and tenant == found.metadata.namespace else None
 
 
 def identity(unit: Unit, read: Reader, _settings: ProjectionSettings) -> Result:
@@ -144,6 +139,7 @@ def _route(
         plain_from=settings.plain_from,
         enabled=service.spec.enabled,
         limits=settings.limits,
+        callers=connects.callers_of(read, service),
         sources=facts.sources([found.metadata, *origin]),
     )
 
@@ -185,7 +181,7 @@ def agent(unit: Unit, read: Reader, settings: ProjectionSettings) -> Result:
         roles[name] = min(roles.get(name, role), role, key=ROLES.index)
     for name, role in roles.items():
         server = read.get(DRTPServer, "", name)
-        port = _tunnel_port(server) if server else None
+        port = facts.tunnel_port(server) if server else None
         if server is None or port is None:
             continue
         result.entries[EdgeRef(EdgeRole.AGENT, uid), entrykeys.server(server.metadata.uid)] = PlanServer(
@@ -198,10 +194,6 @@ def agent(unit: Unit, read: Reader, settings: ProjectionSettings) -> Result:
             sources=facts.sources([server.metadata]),
         )
     return result
-
-
-def _tunnel_port(server: DRTPServer) -> int | None:
-    return next((one.port for one in server.spec.listeners if one.transport is Transport.TLS), None)
 
 
 def servers(_unit: Unit, read: Reader, _settings: ProjectionSettings) -> Result:
@@ -217,7 +209,7 @@ def servers(_unit: Unit, read: Reader, _settings: ProjectionSettings) -> Result:
             position=position_of(one.spec.location),
         )
         for one in read.indexed(DRTPServer, "all", True)
-        if not one.spec.unschedulable and (port := _tunnel_port(one)) is not None
+        if not one.spec.unschedulable and (port := facts.tunnel_port(one)) is not None
     ]
     return Result(value=tuple(sorted(found, key=lambda one: one.name)))
 
@@ -255,7 +247,7 @@ def server(unit: Unit, read: Reader, settings: ProjectionSettings) -> Result:
         name=settings.server_name(found.metadata.name),
         address=found.spec.server_ip,
         health_port=found.spec.health_port,
-        tunnel_port=_tunnel_port(found) or 0,
+        tunnel_port=facts.tunnel_port(found) or 0,
         sources=facts.sources([found.metadata]),
     )
     result.entries |= {(gateway.edge, entrykeys.pop(uid)): target for gateway in facts.gateways(read)}

@@ -3,6 +3,7 @@
 use serde::Deserialize;
 
 use super::listener::ListenerSpec;
+use super::port::PortSpec;
 use crate::config::{AgentConfig, AppProtocol, Target, TargetTls};
 use crate::message::Carries;
 
@@ -12,6 +13,7 @@ pub(super) enum Entry {
     Server(ServerSpec),
     Service(Box<ServiceSpec>),
     Listener(Box<ListenerSpec>),
+    Port(Box<PortSpec>),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -64,6 +66,27 @@ pub(super) struct ServiceSpec {
     pub(super) proxy_protocol: ProxyMode,
     #[serde(default = "yes")]
     pub(super) enabled: bool,
+    /// Whose connectors may open sealed streams.
+    #[serde(default)]
+    callers: Vec<CallerSpec>,
+}
+
+/// Somebody who may call, by its connector's identity, and who that is for the local service.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub(super) struct CallerSpec {
+    pub(super) identity: String,
+    /// `user` or `app`.
+    #[serde(default)]
+    pub(super) kind: String,
+    #[serde(default)]
+    pub(super) name: String,
+}
+
+impl CallerSpec {
+    /// `user:joe`, `app:reports`.
+    pub(super) fn label(&self) -> String {
+        format!("{}:{}", self.kind, self.name)
+    }
 }
 
 const fn yes() -> bool {
@@ -74,6 +97,16 @@ impl ServiceSpec {
     /// `<namespace>/<name>`, the key of the pins.
     pub(super) fn service(&self) -> String {
         format!("{}/{}", self.namespace, self.name)
+    }
+
+    /// Nothing has changed but who may call: no reason to look at the local service again.
+    pub(super) fn differs_in_callers_alone(&self, other: &Self) -> bool {
+        Self { callers: other.callers.clone(), ..self.clone() } == *other
+    }
+
+    /// A caller of this service.
+    pub(super) fn caller(&self, identity: &str) -> Option<&CallerSpec> {
+        self.callers.iter().find(|caller| caller.identity == identity)
     }
 
     /// What its visitors bring.

@@ -7,6 +7,8 @@ pub(crate) mod flow;
 mod lanes;
 pub(crate) mod relay;
 mod relays;
+pub(crate) mod sealed;
+mod splice;
 pub(crate) mod socket;
 pub(crate) mod table;
 mod waiting;
@@ -327,6 +329,7 @@ impl Core {
         for (relay, code) in std::mem::take(&mut self.table.doomed) {
             self.table.end_relay(relay, Err(code));
         }
+        self.tend_all_sealed();
         for relay in std::mem::take(&mut self.table.wakeful) {
             self.read_soon(relay);
         }

@@ -72,6 +72,9 @@ pub(super) struct RouteSpec {
     pub(super) name: String,
     #[serde(default)]
     pub(super) agents: Vec<String>,
+    /// Whose connectors may open sealed streams to it.
+    #[serde(default)]
+    pub(super) callers: Vec<CallerSpec>,
     #[serde(default)]
     pub(super) protocol: String,
     #[serde(default)]
@@ -88,6 +91,12 @@ pub(super) struct RouteSpec {
     pub(super) bind: BindSpec,
 }
 
+/// A connector that the control plane lets through, by its identity; what else is known of it is not this POP's matter yet.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub(super) struct CallerSpec {
+    pub(super) identity: String,
+}
+
 impl RouteSpec {
     /// What its visitors bring.
     pub(super) fn carries(&self) -> Carries {
@@ -101,7 +110,7 @@ const fn yes() -> bool {
 
 /// `{"address": "127.0.0.1", "port": 31001}` or `{"path": "/run/…"}`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-pub(super) struct BindSpec {
+pub(crate) struct BindSpec {
     #[serde(default)]
     address: Option<IpAddr>,
     #[serde(default)]
@@ -112,12 +121,18 @@ pub(super) struct BindSpec {
 
 /// Where an endpoint is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Place {
+pub(crate) enum Place {
     Tcp(SocketAddr),
     Unix(PathBuf),
 }
 
 impl BindSpec {
+    /// A connector's port: a path, or an address.
+    pub(crate) fn local(&self) -> Option<Place> {
+        let (mode, address) = (if self.path.is_some() { Mode::Unix } else { Mode::Plain }, self.address);
+        self.place(mode).ok().filter(|_| address.is_some() != self.path.is_some())
+    }
+
     /// A Unix endpoint has a path, the others an address.
     pub(super) fn place(&self, mode: Mode) -> Result<Place, String> {
         match (mode, self.address, &self.path) {

@@ -9,8 +9,12 @@ use crate::identity::Role;
 use crate::message::{Carries, Open, ResetCode};
 
 impl Server {
-    /// A gateway brought a visitor: its half of the flow waits in `near`.
+    /// A gateway brought a visitor, whose half of the flow waits in `near`; or a connector a sealed stream.
     pub(super) fn flow_came(&mut self, near: usize) {
+        let state = self.core.table.relays.get(near).and_then(|relay| relay.open.as_ref());
+        if state.is_some_and(|open| open.carries == Carries::Sealed) {
+            return self.stream_came(near);
+        }
         if let Err(code) = self.join_flow(near) {
             self.core.table.end_relay(near, Err(code));
         }
@@ -49,7 +53,7 @@ impl Server {
         Ok(())
     }
 
-    fn by_connection(&self, connection: &str) -> Option<usize> {
+    pub(super) fn by_connection(&self, connection: &str) -> Option<usize> {
         self.routes.iter().find(|(_, route)| route.spec.connection == connection).map(|(index, _)| index)
     }
 

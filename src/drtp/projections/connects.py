@@ -1,0 +1,138 @@
+"""Units about `connect`: what a connector is told of the services that it asks for, and who calls a service.
+
+Only services that somebody's connector asks for cost anything, and only what such a one may have is told: of a service
+that is not there and one that is not allowed the answer is the same, and nothing is looked up for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from drtp.api.drtp import DRTPConnection, DRTPServer, DRTPService, Protocol, Role
+from drtp.api.internal import EdgeIdentity, EdgeRole
+from drtp.api.meta import ObjectMeta
+from drtp.api.rbac import ClusterRole, ClusterRoleBinding, RoleBinding
+from drtp.api.rbac import Role as RbacRole
+from drtp.api.snapshots import Caller, ConnectWay, PlanConnect, PlanServer
+from drtp.projections import facts
+from drtp.projections.cells import Index, Reader, Result, Unit
+from drtp.projections.settings import ProjectionSettings
+from drtp.rules import callers, entrykeys, indexes
+from drtp.rules.permissions import Grantee, grantees_of
+from drtp.store.observed import EdgeRef
+
+INDEXES = (
+    Index(EdgeIdentity, "wants", indexes.identity_wants),
+    Index(RoleBinding, "grantee", lambda one: ((one.metadata.namespace, *who) for who in grantees_of(one))),
+    Index(ClusterRoleBinding, "grantee", grantees_of),
+    Index(ClusterRole, "all", lambda _role: (True,)),
+)
+
+NOT_ALLOWED = "NotAllowed"
+UDP = "UdpNotSealed"
+DISABLED = "Disabled"
+NO_AGENT = "AgentAway"
+
+
+class ReadGrants:
+    """Roles and bindings as a unit reads them, so that it runs again when one of them changes."""
+
+    def __init__(self, read: Reader) -> None:
+        self._read = read
+
+    def given_in(self, namespace: str, grantee: Grantee) -> Sequence[RoleBinding]:
+        """As `Grants`."""
+        return self._read.indexed(RoleBinding, "grantee", (namespace, *grantee))
+
+    def given_everywhere(self, grantee: Grantee) -> Sequence[ClusterRoleBinding]:
+        """As `Grants`."""
+        return self._read.indexed(ClusterRoleBinding, "grantee", grantee)
+
+    def role(self, namespace: str, name: str) -> RbacRole | None:
+        """As `Grants`."""
+        return self._read.get(RbacRole, namespace, name)
+
+    def cluster_role(self, name: str) -> ClusterRole | None:
+        """As `Grants`."""
+        return self._read.get(ClusterRole, "", name)
+
+    def cluster_roles(self) -> Sequence[ClusterRole]:
+        """As `Grants`."""
+        return self._read.indexed(ClusterRole, "all", True)
+
+
+def callers_of(read: Reader, service: DRTPService) -> tuple[Caller, ...]:
+    """Whose connectors may open streams to a service, of those that ask for it."""
+    namespace, name = service.metadata.namespace, service.metadata.name
+    asking = read.indexed(EdgeIdentity, "wants", f"{namespace}/{name}")
+    grants = ReadGrants(read)
+    found = [
+        Caller(identity=one.metadata.name, kind=who.kind.value, uid=who.uid, name=who.name)
+        for one in asking
+        if (who := one.spec.caller) is not None and callers.may_connect(who, namespace, name, grants)
+    ]
+    return tuple(sorted(found, key=lambda caller: caller.identity))
+
+
+def connector(unit: Unit, read: Reader, settings: ProjectionSettings) -> Result:
+    """All that one connector is told: each service that it asks for, and the POPs on which these are."""
+    known = facts.identity(read, unit[1])
+    who = known.spec.caller if known else None
+    if known is None or who is None or known.spec.role is not EdgeRole.CONNECTOR:
+        return Result()
+    edge = EdgeRef(EdgeRole.CONNECTOR, unit[1])
+    result = Result()
+    servers: dict[str, DRTPServer] = {}
+    grants = ReadGrants(read)
+    for namespace, name in callers.wanted_names(known.spec.wants):
+        plan = PlanConnect(namespace=namespace, name=name, reason=NOT_ALLOWED)
+        if callers.may_connect(who, namespace, name, grants):
+            plan = _plan(read, namespace, name, servers)
+        result.entries[edge, entrykeys.connect(namespace, name)] = plan
+    for server in servers.values():
+        if (port := facts.tunnel_port(server)) is not None:
+            result.entries[edge, entrykeys.server(server.metadata.uid)] = PlanServer(
+                server=server.metadata.uid,
+                name=settings.server_name(server.metadata.name),
+                pop=server.spec.pop,
+                address=server.spec.server_ip,
+                port=port,
+                role=Role.PRIMARY,
+                sources=facts.sources([server.metadata]),
+            )
+    return result
+
+
+def _plan(read: Reader, namespace: str, name: str, servers: dict[str, DRTPServer]) -> PlanConnect:
+    """A service that may be called; its POPs are put into `servers`."""
+    service = read.get(DRTPService, namespace, name)
+    if service is None or service.metadata.deletion_timestamp is not None:
+        return PlanConnect(namespace=namespace, name=name, reason=NOT_ALLOWED)
+    origin: list[ObjectMeta] = [service.metadata]
+    ways: list[ConnectWay] = []
+    found = read.indexed(DRTPConnection, "service", (namespace, name))
+    for one in sorted(found, key=lambda connection: connection.metadata.name):
+        agent = facts.agent_of(read, one) if one.metadata.deletion_timestamp is None else None
+        if agent is None:
+            continue
+        assigned = [read.get(DRTPServer, "", each.server_ref.name) for each in one.spec.servers]
+        there = {server.metadata.uid: server for server in assigned if server is not None}
+        servers |= there
+        ways.append(ConnectWay(connection=one.metadata.uid, agent=agent.uid, servers=tuple(there)))
+        origin.append(one.metadata)
+    reason = ""
+    if service.spec.protocol is Protocol.UDP:
+        reason = UDP
+    elif not service.spec.enabled:
+        reason = DISABLED
+    elif not any(way.servers for way in ways):
+        reason = NO_AGENT
+    return PlanConnect(
+        namespace=namespace,
+        name=name,
+        service=service.metadata.uid,
+        protocol=service.spec.protocol,
+        ways=() if reason else tuple(ways),
+        reason=reason,
+        sources=facts.sources(origin),
+    )
