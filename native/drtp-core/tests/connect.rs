@@ -284,3 +284,16 @@ fn a_port_takes_nobody_from_a_network_that_is_not_allowed() {
     let at: SocketAddr = outcome.entries["port/narrow"].bound.as_ref().unwrap().parse().unwrap();
     visit_in_vain(at);
 }
+
+#[test]
+fn what_a_pop_brings_in_clear_to_a_service_that_is_only_for_callers_is_refused() {
+    let panel = Panel::build(service(echo), 1, json!({"sealedOnly": true}));
+    let open = with(route(free_port("127.0.0.1")), json!({"callers": callers(&[CALLER])}));
+    let outcome = panel.pops[0].apply(&upsert("route/c-1", &open));
+    let endpoint = outcome.entries["route/c-1"].bound.as_ref().unwrap().parse().unwrap();
+    until("the endpoint", || panel.pops[0].stats().connections.iter().any(|c| c.live));
+    visit_in_vain(endpoint);
+    let mut stream = panel.call();
+    stream.write_all(b"x").unwrap();
+    stream.read_exact(&mut [0]).unwrap();
+}

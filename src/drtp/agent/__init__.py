@@ -1,4 +1,7 @@
-"""The agent host: keeps tunnels to its POPs, and tells what it sees. `datumctl serve` is a face over `AgentHost`."""
+"""The hosts on private sides. An agent keeps tunnels to its POPs for visitors to come through: `datumctl serve` is a face
+over `AgentHost`. A connector keeps them for its own machine's programs to go out by: `datumctl connect`, over
+`ConnectorHost` in `connector.py`, which is imported by itself, so that neither costs the other's start.
+"""
 
 from drtp.agent.host import AgentHost
 from drtp.agent.settings import AgentSettings

@@ -30,7 +30,7 @@ class PortView(Model, frozen=True, omit_defaults=False):
 
 
 class ConnectorView(Model, frozen=True, omit_defaults=False):
-    """Everything. `flows`: finished connections, newest last. `planned`: the control plane has answered since the start."""
+    """Everything. `flows`: finished connections, newest last. `planned`: the control plane has answered."""
 
     phase: AgentPhase = AgentPhase.STARTING
     ports: tuple[PortView, ...] = ()

@@ -328,8 +328,8 @@ class AgentHost:
             services=services,
             pops=pops,
             flows=stats.recent,
-            feed=self._feed_view(),
-            certificate=_certificate_view(running),
+            feed=feed_view(self._feed),
+            certificate=certificate_view(running.identity, running.renewals),
             streams=stats.streams,
             rates=total(rates),
             quarantined=plan.refused,
@@ -363,10 +363,6 @@ class AgentHost:
             await self._clock.sleep(GOODBYE_LOOK_S)
             stats = await running.tunnel.stats()
         await self._clock.sleep(GOODBYE_S)
-
-    def _feed_view(self) -> FeedView:
-        state = self._feed.state.value
-        return FeedView() if state is None else FeedView(state.phase.value, state.code, state.message)
 
     def _publish(self, **changed: object) -> None:
         self.view.set(msgspec.structs.replace(self.view.value or AgentView(), **changed))
@@ -409,13 +405,19 @@ def tunnel_identity(identity: Identity) -> TunnelIdentity:
     return TunnelIdentity(identity.chain_pem, identity.key_pem, identity.bundle_pem)
 
 
-def _certificate_view(running: _Running) -> CertificateView | None:
-    identity = running.identity
+def feed_view(feed: Feed) -> FeedView:
+    """The connection to the control plane, for people."""
+    state = feed.state.value
+    return FeedView() if state is None else FeedView(state.phase.value, state.code, state.message)
+
+
+def certificate_view(identity: Identity | None, renewals: int) -> CertificateView | None:
+    """The certificate in use; `renewals` since the process started."""
     if identity is None:
         return None
     return CertificateView(
         generation=identity.generation,
         not_before_unix_ms=int(identity.not_before.timestamp() * 1000),
         not_after_unix_ms=int(identity.not_after.timestamp() * 1000),
-        renewals=running.renewals,
+        renewals=renewals,
     )

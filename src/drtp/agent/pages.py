@@ -23,6 +23,7 @@ from drtp.kit.door import NEIGHBOURS, serving
 from drtp.kit.errors import Terminal
 from drtp.kit.observe import REGISTRY
 
+
 class Readiness(NamedTuple):
     """What `/ready` says; whatever is in it encodes to JSON."""
 

@@ -1,9 +1,9 @@
 """Desired state on its way down: what one edge is told, as keyed entries under one generation.
 
-RouteTable for a POP, TunnelPlan for an agent, ConnectPlan for a connector, GatewayTable for a gateway. Each is a set of entries by key; meaning is
-always the whole set. An entry names the objects it was computed from, so that a report of "applied" can be held
-against exactly those. The native core reads `RouteEntry`, `TrustEntry`, `DenyEntry`, `PlanServer` and `PlanService`
-from this very JSON; `tests/vectors` holds examples that both languages read.
+RouteTable for a POP, TunnelPlan for an agent, ConnectPlan for a connector, GatewayTable for a gateway. Each is a set of
+entries by key; meaning is always the whole set. An entry names the objects it was computed from, so that a report of
+"applied" can be held against exactly those. The native core reads `RouteEntry`, `TrustEntry`, `DenyEntry`, `PlanServer`
+and `PlanService` from this very JSON; `tests/vectors` holds examples that both languages read.
 """
 
 from __future__ import annotations
@@ -142,6 +142,8 @@ class PlanService(Model, frozen=True, tag="service", tag_field="type"):
     reason: str = ""
     message: str = ""
     callers: tuple[Caller, ...] = ()
+    sealed_only: bool = False
+    """Nobody may visit in clear, by no gateway: whatever a POP brings so, the agent refuses."""
     sources: tuple[Source, ...] = ()
 
 

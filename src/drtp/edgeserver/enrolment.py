@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TypedDict
+from typing import NamedTuple
 
 import msgspec
 
@@ -164,7 +164,7 @@ class Enrolment:
                 uri=str(name),
                 caller=caller,
                 created_by=f"user {user.uid}",
-                **seen_of(said),
+                **seen_of(said)._asdict(),
             )
             write, uid = self._identities.first(spec, key, held)
             if await self._written([write]):
@@ -274,7 +274,7 @@ def _let_in(candidate: _Candidate, by: str) -> _Candidate:
     return _Candidate(msgspec.structs.replace(candidate.spec, created_by=by), candidate.held, candidate.writes)
 
 
-class Seen(TypedDict):
+class Seen(NamedTuple):
     """What a connector says of itself, as its record keeps it."""
 
     version: str

@@ -154,7 +154,9 @@ class Identities:
         self._audit.write("identity revoked", identity=uid, reason=reason, by=by)
 
     async def collect(self) -> int:
-        """Forget agents and connectors that can never come back, and whose deny-list entry nobody needs; gives how many.
+        """Forget agents and connectors that can never come back, and whose deny-list entry nobody needs.
+
+        Gives how many.
 
         POPs and gateways stay: their uids are known to others.
         """

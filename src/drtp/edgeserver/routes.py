@@ -164,7 +164,7 @@ class Routes:
         return answer(await self._identities.renew(uid, key_of(leaf), key, wanted.generation))
 
     def _expired_holder(self, wanted: RenewRequest) -> tuple[x509.Certificate, SpiffeId]:
-        """The leaf and its name, once nonce, signature and chain (as of its last valid moment) hold. Raises: Refused."""
+        """The leaf and its name, once nonce, signature and chain (at its last valid moment) hold. Raises: Refused."""
         text, _, seal = wanted.nonce.rpartition(".")
         if not self._nonces.fits(text, seal) or int(text.partition(".")[0]) < self._clock.now().timestamp():
             raise Refused("DRTP-2001", "stale nonce")

@@ -220,7 +220,7 @@ class EdgeServer:
                     uid, peer.key_fingerprint, version=said.version[:64], addresses=said.addresses[:16]
                 )
             case ConnectorRegistration(), EdgeRole.CONNECTOR:
-                spec = await self.identities.connected(uid, peer.key_fingerprint, **seen_of(said))
+                spec = await self.identities.connected(uid, peer.key_fingerprint, **seen_of(said)._asdict())
             case AgentRegistration(), EdgeRole.AGENT:
                 spec = await self.identities.connected(uid, peer.key_fingerprint)
                 writes = await self._registrations.connections(uid, spec, said, peer.remote)

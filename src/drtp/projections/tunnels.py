@@ -107,7 +107,7 @@ def connection(unit: Unit, read: Reader, settings: ProjectionSettings) -> Result
     if agent is not None:
         plan = _plan(found, service, tuple(servers))
         result.entries[agent, entrykeys.service(found.metadata.uid)] = msgspec.structs.replace(
-            plan, callers=route.callers
+            plan, callers=route.callers, sealed_only=not route.access.lists or access.NOBODY in route.access.lists
         )
     return result
 

@@ -69,8 +69,8 @@ class EdgeState:
     @property
     def name(self) -> str:
         """What the edge calls itself; "" for an agent."""
-        unnamed = isinstance(self.registration, AgentRegistration | ConnectorRegistration)
-        return "" if unnamed else self.registration.name
+        said = self.registration
+        return "" if isinstance(said, AgentRegistration | ConnectorRegistration) else said.name
 
 
 Listener = Callable[[EdgeChange], None]

@@ -1,7 +1,8 @@
 """The Python face of the native tunnel core: typed documents, and its events in the host's own loop.
 
-The sole importer of `drtp_native`. Hosts hold a `TunnelServer`, a `TunnelAgent`, a `TunnelGateway` or a `TunnelConnector`,
-apply deltas made of snapshot entries, and learn what became of them by events and stats. No payload byte comes this way.
+The sole importer of `drtp_native`. Hosts hold a `TunnelServer`, a `TunnelAgent`, a `TunnelGateway` or a
+`TunnelConnector`, apply deltas made of snapshot entries, and learn what became of them by events and stats. No payload
+byte comes this way.
 """
 
 from drtp.tunnel.config import (

@@ -108,7 +108,7 @@ class Ways(Model, frozen=True):
 
 
 class GatewayConfig(Model, frozen=True):
-    """A gateway's core, which brings UDP flows to POPs, or a connector's, which brings streams. `epoch` as an agent's."""
+    """A gateway's core, which brings UDP flows, or a connector's, which brings streams. `epoch` as an agent's."""
 
     epoch: int
     liveness: Liveness = Liveness()

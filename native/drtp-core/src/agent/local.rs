@@ -90,6 +90,7 @@ impl Agent {
         let known = &mut self.services[service];
         let refusal = match &known.target {
             _ if !known.spec.enabled => Err(ResetCode::Disabled),
+            _ if known.spec.sealed_only && carries != Carries::Sealed => Err(ResetCode::Denied),
             _ if known.spec.carries() != carried(carries) => Err(ResetCode::NoRoute),
             Err(_) => Err(ResetCode::TargetForbidden),
             Ok(target) => Ok((target.host.clone(), target.port)),

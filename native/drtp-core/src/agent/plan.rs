@@ -66,6 +66,9 @@ pub(super) struct ServiceSpec {
     pub(super) proxy_protocol: ProxyMode,
     #[serde(default = "yes")]
     pub(super) enabled: bool,
+    /// Nobody may visit in clear: what a POP brings so is no visitor of this service.
+    #[serde(default)]
+    pub(super) sealed_only: bool,
     /// Whose connectors may open sealed streams.
     #[serde(default)]
     callers: Vec<CallerSpec>,
