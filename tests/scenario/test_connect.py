@@ -118,20 +118,27 @@ def test_a_target_that_refuses_is_told_and_the_way_stays(bed: Bed) -> None:
 
 
 @pytest.fixture
-def bobs(bed: Bed, tmp_path: Path) -> Iterator[tuple[str, ...]]:
-    """A user of the project `cx-lab`, and of nothing else."""
-    operator, context = ("--context", bed.ready["kubeconfig"]), str(tmp_path / "bob.json")
+def people(bed: Bed, tmp_path: Path) -> Iterator[dict[str, tuple[str, ...]]]:
+    """Two users of the project `cx-lab` and of nothing else, each with their context."""
+    operator = ("--context", bed.ready["kubeconfig"])
     bed.datumctl(*operator, "create", "project", "cx-lab", check=False)
-    user = ("create", "user", "cx-bob", "--project", "cx-lab", "--context-file", context, "--reinstate")
-    bed.datumctl(*operator, *user)
-    yield ("--context", context)
+    made: dict[str, tuple[str, ...]] = {}
+    for name in ("cx-ann", "cx-bob"):
+        context = str(tmp_path / f"{name}.json")
+        asked = ("create", "user", name, "--project", "cx-lab", "--context-file", context, "--reinstate")
+        bed.datumctl(*operator, *asked)
+        made[name] = ("--context", context)
+    yield made
     bed.datumctl(*operator, "revoke", "user", "cx-bob", check=False)
 
 
-def test_a_revoked_user_is_cut_and_what_is_not_theirs_is_never_confirmed(bed: Bed, bobs: tuple[str, ...]) -> None:
+def test_a_revoked_user_is_cut_and_what_is_not_theirs_is_never_confirmed(
+    bed: Bed, people: dict[str, tuple[str, ...]]
+) -> None:
+    bobs = people["cx-bob"]
     with tcp_service(echo) as port:
         _serve(bed, port, "cx-foreign")
-        _serve(bed, port, "cx-own", "--namespace", "cx-lab")
+        _serve(bed, port, "cx-own", *people["cx-ann"])
         told = {
             name: bed.datumctl("connect", f"default/{name}", *bobs, "--once", check=False)
             for name in ("cx-foreign", "cx-absent")

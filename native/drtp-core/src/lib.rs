@@ -28,5 +28,5 @@ pub use config::{
 pub use error::CoreError;
 pub use event::Event;
 pub use handle::{TunnelAgent, TunnelConnector, TunnelGateway, TunnelServer};
-pub use stdio::carry_stdio;
 pub use report::{ApplyOutcome, ConnectionStats, EntryOutcome, FlowRecord, LaneStats, LocalStats, SessionStats, Stats};
+pub use stdio::carry_stdio;

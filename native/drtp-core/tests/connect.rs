@@ -13,10 +13,8 @@ use world::*;
 const CALLER: &str = "x-1";
 
 fn agent_of(authority: &Authority, uid: &str, target: &drtp_core::Target) -> TunnelAgent {
-    let identity = authority.identity(
-        &format!("spiffe://td/org/o/project/p/agent/{uid}"),
-        &[&format!("{uid}.agent.td")],
-    );
+    let identity =
+        authority.identity(&format!("spiffe://td/org/o/project/p/agent/{uid}"), &[&format!("{uid}.agent.td")]);
     TunnelAgent::new(drtp_core::AgentConfig { identity, ..agent_config(authority, uid, 1, target.clone()) }).unwrap()
 }
 
@@ -70,16 +68,26 @@ impl Panel {
     fn build(service: SocketAddr, pops: usize, service_change: Value) -> Self {
         let authority = Authority::new();
         let routes: Vec<Value> = (0..pops).map(|_| unexposed_route(&callers(&[CALLER]))).collect();
-        let pops: Vec<TunnelServer> = routes.iter().enumerate().map(|(at, route)| {
-            let name = format!("p-{}", at + 1);
-            let identity = authority.identity(&format!("spiffe://td/pop/{name}"), &[&format!("{name}.tunnel.test")]);
-            let pop = TunnelServer::new(drtp_core::ServerConfig {
-                web: None, identity, listeners: vec!["127.0.0.1:0".parse().unwrap()], liveness: quick(),
-                flow: Flow::default(), limits: CoreLimits::default(),
-            }).unwrap();
-            assert_ok(&pop.apply(&whole(json!({"route/c-1": route}))));
-            pop
-        }).collect();
+        let pops: Vec<TunnelServer> = routes
+            .iter()
+            .enumerate()
+            .map(|(at, route)| {
+                let name = format!("p-{}", at + 1);
+                let identity =
+                    authority.identity(&format!("spiffe://td/pop/{name}"), &[&format!("{name}.tunnel.test")]);
+                let pop = TunnelServer::new(drtp_core::ServerConfig {
+                    web: None,
+                    identity,
+                    listeners: vec!["127.0.0.1:0".parse().unwrap()],
+                    liveness: quick(),
+                    flow: Flow::default(),
+                    limits: CoreLimits::default(),
+                })
+                .unwrap();
+                assert_ok(&pop.apply(&whole(json!({"route/c-1": route}))));
+                pop
+            })
+            .collect();
         let target = target(service);
         let agent = agent_of(&authority, "a-1", &target);
         let connector = connector_of(&authority, CALLER);

@@ -3,7 +3,7 @@
 
 mod world;
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
@@ -79,9 +79,8 @@ impl Lane {
     fn new(socket: TcpStream, config: &Arc<ServerConfig>) -> Self {
         socket.set_nonblocking(true).unwrap();
         socket.set_nodelay(true).unwrap();
-        let rhythm = SessionConfig {
-            liveness: quick(), flow: Flow::default(), streams_max: 100, half_open_max: 100, seed: 7,
-        };
+        let rhythm =
+            SessionConfig { liveness: quick(), flow: Flow::default(), streams_max: 100, half_open_max: 100, seed: 7 };
         let session = Session::server(rhythm, Budget::new(1 << 30), Instant::now());
         Self { socket, tls: ServerConnection::new(Arc::clone(config)).unwrap(), session }
     }
@@ -242,13 +241,12 @@ impl Pump {
                 record[middle] ^= 1;
             }
             (Deed::Repeat, 2) => send(to, stream, &record),
-            (Deed::Drop, 2) => return,
             (Deed::Swap, 2) => return self.held.push(record),
             (Deed::Cut, 1) => {
                 send(to, stream, &record);
                 return to.finish(stream);
             }
-            (Deed::Cut, _) => return,
+            (Deed::Drop, 2) | (Deed::Cut, _) => return,
             _ => {}
         }
         send(to, stream, &record);
@@ -341,25 +339,39 @@ fn panel(deed: Deed) -> Panel {
     Panel { hacked, at, got, connector, _agents: agents }
 }
 
-/// Pieces that are a record each, and their echoes as far as they come; then the end as the caller sees it.
-fn talk(panel: &Panel, pieces: usize) -> (Vec<u8>, Vec<u8>, std::io::Result<usize>) {
+/// A piece that is a record of its own, and others; gives them, how much of their echo came, and whether the caller was cut off.
+fn talk(panel: &Panel, pieces: usize) -> (Vec<u8>, usize, bool) {
     let sent = pattern(pieces * 8_000, 11);
     let mut stream = visit(panel.at);
-    let mut echoed = Vec::new();
+    let (mut echoed, mut cut) = (0, false);
+    let mut note = |outcome: std::io::Result<usize>| match outcome {
+        Ok(count) => echoed += count,
+        // The system tells of a reset once.
+        Err(error) => cut |= matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe),
+    };
     for (number, piece) in sent.chunks(8_000).enumerate() {
-        if stream.write_all(piece).is_err() {
-            break;
-        }
-        // The third follows the second at once, so that both can be held side by side.
+        note(stream.write_all(piece).map(|()| 0));
+        // What follows the first follows at once, so that there are records to hold side by side.
         let mut echo = vec![0; piece.len()];
-        if number != 1 && stream.read_exact(&mut echo[..1]).is_ok() {
-            echoed.push(echo[0]);
+        if number == 0 {
+            note(stream.read_exact(&mut echo).map(|()| echo.len()));
         }
     }
-    stream.shutdown(std::net::Shutdown::Write).ok();
-    let mut rest = Vec::new();
-    let end = stream.read_to_end(&mut rest);
-    (sent, echoed, end)
+    note(stream.shutdown(std::net::Shutdown::Write).map(|()| 0));
+    note(stream.read_to_end(&mut Vec::new()));
+    (sent, echoed, cut)
+}
+
+impl Panel {
+    /// What the service got of the one visitor; probes say nothing and end in order.
+    fn delivered(&self) -> Got {
+        loop {
+            let got = self.got.recv_timeout(PATIENCE).unwrap();
+            if !(got.0.is_empty() && got.1) {
+                return got;
+            }
+        }
+    }
 }
 
 #[test]
@@ -378,7 +390,7 @@ fn a_pop_that_listens_hears_none_of_a_thousand_markers() {
     stream.shutdown(std::net::Shutdown::Write).unwrap();
     let said = markers.concat().into_bytes();
     assert!(echo.join().unwrap().unwrap() == said);
-    let (got, whole) = panel.got.recv_timeout(PATIENCE).unwrap();
+    let (got, whole) = panel.delivered();
     assert!(whole && got == said);
     let seen = panel.hacked.seen.lock().unwrap();
     assert!(seen.len() > 2 * said.len(), "the POP carried it all, both ways");
@@ -390,22 +402,25 @@ fn a_pop_that_listens_hears_none_of_a_thousand_markers() {
 fn whatever_a_pop_does_to_a_stream_ends_it_and_no_changed_byte_is_delivered() {
     for deed in [Deed::Change, Deed::Repeat, Deed::Swap, Deed::Drop, Deed::Cut] {
         let panel = panel(deed);
-        let (sent, _, end) = talk(&panel, 4);
-        let (got, whole) = panel.got.recv_timeout(PATIENCE).unwrap();
+        let (sent, _, cut) = talk(&panel, 4);
+        let (got, whole) = panel.delivered();
         assert!(!whole, "{deed:?}: the service saw an orderly end after {} bytes", got.len());
-        assert!(end.is_err(), "{deed:?}: the caller saw an orderly end");
+        assert!(cut, "{deed:?}: the caller saw an orderly end");
         assert!(sent.starts_with(&got), "{deed:?}: other bytes than were sent");
-        let most = if deed == Deed::Repeat { 2 } else { 1 };
-        assert!(got.len() <= most * 8_000, "{deed:?}: {} bytes", got.len());
-        until("the caller's books", || panel.connector.stats().recent.iter().any(|record| record.outcome != "finished"));
+        let most = if deed == Deed::Repeat { sent.len() - 1 } else { 8_000 };
+        assert!(got.len() <= most, "{deed:?}: {} bytes", got.len());
+        until("the caller's books", || {
+            panel.connector.stats().recent.iter().any(|record| record.outcome != "finished")
+        });
     }
 }
 
 #[test]
 fn a_stream_that_a_pop_takes_elsewhere_is_refused_by_the_caller() {
     let panel = panel(Deed::Divert);
-    let (_, echoed, end) = talk(&panel, 2);
-    assert!(end.is_err() && echoed.is_empty());
-    assert!(panel.got.recv_timeout(Duration::from_millis(200)).is_err(), "no service was dialled");
+    let (_, echoed, cut) = talk(&panel, 2);
+    assert!(cut && echoed == 0);
+    let dialled = std::iter::from_fn(|| panel.got.recv_timeout(Duration::from_millis(200)).ok());
+    assert_eq!(dialled.filter(|got| !got.0.is_empty()).count(), 0);
     assert_eq!(panel.connector.stats().recent[0].outcome, "end-to-end encryption broke");
 }

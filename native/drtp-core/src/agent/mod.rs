@@ -27,8 +27,8 @@ use dial::{Attempt, Dial, Purpose};
 use link::Link;
 use listener::Listener;
 use local::Service;
-use port::Port;
 use plan::{Entry, ServerSpec, ServiceSpec};
+use port::Port;
 use resolve::Resolver;
 
 use crate::config::AgentConfig;
@@ -327,7 +327,12 @@ impl Agent {
             self.ways = ways;
             self.revise_courses();
         }
-        let known = self.link_by_key.keys().chain(self.service_by_key.keys()).chain(self.listener_by_key.keys()).chain(self.port_by_key.keys());
+        let known = self
+            .link_by_key
+            .keys()
+            .chain(self.service_by_key.keys())
+            .chain(self.listener_by_key.keys())
+            .chain(self.port_by_key.keys());
         let gone: Vec<String> = if delta.whole {
             known.filter(|key| !delta.upsert.contains_key(*key)).cloned().collect()
         } else {

@@ -8,8 +8,8 @@ mod lanes;
 pub(crate) mod relay;
 mod relays;
 pub(crate) mod sealed;
-mod splice;
 pub(crate) mod socket;
+mod splice;
 pub(crate) mod table;
 mod waiting;
 

@@ -29,7 +29,9 @@ pub use stream::Budget;
 
 use crate::config::{Flow, Liveness};
 use crate::frame::{Frame, FrameError};
-use crate::message::{CAPABILITY_DATAGRAMS, CAPABILITY_LANES, CAPABILITY_SEALED, GoAway, GoAwayCode, Hello, Open, ResetCode, VERSION};
+use crate::message::{
+    CAPABILITY_DATAGRAMS, CAPABILITY_LANES, CAPABILITY_SEALED, GoAway, GoAwayCode, Hello, Open, ResetCode, VERSION,
+};
 use crate::report::LaneStats;
 
 /// Lanes of one session at most.
