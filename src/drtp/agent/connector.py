@@ -213,6 +213,9 @@ class ConnectorHost:
             self._planned = self._planned or state.phase is FeedPhase.UP
             self._dirty.set()
             if state.phase is FeedPhase.REFUSED and state.terminal:
+                if state.code == "DRTP-2009":
+                    # An agent would renew with its old key; a connector's user is asked again.
+                    raise Terminal("DRTP-4069")
                 raise Terminal(state.code, state.message, state.remedy)
 
     async def _follow_events(self, running: _Running) -> None:

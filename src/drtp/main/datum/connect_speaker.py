@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -36,12 +37,33 @@ class ConnectForm(Protocol):
         """Something has changed."""
         ...
 
+    def show(self, view: ConnectorView) -> None:
+        """The newest state as a whole."""
+        ...
+
     def failed(self, error: DrtpError) -> None:
         """It ends with this error, which the shell's door prints for people."""
         ...
 
+    def close(self) -> None:
+        """Nothing more will be said."""
+        ...
 
-class JsonConnectForm:
+
+class _Plain:
+    """What forms have in common that say things one by one."""
+
+    def show(self, view: ConnectorView) -> None:
+        """Events say it."""
+
+    def failed(self, error: DrtpError) -> None:
+        """The shell's door says it."""
+
+    def close(self) -> None:
+        """Nothing to do."""
+
+
+class JsonConnectForm(_Plain):
     """One JSON object a line on stdout."""
 
     def ready(self, event: Event) -> None:
@@ -57,7 +79,7 @@ class JsonConnectForm:
         self.say({"event": "error", "code": error.code, "message": error.what, "remedy": error.remedy})
 
 
-class LineConnectForm:
+class LineConnectForm(_Plain):
     """Local addresses on stdout, logfmt lines on stderr."""
 
     def ready(self, event: Event) -> None:
@@ -70,11 +92,8 @@ class LineConnectForm:
         shown = for_people(event)
         log.info(str(shown.pop("event")), **shown)
 
-    def failed(self, error: DrtpError) -> None:
-        """The shell's door says it."""
 
-
-class QuietConnectForm:
+class QuietConnectForm(_Plain):
     """With `--stdio` stdout is the connection's, and only what goes wrong is said."""
 
     def ready(self, event: Event) -> None:
@@ -85,15 +104,18 @@ class QuietConnectForm:
         if event.get("code"):
             log.warning(str(event["event"]), **{name: value for name, value in event.items() if name != "event"})
 
-    def failed(self, error: DrtpError) -> None:
-        """The shell's door says it."""
-
 
 def connect_form(output: OutputForm, stdio: bool) -> ConnectForm:
-    """JSON where asked for; silence beside a connection on stdout; lines elsewhere."""
+    """JSON where asked for; silence beside a connection on stdout; the live screen on a terminal; lines elsewhere."""
     if stdio:
         configure_logs(level=logging.WARNING)
         return QuietConnectForm()
+    if output is OutputForm.TEXT and sys.stderr.isatty() and sys.stdout.isatty():
+        from drtp.main.datum.connect_screen import ScreenConnectForm
+
+        # The screen shows the state itself; lines from elsewhere would tear it.
+        configure_logs(level=logging.CRITICAL)
+        return ScreenConnectForm()
     set_up_logs(output, quiet=False)
     return JsonConnectForm() if output is OutputForm.JSON else LineConnectForm()
 
@@ -117,7 +139,8 @@ class ConnectSpeaker:
     def __exit__(
         self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Nothing is held any more."""
+        """A terminal is left as it was."""
+        self._form.close()
 
     def follow(self, view: ConnectorView, now: float) -> None:
         """Say what is new in `view`; `now` is monotonic."""
@@ -133,6 +156,7 @@ class ConnectSpeaker:
         if view.feed.state != self._before.feed.state and self.announced:
             self._form.say({"event": "controlplane", "state": view.feed.state, "message": view.feed.message})
         self._before = view
+        self._form.show(view)
 
     def _say_pops(self, view: ConnectorView) -> None:
         was = {pop.server: pop.state for pop in self._before.pops}
