@@ -17,7 +17,10 @@ from typing import Any
 import pytest
 
 from scenario.bed import BIN, Bed, Program, echo, eventually, free_port, killed, require, tcp_service
-from scenario.test_postgres import postgres  # noqa: F401 - a fixture
+from scenario.test_postgres import postgres
+
+__all__ = ["postgres"]
+"""A fixture that this file shares."""
 
 CUT_WITHIN_S = 2.0
 FAILOVER_WITHIN_S = 1.0
@@ -65,7 +68,7 @@ def _query(port: int, sql: str) -> str:
     return done.stdout.strip()
 
 
-def test_psql_reads_a_row_through_connect_and_nothing_is_exposed(bed: Bed, postgres: int) -> None:  # noqa: F811
+def test_psql_reads_a_row_through_connect_and_nothing_is_exposed(bed: Bed, postgres: int) -> None:
     _serve(bed, postgres, "cx-postgres")
     panel = _connect(bed, "default/cx-postgres", "--local", "0")
     assert panel.ready["encrypted"] is True

@@ -165,10 +165,13 @@ def renewal_proof(nonce: str, csr_pem: str, generation: int) -> bytes:
 
 
 class SecretRequest(Model, frozen=True):
-    """POST `/v1/secrets` with a user token: a one-time secret for a service that the user may change."""
+    """POST `/v1/secrets` with a user token: a one-time secret for a service that the user may change, or for a service
+    account that the user may make tokens of, whose application then connects.
+    """
 
     namespace: str
-    service: str
+    service: str = ""
+    service_account: str = ""
     uses: int = 1
     lifetime_s: int = 1800
     source_cidrs: tuple[str, ...] = ()

@@ -6,18 +6,15 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import NamedTuple
 
 import msgspec
 
 from drtp.api import drtp
-from drtp.api.core import ORGANIZATION_LABEL
 from drtp.api.feed import EdgeRole, EnrolRequest
-from drtp.api.internal import Bound, CallerKind, CallerRecord, EdgeIdentity, EdgeIdentitySpec
+from drtp.api.internal import Bound, CallerRecord, EdgeIdentity, EdgeIdentitySpec
 from drtp.api.meta import Key
 from drtp.api.people import Authoriser, User
 from drtp.api.reports import (
-    CALLED_MAX,
     AgentRegistration,
     ConnectorRegistration,
     GatewayRegistration,
@@ -25,6 +22,7 @@ from drtp.api.reports import (
     Registration,
 )
 from drtp.api.spiffe import PeerRole, parse_uri
+from drtp.edgeserver.connectors import account_behind, app_of, caller_of, organization_uid, scope_of, seen_of
 from drtp.edgeserver.identities import ATTEMPTS, Identities, denial, usable
 from drtp.edgeserver.registrations import SERVICE, Registrations
 from drtp.issuers.audit import AuditLog
@@ -34,7 +32,6 @@ from drtp.issuers.requests import ProvenKey, proven_key
 from drtp.issuers.secrets import EnrolmentSecrets
 from drtp.kit.clock import Clock
 from drtp.kit.errors import Conflict, Refused, Retryable
-from drtp.rules.callers import wanted_names
 from drtp.store.protocol import NotFound, Store, Update, Write
 
 SERVICES_MAX = 256
@@ -145,31 +142,27 @@ class Enrolment:
     async def _connector_of(
         self, request: EnrolRequest, said: ConnectorRegistration, user: User, remote: str
     ) -> Enrolled:
-        """A connector of a user. It may do nothing by itself: each service decides anew who may call it.
-
-        Its uid is made from its key and its user, so that enrolling again with one key is one identity.
-        """
+        """A connector of a user. It may do nothing by itself: each service decides anew who may call it."""
         if not user.uid:
             raise Refused("DRTP-2005", "Only a user with an account has connectors.")
         key = proven_key(request.csr_pem)
-        caller = CallerRecord(CallerKind.USER, user.uid, user.name, user.groups, tuple(sorted(user.within)))
-        uid = str(uuid.uuid5(uuid.NAMESPACE_OID, f"connector {self._authority.pin} {user.uid} {key.fingerprint}"))
-        name = self._authority.identity(PeerRole.CONNECTOR, uid, caller=user.uid)
         for _ in range(ATTEMPTS):
-            held = await self._identities.find(uid)
-            if held is not None and (denial(held.record.spec) or held.record.spec.key_now != key.fingerprint):
-                raise Refused("DRTP-2001", "the key was used by an identity that has moved on")
-            spec = EdgeIdentitySpec(
-                role=EdgeRole.CONNECTOR,
-                uri=str(name),
-                caller=caller,
-                created_by=f"user {user.uid}",
-                **seen_of(said)._asdict(),
-            )
-            write, uid = self._identities.first(spec, key, held)
+            candidate = _let_in(await self._connector(caller_of(user), said, key), f"user {user.uid}")
+            write, uid = self._identities.first(candidate.spec, key, candidate.held)
             if await self._written([write]):
                 return await self._done(uid, remote)
         raise Retryable("DRTP-2003", "Many enrolments of one connector at once.")
+
+    async def _connector(self, caller: CallerRecord, said: ConnectorRegistration, key: ProvenKey) -> _Candidate:
+        """Its uid is made from its key and its caller, so that enrolling again with one key is one identity."""
+        uid = str(uuid.uuid5(uuid.NAMESPACE_OID, f"connector {self._authority.pin} {caller.uid} {key.fingerprint}"))
+        scope = await scope_of(self._store, caller)
+        name = self._authority.identity(PeerRole.CONNECTOR, uid, caller=caller.uid, **scope)
+        held = await self._identities.find(uid)
+        if held is not None and (denial(held.record.spec) or held.record.spec.key_now != key.fingerprint):
+            raise Refused("DRTP-2001", "the key was used by an identity that has moved on")
+        spec = EdgeIdentitySpec(role=EdgeRole.CONNECTOR, uri=str(name), caller=caller)
+        return _Candidate(msgspec.structs.replace(spec, **seen_of(said)), held)
 
     async def _candidate(self, bound: Bound, said: Registration, key: ProvenKey, remote: str) -> _Candidate:
         match said:
@@ -180,7 +173,8 @@ class Enrolment:
             case GatewayRegistration():
                 return await self._gateway(bound, said)
             case ConnectorRegistration():
-                raise Refused("DRTP-2001", "no secret is for a connector")
+                await account_behind(self._store, bound)
+                return await self._connector(app_of(bound), said, key)
 
     async def _agent(
         self, bound: Sequence[Bound], said: AgentRegistration, key: ProvenKey, remote: str, former: Former
@@ -191,12 +185,11 @@ class Enrolment:
             project = await self._store.get(Key("Namespace", "", namespace))
         except NotFound:
             raise Refused("DRTP-2017") from None
-        organization = project.labels.get(ORGANIZATION_LABEL) or project.uid
         uid = str(uuid.uuid5(uuid.UUID(project.uid), key.fingerprint))
         name = self._authority.identity(
             PeerRole.AGENT,
             uid,
-            organization=str(uuid.uuid5(uuid.NAMESPACE_OID, f"organization {organization}")),
+            organization=organization_uid(project),
             project=project.uid,
         )
         held = await self._identities.find(uid)
@@ -272,17 +265,3 @@ class Enrolment:
 def _let_in(candidate: _Candidate, by: str) -> _Candidate:
     """The candidate, with who let it in."""
     return _Candidate(msgspec.structs.replace(candidate.spec, created_by=by), candidate.held, candidate.writes)
-
-
-class Seen(NamedTuple):
-    """What a connector says of itself, as its record keeps it."""
-
-    version: str
-    hostname: str
-    wants: tuple[str, ...]
-
-
-def seen_of(said: ConnectorRegistration) -> Seen:
-    """Cut to size. What it asks for is no claim: whether it may have it is decided where it is used."""
-    wants = tuple(f"{namespace}/{name}" for namespace, name in wanted_names(said.services[:CALLED_MAX]))
-    return Seen(version=said.version[:64], hostname=said.hostname[:253], wants=wants)

@@ -32,6 +32,7 @@ from drtp.api.meta import Key
 from drtp.api.people import Authenticator, Authoriser
 from drtp.api.spiffe import PeerRole, SpiffeId
 from drtp.edgeserver.answers import answer, bearer_of, fault, key_of, leaf_of, plain_fault, remote_of
+from drtp.edgeserver.connectors import SERVICE_ACCOUNT
 from drtp.edgeserver.enrolment import Enrolled, Enrolment
 from drtp.edgeserver.identities import GRACE, Identities
 from drtp.edgeserver.limits import Buckets
@@ -155,8 +156,9 @@ class Routes:
         except (Refused, msgspec.DecodeError, ValueError) as error:
             log.info("late renewal refused", remote=remote, reason=getattr(error, "what", None) or str(error))
             return plain_fault("DRTP-2001", 403)
-        # A connector comes back by its user's login, an edge that was off over a weekend by its old key.
-        if name.role is PeerRole.CONNECTOR or self._clock.now() - leaf.not_valid_after_utc > GRACE:
+        # A user's connector comes back by a login, what was off over a weekend and has nobody to log in by its old key.
+        of_user = name.role is PeerRole.CONNECTOR and not name.project
+        if of_user or self._clock.now() - leaf.not_valid_after_utc > GRACE:
             return plain_fault("DRTP-2009", 403)
         uid = name.uid
         key = proven_key(wanted.csr_pem)
@@ -196,14 +198,15 @@ class Routes:
             wanted = msgspec.json.decode(await _body(request), type=SecretRequest)
         except msgspec.DecodeError as error:
             raise Invalid("DRTP-2020", f"The request cannot be read: {error}") from None
-        allowed = self._authoriser.decide(
-            user, "update", drtp.GROUP, "drtpservices", "", wanted.namespace, wanted.service
-        )
-        if not allowed.allowed:
+        by = f"user {user.uid or user.name}"
+        if wanted.service_account:
+            asked = ("create", "", "serviceaccounts", "token", wanted.namespace, wanted.service_account)
+        else:
+            asked = ("update", drtp.GROUP, "drtpservices", "", wanted.namespace, wanted.service)
+        if not self._authoriser.decide(user, *asked).allowed:
             raise Refused("DRTP-2005")
-        secret, expires_at = await mint_service_secret(
-            self._store, self._secrets, wanted, created_by=f"user {user.uid or user.name}"
-        )
+        mint = mint_account_secret if wanted.service_account else mint_service_secret
+        secret, expires_at = await mint(self._store, self._secrets, wanted, created_by=by)
         joined = f"{secret}@{self._advertised()}#{self._authority.pin}"
         return answer(SecretResponse(secret=joined, expires_at=expires_at))
 
@@ -248,6 +251,23 @@ async def mint_service_secret(
     minted = await secrets.mint(
         EdgeRole.AGENT,
         Bound(kind=SERVICE, name=wanted.service, namespace=wanted.namespace, uid=service.uid),
+        uses_max=wanted.uses,
+        lifetime_s=wanted.lifetime_s,
+        source_cidrs=wanted.source_cidrs,
+        created_by=created_by,
+    )
+    return minted.secret.reveal(), minted.expires_at
+
+
+async def mint_account_secret(
+    store: Store, secrets: EnrolmentSecrets, wanted: SecretRequest, *, created_by: str
+) -> tuple[str, datetime]:
+    """The same for a service account: what enrols with it is a connector of this application."""
+    name = wanted.service_account
+    account = await store.get(Key(SERVICE_ACCOUNT, wanted.namespace, name))
+    minted = await secrets.mint(
+        EdgeRole.CONNECTOR,
+        Bound(kind=SERVICE_ACCOUNT, name=name, namespace=wanted.namespace, uid=account.uid),
         uses_max=wanted.uses,
         lifetime_s=wanted.lifetime_s,
         source_cidrs=wanted.source_cidrs,

@@ -57,6 +57,7 @@ _EDIT = [
     _rule(WRITE, gatewayapi.GROUP, *_GATEWAY),
     _rule(["create"], "identity.datumapis.com", "revocations"),
     _rule(["connect"], drtp.GROUP, "drtpservices/connect"),
+    _rule(["create"], "", "serviceaccounts/token"),
 ]
 _ADMIN = [
     *_EDIT,

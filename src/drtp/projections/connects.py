@@ -67,7 +67,7 @@ def callers_of(read: Reader, service: DRTPService) -> tuple[Caller, ...]:
     asking = read.indexed(EdgeIdentity, "wants", f"{namespace}/{name}")
     grants = ReadGrants(read)
     found = [
-        Caller(identity=one.metadata.name, kind=who.kind.value, uid=who.uid, name=who.name)
+        Caller(identity=one.metadata.name, kind=who.kind.value, uid=who.uid, name=callers.shown(who))
         for one in asking
         if (who := one.spec.caller) is not None and callers.may_connect(who, namespace, name, grants)
     ]

@@ -15,12 +15,20 @@ from drtp.api.people import SYSTEM_MASTERS, User
 from drtp.rules import permissions
 from drtp.rules.permissions import Grants, Wanted
 
+APP_PREFIX = "system:serviceaccount:"
+"""What a service account's name as a user begins with."""
+
 VERB, RESOURCE, SUBRESOURCE = "connect", "drtpservices", "connect"
 
 
 def user_of(caller: CallerRecord) -> User:
     """The caller as roles know it; an application is its service account."""
     return User(caller.name, caller.uid, caller.groups, frozenset(caller.within))
+
+
+def shown(caller: CallerRecord) -> str:
+    """The name for people and for the local service: a user's, or an application's as `<namespace>/<name>`."""
+    return caller.name.removeprefix(APP_PREFIX).replace(":", "/") if caller.kind is CallerKind.APP else caller.name
 
 
 def may_connect(caller: CallerRecord, namespace: str, name: str, grants: Grants) -> bool:

@@ -9,8 +9,10 @@ from typing import Any
 
 import click
 
+from drtp.kit.secret import Secret
 from drtp.main.commands.options import OutputForm, output_option
 from drtp.main.datum.invocation import Invocation, context_option, proxy_option
+from drtp.main.datum.serve_command import secret_of
 from drtp.main.shell import Misused, run_async
 
 
@@ -32,6 +34,7 @@ class ConnectSettings:
 
     places: tuple[Place, ...]
     stdio: bool
+    secret: Secret[str] | None
     state_dir: Path | None
     once: bool
     drain_s: float
@@ -50,6 +53,11 @@ class ConnectSettings:
     multiple=True,
     metavar="CIDR",
     help="Whom to let in at a --local address that others can reach; repeat it.",
+)
+@click.option(
+    "--secret-file",
+    type=click.Path(allow_dash=True, dir_okay=False),
+    help="File with a one-time secret of an application's service account; else DRTP_SECRET, else the context's user.",
 )
 @click.option("--once", is_flag=True, help="Give up (exit 69) instead of waiting when nothing can flow.")
 @click.option(
@@ -74,6 +82,7 @@ def connect(services: tuple[str, ...], output: OutputForm, **options: Any) -> in
     settings = ConnectSettings(
         places=_places(services, options),
         stdio=options["stdio"],
+        secret=secret_of(options),
         state_dir=options["state_dir"],
         once=options["once"],
         drain_s=options["drain"],

@@ -24,6 +24,7 @@ from drtp.client.api import ApiClient
 from drtp.client.context import Context
 from drtp.client.enrolment import enrol
 from drtp.client.identity import IdentityStore
+from drtp.client.joining import parse_join
 from drtp.kit.backoff import full_jitter
 from drtp.kit.clock import SystemClock
 from drtp.kit.errors import DrtpError, Refused, Retryable, Terminal
@@ -34,7 +35,7 @@ from drtp.main.datum.connect_speaker import ConnectSpeaker, connect_form
 from drtp.main.datum.enrolling import edge_address
 from drtp.main.datum.invocation import Invocation
 from drtp.main.datum.naming import state_key
-from drtp.main.shell import STARTED, Exit, Misused, expected_error
+from drtp.main.shell import STARTED, Exit, Misconfigured, Misused, expected_error
 from drtp.tunnel import carry_stdio
 
 _ONCE_WITHIN_S = 30.0
@@ -45,7 +46,7 @@ _RETRY_BASE_S, _RETRY_CEILING_S = 0.5, 20.0
 
 async def run_connect(settings: ConnectSettings, invocation: Invocation) -> int:
     """Until Ctrl-C. Raises: Terminal, Refused, Invalid; Retryable with `--once` or `--stdio`."""
-    context = access(invocation)
+    context = _context(settings, invocation)
     ports = tuple(_port(place, context) for place in settings.places)
     if len({port.service for port in ports}) > CALLED_MAX:
         raise Misused("DRTP-7002", f"A connector presents at most {CALLED_MAX} services.")
@@ -67,7 +68,7 @@ class Connecting:
         settings: ConnectSettings,
         ports: tuple[Port, ...],
         state_dir: Path,
-        context: Context,
+        context: Context | None,
         speaker: ConnectSpeaker,
     ) -> None:
         self._settings = settings
@@ -131,10 +132,7 @@ class Connecting:
         delays = full_jitter(_RETRY_BASE_S, _RETRY_CEILING_S)
         while True:
             try:
-                async with ApiClient(self._context) as api:
-                    edge = await edge_address(api, self._context)
-                store = IdentityStore(self._state_dir)
-                await enrol(edge, store, self._registration(), token=self._context.token)
+                await self._enrol()
             except (DrtpError, BaseExceptionGroup) as fault:
                 error = expected_error(fault)
                 if self._settings.once or self._settings.stdio or not isinstance(error, Retryable):
@@ -144,6 +142,18 @@ class Connecting:
                 await self._clock.sleep(delay_s)
             else:
                 return
+
+    async def _enrol(self) -> None:
+        store, secret = IdentityStore(self._state_dir), self._settings.secret
+        if secret is not None:
+            join = parse_join(secret.reveal())
+            await enrol(join.edge, store, self._registration(), secret=join.secret)
+            return
+        if self._context is None:
+            raise Misused("DRTP-7010", "No identity is here yet, and no secret was given to get one.")
+        async with ApiClient(self._context) as api:
+            edge = await edge_address(api, self._context)
+        await enrol(edge, store, self._registration(), token=self._context.token)
 
     def _registration(self) -> ConnectorRegistration:
         services = tuple(dict.fromkeys(port.service for port in self._ports))
@@ -206,13 +216,26 @@ class Connecting:
         raise Retryable(code, f"Not ready within {within_s:.0f} s. {why}".rstrip())
 
 
-def _port(place: Place, context: Context) -> Port:
-    service = f"{place.namespace or context.namespace}/{place.name}"
+def _context(settings: ConnectSettings, invocation: Invocation) -> Context | None:
+    """None where a secret, or an identity that it once gave, suffices and nobody named a context."""
+    try:
+        return access(invocation)
+    except Misconfigured:
+        named = invocation.context_file is not None
+        if named or (settings.secret is None and settings.state_dir is None):
+            raise
+        return None
+
+
+def _port(place: Place, context: Context | None) -> Port:
+    if place.namespace is None and context is None:
+        raise Misused("DRTP-7002", f"{place.name} is of no project.", "Name it: NAMESPACE/SERVICE.")
+    service = f"{place.namespace or (context.namespace if context else '')}/{place.name}"
     return Port(service, place.address, place.port, place.path and place.path.absolute(), place.allow or LOOPBACK)
 
 
-def _state_dir(ports: tuple[Port, ...], invocation: Invocation, context: Context) -> Path:
+def _state_dir(ports: tuple[Port, ...], invocation: Invocation, context: Context | None) -> Path:
     """One directory for each control plane and set of services, so that the same command finds its own again."""
     names = "+".join(sorted({port.service.replace("/", ".") for port in ports}))
-    plane = state_key(context.api, context.ca_pem.decode())
+    plane = state_key(context.api, context.ca_pem.decode()) if context else "by-secret"
     return invocation.state_root() / plane / f"connect.{names}"[:200]

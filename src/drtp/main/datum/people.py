@@ -18,7 +18,7 @@ from drtp.kit.errors import Retryable, Terminal
 from drtp.main.commands.options import OutputForm, output_option
 from drtp.main.datum.access import access, namespace_option
 from drtp.main.datum.invocation import Invocation, context_option
-from drtp.main.shell import run_async
+from drtp.main.shell import Misused, run_async
 
 _TIMEOUT_S = 15.0
 _REVIEWS = "authentication.k8s.io/v1"
@@ -39,9 +39,10 @@ def login() -> None:
 
 
 @click.command()
-@click.argument("service")
+@click.argument("service", required=False)
 @context_option
 @namespace_option
+@click.option("--service-account", metavar="NAME", help="For an application that is to connect, instead of SERVICE.")
 @click.option(
     "--uses", type=click.IntRange(1, 1000), default=1, show_default=True, help="Agents that may enrol with it."
 )
@@ -49,14 +50,28 @@ def login() -> None:
 @click.option("--from", "sources", multiple=True, metavar="CIDR", help="Where it may be used; else anywhere.")
 @output_option
 def credentials(
-    service: str, *, namespace: str | None, uses: int, lifetime: int, sources: tuple[str, ...], output: OutputForm
+    service: str | None,
+    *,
+    namespace: str | None,
+    service_account: str | None,
+    uses: int,
+    lifetime: int,
+    sources: tuple[str, ...],
+    output: OutputForm,
 ) -> int:
     """Make a one-time secret for an agent that is to serve SERVICE.
 
     It is printed once, on stdout alone, and kept nowhere.
     """
+    if (service is None) is (service_account is None):
+        raise Misused("DRTP-7002", "A secret is for one service, or for one service account.")
     ask = SecretRequest(
-        namespace=namespace or "", service=service, uses=uses, lifetime_s=lifetime * 60, source_cidrs=sources
+        namespace=namespace or "",
+        service=service or "",
+        service_account=service_account or "",
+        uses=uses,
+        lifetime_s=lifetime * 60,
+        source_cidrs=sources,
     )
     return run_async(_credentials(Invocation.current(), ask, output))
 
@@ -89,6 +104,14 @@ async def _credentials(invocation: Invocation, ask: SecretRequest, output: Outpu
         click.echo(msgspec.json.encode(made).decode())
         return 0
     click.echo(made.secret)
+    if ask.service_account:
+        click.echo(
+            f"""
+Good until {made.expires_at:%Y-%m-%d %H:%M} UTC. Beside the application:
+  datumctl connect NAMESPACE/SERVICE --secret-file FILE""",
+            err=True,
+        )
+        return 0
     click.echo(
         f"""
 Good until {made.expires_at:%Y-%m-%d %H:%M} UTC, for {ask.uses} agent{"s" if ask.uses > 1 else ""}. On the machine \

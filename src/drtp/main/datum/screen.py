@@ -167,7 +167,7 @@ def pops_table(pops: Iterable[PopView], width: int) -> Table:
         cells: list[RenderableType] = [printable(server_name(pop)), state, _millis(pop.round_trip_ms)]
         if not narrow:
             cells = [printable(server_name(pop)), pop.role.value, state, *_measures(pop)]
-        table.addrow(*cells)
+        table.add_row(*cells)
     return table
 
 
@@ -190,7 +190,7 @@ def _flows(view: AgentView, width: int) -> Table:
     for flow in reversed(view.flows[-_FLOWS_SHOWN:]):
         numbers = (size(flow.bytes_in), size(flow.bytes_out), _millis(flow.duration_ms))
         visitor = printable(flow.visitor)
-        table.addrow(visitor, *numbers) if narrow else table.addrow(
+        table.add_row(visitor, *numbers) if narrow else table.add_row(
             visitor, printable(flow.service), *numbers, printable(str(flow.outcome))
         )
     return table

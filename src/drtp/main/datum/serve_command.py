@@ -85,7 +85,7 @@ def serve(target: str | None, file: Path | None, output: OutputForm, **options: 
     settings = ServeSettings(
         requests=requests,
         file=file,
-        secret=_secret(options),
+        secret=secret_of(options),
         state_dir=options["state_dir"],
         location=options["location"],
         once=options["once"],
@@ -105,17 +105,17 @@ def _request(target: str | None, options: dict[str, Any]) -> ServeRequest:
 
     parsed = parse_target(target) if target else None
     service: str | None = options["service"]
-    if parsed is None and service is None and not _has_secret(options):
+    if parsed is None and service is None and not _hassecret_of(options):
         raise Misused("DRTP-7002", "There is nothing to serve.", "Name a target, such as localhost:8080.")
     name: str = (
-        service or options["name"] or (default_name(parsed.written) if parsed and not _has_secret(options) else "")
+        service or options["name"] or (default_name(parsed.written) if parsed and not _hassecret_of(options) else "")
     )
     return check(
         ServeRequest(
             name=name,
             namespace=options["namespace"],
             target=parsed,
-            predefined=service is not None or _has_secret(options),
+            predefined=service is not None or _hassecret_of(options),
             hostname=options["hostname"],
             port=options["port"],
             address=options["address"],
@@ -139,13 +139,13 @@ def _secret(options: dict[str, Any]) -> Secret[str] | None:
     from_environment = os.environ.pop("DRTP_SECRET", None)
     path: str | None = options["secret_file"]
     try:
-        if options["secret_fd"] is not None:
+        if options.get("secret_fd") is not None:
             text = read_descriptor(options["secret_fd"])
         elif path == "-":
             text = sys.stdin.readline().strip()
         elif path is not None:
             text = Path(path).read_text(encoding="utf-8").strip()
-        elif options["secret"] is not None:
+        elif options.get("secret") is not None:
             text = options["secret"]
         else:
             text = from_environment
