@@ -7,9 +7,10 @@ that is not there and one that is not allowed the answer is the same, and nothin
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple, cast
 
 from drtp.api.drtp import DRTPConnection, DRTPServer, DRTPService, Protocol, Role
-from drtp.api.internal import EdgeIdentity, EdgeRole
+from drtp.api.internal import CallerRecord, EdgeIdentity, EdgeRole
 from drtp.api.meta import ObjectMeta
 from drtp.api.rbac import ClusterRole, ClusterRoleBinding, RoleBinding
 from drtp.api.rbac import Role as RbacRole
@@ -32,6 +33,13 @@ NOT_ALLOWED = "NotAllowed"
 UDP = "UdpNotSealed"
 DISABLED = "Disabled"
 NO_AGENT = "AgentAway"
+
+
+class Asks(NamedTuple):
+    """Of a connector's record, what its plan depends on."""
+
+    who: CallerRecord
+    wants: tuple[str, ...]
 
 
 class ReadGrants:
@@ -76,15 +84,15 @@ def callers_of(read: Reader, service: DRTPService) -> tuple[Caller, ...]:
 
 def connector(unit: Unit, read: Reader, settings: ProjectionSettings) -> Result:
     """All that one connector is told: each service that it asks for, and the POPs on which these are."""
-    known = facts.identity(read, unit[1])
-    who = known.spec.caller if known else None
-    if known is None or who is None or known.spec.role is not EdgeRole.CONNECTOR:
+    told = next(iter(read.facts().values()), None)
+    if told is None:
         return Result()
+    who, wants = cast("Asks", told)
     edge = EdgeRef(EdgeRole.CONNECTOR, unit[1])
     result = Result()
     servers: dict[str, DRTPServer] = {}
     grants = ReadGrants(read)
-    for namespace, name in callers.wanted_names(known.spec.wants):
+    for namespace, name in callers.wanted_names(wants):
         plan = PlanConnect(namespace=namespace, name=name, reason=NOT_ALLOWED)
         if callers.may_connect(who, namespace, name, grants):
             plan = _plan(read, namespace, name, servers)

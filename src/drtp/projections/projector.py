@@ -47,25 +47,24 @@ _UNITS: Mapping[str, tuple[int, Compute]] = {
 
 _ALWAYS: tuple[Unit, ...] = (facts.GATEWAYS, facts.POPS, facts.SERVERS, ("trust",), ("deny",))
 
-_SPAWNS: Mapping[str, Callable[[Key], tuple[Unit, ...]]] = {
-    kind_key(DRTPConnection): lambda key: (("connection", key.namespace, key.name),),
-    kind_key(DRTPServer): lambda key: (("server", key.name),),
-    kind_key(EdgeIdentity): lambda key: (("identity", key.name), ("connector", key.name)),
-    gatewayapi.GATEWAY: lambda key: (("gateway", key.namespace, key.name),),
-    gatewayapi.LISTENER_SET: lambda key: (("listenerset", key.namespace, key.name),),
+_SPAWNS: Mapping[str, Callable[[Key], Unit]] = {
+    kind_key(DRTPConnection): lambda key: ("connection", key.namespace, key.name),
+    kind_key(DRTPServer): lambda key: ("server", key.name),
+    kind_key(EdgeIdentity): lambda key: ("identity", key.name),
+    gatewayapi.GATEWAY: lambda key: ("gateway", key.namespace, key.name),
+    gatewayapi.LISTENER_SET: lambda key: ("listenerset", key.namespace, key.name),
     **{
-        kind_key(model): lambda key, kind=kind: (("route", kind, key.namespace, key.name),)
+        kind_key(model): lambda key, kind=kind: ("route", kind, key.namespace, key.name)
         for kind, model in facts.ROUTES.items()
     },
 }
-"""Objects that have units of their own, for as long as they exist."""
+"""Objects that have a unit of their own, for as long as they exist."""
 
 
 _OBJECTS: Mapping[str, str] = {
     "connection": kind_key(DRTPConnection),
     "server": kind_key(DRTPServer),
     "identity": kind_key(EdgeIdentity),
-    "connector": kind_key(EdgeIdentity),
     "gateway": gatewayapi.GATEWAY,
     "listenerset": gatewayapi.LISTENER_SET,
 }
@@ -126,7 +125,7 @@ class Projector:
         return self._view.stored(Key(kind, namespace, name)) is None
 
     def _spawned(self, keys: Iterable[Key]) -> list[Unit]:
-        return [unit for key in keys if key.kind in _SPAWNS for unit in _SPAWNS[key.kind](key)]
+        return [_SPAWNS[key.kind](key) for key in keys if key.kind in _SPAWNS]
 
     def _compute(self, unit: Unit, read: Reader) -> Result:
         return _UNITS[unit[0]][1](unit, read, self._settings)

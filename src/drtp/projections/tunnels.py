@@ -113,9 +113,16 @@ def connection(unit: Unit, read: Reader, settings: ProjectionSettings) -> Result
 
 
 def identity(unit: Unit, read: Reader, _settings: ProjectionSettings) -> Result:
-    """The tenant of an agent that is not denied: of its whole record, what its many connections depend on."""
+    """The tenant of an agent that is not denied: of its whole record, what its many connections depend on.
+
+    A connector's own unit is sent whose it is and what it asks for.
+    """
     known = facts.identity(read, unit[1])
-    return Result(value=known.spec.namespace if known and known.spec.role is EdgeRole.AGENT else None)
+    if known is None:
+        return Result()
+    if known.spec.role is EdgeRole.CONNECTOR and known.spec.caller is not None:
+        return Result(facts={("connector", unit[1]): connects.Asks(known.spec.caller, known.spec.wants)})
+    return Result(value=known.spec.namespace if known.spec.role is EdgeRole.AGENT else None)
 
 
 def _route(

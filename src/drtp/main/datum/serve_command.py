@@ -105,17 +105,17 @@ def _request(target: str | None, options: dict[str, Any]) -> ServeRequest:
 
     parsed = parse_target(target) if target else None
     service: str | None = options["service"]
-    if parsed is None and service is None and not _hassecret_of(options):
+    if parsed is None and service is None and not _has_secret(options):
         raise Misused("DRTP-7002", "There is nothing to serve.", "Name a target, such as localhost:8080.")
     name: str = (
-        service or options["name"] or (default_name(parsed.written) if parsed and not _hassecret_of(options) else "")
+        service or options["name"] or (default_name(parsed.written) if parsed and not _has_secret(options) else "")
     )
     return check(
         ServeRequest(
             name=name,
             namespace=options["namespace"],
             target=parsed,
-            predefined=service is not None or _hassecret_of(options),
+            predefined=service is not None or _has_secret(options),
             hostname=options["hostname"],
             port=options["port"],
             address=options["address"],
@@ -134,7 +134,7 @@ def _has_secret(options: dict[str, Any]) -> bool:
     return any(way is not None for way in ways)
 
 
-def _secret(options: dict[str, Any]) -> Secret[str] | None:
+def secret_of(options: dict[str, Any]) -> Secret[str] | None:
     """From wherever it was given; the variable is taken out of the environment. Raises: Misused (DRTP-7010)."""
     from_environment = os.environ.pop("DRTP_SECRET", None)
     path: str | None = options["secret_file"]
