@@ -147,9 +147,9 @@ impl Table {
         self.reclaim(relay);
     }
 
-    /// FIN of a sealed stream: after a close_notify the end of its bytes, without one a cut.
-    pub(super) fn sealed_end(&mut self, relay: usize) {
-        let whole = self.relays[relay].sealed.as_ref().is_some_and(|sealed| sealed.ended_well());
+    /// FIN came: of a sealed stream, after a close_notify the end of its bytes, without one a cut.
+    pub(super) fn stream_ended(&mut self, relay: usize) {
+        let whole = self.relays[relay].sealed.as_ref().is_none_or(|sealed| sealed.ended_well());
         if whole {
             self.relays[relay].fin_wanted = true;
             self.flush_later(relay);

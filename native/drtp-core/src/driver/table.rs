@@ -317,14 +317,6 @@ impl Table {
         self.relays.insert(relay)
     }
 
-    fn stream_ended(&mut self, relay: usize) {
-        if self.relays[relay].sealed.is_some() {
-            return self.sealed_end(relay);
-        }
-        self.relays[relay].fin_wanted = true;
-        self.flush_later(relay);
-    }
-
     fn deliver(&mut self, relay: usize, bytes: &[u8]) {
         let Some(state) = self.relays.get_mut(relay) else { return };
         if state.dead || state.fin_done {
