@@ -54,7 +54,10 @@ impl Server {
     }
 
     pub(super) fn by_connection(&self, connection: &str) -> Option<usize> {
-        self.routes.iter().find(|(_, route)| route.spec.connection == connection).map(|(index, _)| index)
+        // The host's own key for it, before all routes are looked through.
+        let direct = self.by_key.get(&format!("route/{connection}")).copied();
+        let meant = |index: &usize| self.routes.get(*index).is_some_and(|route| route.spec.connection == connection);
+        direct.filter(meant).or_else(|| self.routes.iter().map(|(index, _)| index).find(meant))
     }
 
     /// Access, once more than at the gateway; and the caps of the connection.

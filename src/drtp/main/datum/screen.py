@@ -189,7 +189,7 @@ def _flows(view: AgentView, width: int) -> Table:
         table.add_column(title, justify="left" if title in ("Service", "End") else "right", no_wrap=True)
     for flow in reversed(view.flows[-_FLOWS_SHOWN:]):
         numbers = (size(flow.bytes_in), size(flow.bytes_out), _millis(flow.duration_ms))
-        visitor = printable(flow.visitor)
+        visitor = printable(flow.caller or flow.visitor)
         table.add_row(visitor, *numbers) if narrow else table.add_row(
             visitor, printable(flow.service), *numbers, printable(str(flow.outcome))
         )
