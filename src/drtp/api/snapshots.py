@@ -68,7 +68,7 @@ class Caller(Model, frozen=True):
     """
 
     identity: str
-    kind: str = "user"
+    kind: str
     uid: str = ""
     name: str = ""
 

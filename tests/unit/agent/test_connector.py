@@ -13,8 +13,8 @@ import msgspec
 import pytest
 
 from drtp.agent import AgentHost, AgentPhase
-from drtp.agent.connectplan import Port
 from drtp.agent.connector import ConnectorHost, ConnectorSettings
+from drtp.agent.connectplan import Port
 from drtp.agent.connectview import ConnectorView
 from drtp.api.drtp import EndpointMode
 from drtp.api.reports import ConnectorRegistration
@@ -137,6 +137,6 @@ async def test_what_the_plan_says_is_in_the_ready_page_and_a_restart_goes_on_fro
                 await until(lambda: seen(host).ready)
                 async with http.get(f"{seen(host).local_url}/ready") as answer:
                     assert (answer.status, (await answer.json())["services"][0]["service"]) == (200, "joe/echo")
-            await until(lambda: (world.path / "connector" / "snapshot.json").exists())
+            await until((world.path / "connector" / "snapshot.json").exists)
         async with running(host_of(world)) as again:
             await until(lambda: seen(again).ready)
