@@ -17,7 +17,10 @@ GUIDE = ROOT / "docs" / "guide"
 PORTS = ("8080", "8443", "5432", "5672", "8993", "9080", "15432", "15672", "10443", "10993", "15353")
 PAGES = [
     "README.md",
-    *(f"docs/guide/{name}.md" for name in ("serve", "networks", "connect", "database", "routes", "tenants")),
+    *(
+        f"docs/guide/{name}.md"
+        for name in ("serve", "networks", "connect", "database", "credentials", "routes", "tenants")
+    ),
     "docs/operations/README.md",
 ]
 BLOCK = re.compile(r"^```sh ?([a-z-]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

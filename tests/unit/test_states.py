@@ -25,6 +25,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "guide" / "states.md").read_text()
 DIAGRAMS = re.findall(r"```mermaid\n(.*?)```", PAGE, re.DOTALL)
 Arrow = tuple[str, str]
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
+FLAG = (True, False)
 TABLE = read_table(snapshot({"route/c1": route()}), {"c1": Place("127.0.0.1", 20000)}, Path("/run"))
 BOUND = Standing(bound={"route/c1": "127.0.0.1:20000"})
 FIT, DRAINING = Vitals(Fitness.OK, 100), Vitals(Fitness.DRAINING, 100)
@@ -53,7 +54,7 @@ def test_server_diagram_shows_every_reason_of_ready_and_ways_that_one_fact_opens
     assert reasons
     assert _states(DIAGRAMS[0]) == reasons
     old = NOW - readiness.LEASE - timedelta(seconds=1)
-    facts = itertools.product((NOW, old), (True, False), (None, 49, 50), (True, False), (True, False))
+    facts = itertools.product((NOW, old), FLAG, (None, 49, 50), FLAG, FLAG, FLAG)
     known = {one: readiness.server_ready(ServerFacts(*one), NOW).reason for one in facts}
     possible = {
         (known[a], known[b])

@@ -730,3 +730,35 @@ fn a_silent_visitor_does_not_hold_up_a_goodbye() {
     event(|n| world.agent.events(n), |e| matches!(e, Event::TunnelDown { message, .. } if message.contains("drain")));
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
 }
+
+#[test]
+fn a_burst_of_visitors_who_have_spoken_is_served_whole_by_rooms_that_are_smaller() {
+    let authority = Authority::new();
+    let pop = pop_with(
+        &authority,
+        CoreLimits { pre_auth_max: 128, pre_auth_per_address_max: 128, ..CoreLimits::default() },
+    );
+    let port = free_port("127.0.0.1");
+    let declared = with(route(port), json!({"plainFrom": ["127.0.0.0/8"]}));
+    assert_ok(&pop.apply(&whole(json!({"route/c-1": declared}))));
+    let target = target(service(echo));
+    let agent = TunnelAgent::new(agent_config(&authority, "a-1", 1, target.clone())).unwrap();
+    let plan = json!({"server/p-1": plan_server(pop.agent_addresses()[0]), "service/c-1": plan_service(&target)});
+    assert_ok(&agent.apply(&whole(plan)));
+    until("the endpoint to be live", || pop.stats().connections.iter().any(|c| c.live));
+    let endpoint = SocketAddr::from(([127, 0, 0, 1], port));
+    for burst in 0..10_u8 {
+        let mut visitors: Vec<TcpStream> = (0..150)
+            .map(|_| {
+                let mut visitor = visit(endpoint);
+                visitor.write_all(&[burst]).unwrap();
+                visitor
+            })
+            .collect();
+        for visitor in &mut visitors {
+            let mut back = [0];
+            visitor.read_exact(&mut back).unwrap();
+            assert_eq!(back, [burst]);
+        }
+    }
+}

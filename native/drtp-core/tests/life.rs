@@ -451,3 +451,24 @@ fn a_session_is_replaced_before_its_certificates_end_and_nobody_notices() {
     fresh.read_exact(&mut [0; 2]).unwrap();
     assert!(!agent.events(100).iter().any(|e| matches!(e, Event::TunnelDown { .. })));
 }
+
+#[test]
+fn a_denied_pop_loses_its_agent_at_once_and_gets_no_other() {
+    let world = World::new(service(echo));
+    let mut visitor = echoed(world.endpoint);
+    let service = world.plan["service/c-1"].clone();
+    let deny = json!({"type": "deny", "minimumGeneration": {"p-1": -1, "p-2": 3}});
+    assert_ok(&world.agent.apply(&whole(json!({"service/c-1": service, "deny": deny}))));
+    read_to_reset(&mut visitor);
+    until("no session", || world.agent.stats().sessions.is_empty());
+
+    let mut plan = world.plan.clone();
+    plan["deny"] = deny;
+    let refused = world.agent.apply(&whole(plan));
+    assert_eq!(refused.entries["server/p-1"].error.as_deref(), Some("its POP was revoked"));
+    assert!(refused.entries["deny"].ok && refused.entries["service/c-1"].ok, "{refused:?}");
+
+    assert_ok(&world.agent.apply(&whole(world.plan.clone())));
+    world.wait_live();
+    drop(echoed(world.endpoint));
+}

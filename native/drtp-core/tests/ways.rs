@@ -293,6 +293,18 @@ fn wrong_credentials_are_named_at_once_and_not_tried_again_soon() {
     });
     std::thread::park_timeout(Duration::from_millis(500));
     assert_eq!(asked.load(Ordering::SeqCst), 1);
+    // Another POP behind the same proxy waits with the first.
+    let mut plan = far.plan.clone();
+    plan["server/p-2"] = with(plan_server(far.pop.agent_addresses()[0]), json!({"server": "p-2"}));
+    let same = json!({"ways": ways});
+    let delta = json!({"whole": true, "upsert": plan, "ways": {"p-1": same, "p-2": same}});
+    assert_ok(&far.agent.apply(delta.to_string().as_bytes()));
+    std::thread::park_timeout(Duration::from_millis(500));
+    assert_eq!(asked.load(Ordering::SeqCst), 1);
+    // With another password the proxy is asked at once.
+    let right = json!({"ways": [way("connect", proxy, Some(("sam", "secret")), false)]});
+    far.come_by(&right);
+    far.up();
 }
 
 #[test]
@@ -431,6 +443,22 @@ fn a_better_way_is_found_later_and_no_visitor_is_cut() {
     assert_eq!(&back, b"after");
     far.carries();
     until("one session with the POP", || far.agent.stats().sessions[0].way == "direct");
+}
+
+#[test]
+fn a_pop_that_is_lost_does_not_keep_another_on_a_lesser_way() {
+    let limits = CoreLimits { better_way_ms: 100, ..CoreLimits::default() };
+    let ways = json!({"ways": [{}, {"webSocket": true}], "first": 1});
+    let far = Far::with(limits, |_| ways.clone(), |pop| pop);
+    assert_eq!(far.up(), "direct+websocket");
+    let mut lost = plan_server(SocketAddr::from(([127, 0, 0, 1], free_port("127.0.0.1"))));
+    lost["server"] = json!("p-2");
+    let mut plan = far.plan.clone();
+    plan["server/p-2"] = lost;
+    let delta = json!({"whole": true, "upsert": plan, "ways": {"p-1": ways}});
+    assert_ok(&far.agent.apply(delta.to_string().as_bytes()));
+    assert_eq!(far.up(), "direct");
+    far.carries();
 }
 
 #[test]

@@ -12,7 +12,7 @@ import msgspec
 from drtp.agent.connectview import PortView
 from drtp.agent.view import PopView
 from drtp.api.drtp import ClientStatus
-from drtp.api.snapshots import PlanConnect, PlanServer, Snapshot
+from drtp.api.snapshots import DenyEntry, PlanConnect, PlanServer, Snapshot
 from drtp.tunnel import ConnectionStats, Stats
 
 LOOPBACK = ("127.0.0.0/8", "::1/128")
@@ -64,7 +64,10 @@ def read_connect_plan(snapshot: Snapshot | None, ports: Sequence[Port]) -> Conne
     entries = snapshot.entries if snapshot else {}
     servers = tuple(sorted((one for one in entries.values() if isinstance(one, PlanServer)), key=lambda one: one.name))
     told = {f"{one.namespace}/{one.name}": one for one in entries.values() if isinstance(one, PlanConnect)}
-    documents: dict[str, dict[str, Any]] = {f"server/{one.server}": msgspec.to_builtins(one) for one in servers}
+    core = (PlanServer, DenyEntry)
+    documents: dict[str, dict[str, Any]] = {
+        key: msgspec.to_builtins(one) for key, one in entries.items() if isinstance(one, core)
+    }
     for port in ports:
         bind = {"path": str(port.path)} if port.path else {"address": port.address, "port": port.port}
         plan = told.get(port.service)

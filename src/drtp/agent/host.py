@@ -278,9 +278,12 @@ class AgentHost:
                 # The old certificate stays in force; the next renewal brings another.
                 log.warning("certificate not taken", code=error.code, error=error.what)
                 continue
+            self._feed.trusting(identity)
+            renewed = running.identity is None or running.identity.generation != identity.generation
             running.identity = identity
-            running.renewals += 1
-            log.info("certificate renewed", generation=identity.generation, not_after=str(identity.not_after))
+            if renewed:
+                running.renewals += 1
+                log.info("certificate renewed", generation=identity.generation, not_after=str(identity.not_after))
             self._dirty.set()
 
     async def _follow_feed_state(self) -> None:

@@ -10,7 +10,7 @@ import msgspec
 
 from drtp.agent.pins import Pins
 from drtp.agent.view import server_name
-from drtp.api.snapshots import Entry, MeasureTarget, PlanServer, PlanService, Snapshot
+from drtp.api.snapshots import DenyEntry, Entry, MeasureTarget, PlanServer, PlanService, Snapshot
 from drtp.client.roundtrips import Target
 from drtp.kit.errors import Refused
 
@@ -48,6 +48,8 @@ def read_plan(snapshot: Snapshot, pins: Pins, before: Plan | None = None, *, all
         match entry:
             case PlanServer():
                 servers.append(entry)
+            case DenyEntry():
+                pass
             case MeasureTarget():
                 # Not for the core, which keeps sessions.
                 measured.append(entry)

@@ -11,7 +11,7 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from drtp.api import cel_rules, faults, object_meta, rbac, structural
+from drtp.api import cel_rules, faults, object_meta, quotas, rbac, structural
 from drtp.api.faults import Fault, Rejected
 from drtp.api.jsonvalue import is_list, is_object
 from drtp.api.kinds import KindInfo
@@ -95,6 +95,8 @@ def _faults(info: KindInfo, obj: dict[str, Any], old: Mapping[str, Any] | None) 
     yield from _body(info, obj, old)
     if info.kind == "Secret" and not info.group:
         yield from _secret(obj, old)
+    if info.kind == "ResourceQuota" and not info.group and is_object(obj.get("spec") or {}):
+        yield from quotas.validate(obj)
 
 
 def _naming(info: KindInfo) -> object_meta.Naming:

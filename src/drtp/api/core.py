@@ -1,4 +1,4 @@
-"""Kubernetes' own kinds that DRTP keeps: namespaces, services, secrets, config maps, events, leases, endpoint slices.
+"""Kubernetes' own kinds that DRTP keeps: namespaces, services, secrets, accounts, quotas, events, leases and the like.
 
 Typed as far as DRTP reads them; the API door keeps every other member of an object as it came.
 """
@@ -85,6 +85,41 @@ class ConfigMap(Model, frozen=True, kw_only=True):
     immutable: bool | None = None
     data: dict[str, str] = {}
     binary_data: dict[str, str] = {}
+
+
+class ServiceAccount(Model, frozen=True, kw_only=True):
+    """A program's identity in its project: a user named `system:serviceaccount:<namespace>:<name>`.
+
+    Its `metadata.uid` tells it from a later one of the same name.
+    """
+
+    api_version: str = "v1"
+    kind: str = "ServiceAccount"
+    metadata: ObjectMeta
+    automount_service_account_token: bool | None = None
+
+
+class ResourceQuotaSpec(Model, frozen=True, kw_only=True):
+    """`hard`: what is counted or limited, to the most there may be."""
+
+    hard: dict[str, int | str] = {}
+
+
+class ResourceQuotaStatus(Model, frozen=True, kw_only=True):
+    """The limits in force, and how much of each counted one is used."""
+
+    hard: dict[str, int | str] = {}
+    used: dict[str, int | str] = {}
+
+
+class ResourceQuota(Model, frozen=True, kw_only=True):
+    """How much a project may have. Written by the operator alone."""
+
+    api_version: str = "v1"
+    kind: str = "ResourceQuota"
+    metadata: ObjectMeta
+    spec: ResourceQuotaSpec = ResourceQuotaSpec()
+    status: ResourceQuotaStatus = ResourceQuotaStatus()
 
 
 class ObjectReference(Model, frozen=True, kw_only=True):

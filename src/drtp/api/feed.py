@@ -7,7 +7,6 @@ There is no parameter that names a snapshot: the certificate decides what an edg
 from __future__ import annotations
 
 import hashlib
-from datetime import datetime
 from enum import Enum
 
 import msgspec
@@ -44,13 +43,17 @@ def digest(entries: Entries) -> str:
 
 
 class Hello(Model, frozen=True, tag="hello", tag_field="type"):
-    """First message. `holds` is the persisted snapshot's generation; `digest` its entries' SHA-256."""
+    """First message. `holds` is the persisted snapshot's generation; `digest` its entries' SHA-256.
+
+    `bundle`: the digest of the roots that the edge trusts (`spiffe.bundle_digest`).
+    """
 
     protocol: int
     registration: Registration
     holds: Generation | None = None
     digest: str = ""
     certificate_generation: int = 0
+    bundle: str = ""
 
 
 class ReportDelta(Model, frozen=True, tag="report", tag_field="type"):
@@ -73,6 +76,12 @@ class Renew(Model, frozen=True, tag="renew", tag_field="type"):
 
     csr_pem: str
     generation: int
+
+
+class Trusting(Model, frozen=True, tag="trusting", tag_field="type"):
+    """The roots of this digest are on the edge's disk, and in force at everything it dials and serves."""
+
+    bundle: str
 
 
 class Heartbeat(Model, frozen=True, tag="heartbeat", tag_field="type"):
@@ -99,6 +108,13 @@ class Renewed(Model, frozen=True, tag="renewed", tag_field="type"):
     generation: int
 
 
+class Trust(Model, frozen=True, tag="trust", tag_field="type"):
+    """Trust these roots and no others. `renew_within_s`: and ask for a new certificate, after a random part of it."""
+
+    bundle_pem: str
+    renew_within_s: float | None = None
+
+
 class RenewRefused(Model, frozen=True, tag="renewRefused", tag_field="type"):
     """No certificate. `terminal`: the identity is locked or revoked, do not ask again."""
 
@@ -116,8 +132,8 @@ class Goodbye(Model, frozen=True, tag="goodbye", tag_field="type"):
     terminal: bool = False
 
 
-FromEdge = Hello | ReportDelta | Applied | Renew | Heartbeat
-ToEdge = SnapshotDelta | Renewed | RenewRefused | Goodbye | Heartbeat
+FromEdge = Hello | ReportDelta | Applied | Renew | Trusting | Heartbeat
+ToEdge = SnapshotDelta | Renewed | Trust | RenewRefused | Goodbye | Heartbeat
 
 
 class EnrolRequest(Model, frozen=True):
@@ -162,26 +178,6 @@ class RenewRequest(Model, frozen=True):
 def renewal_proof(nonce: str, csr_pem: str, generation: int) -> bytes:
     """What the old key signs; the first line keeps it from being taken for anything else."""
     return "\n".join(("drtp-renewal-1", nonce, str(generation), csr_pem)).encode()
-
-
-class SecretRequest(Model, frozen=True):
-    """POST `/v1/secrets` with a user token: a one-time secret for a service that the user may change, or for a service
-    account that the user may make tokens of, whose application then connects.
-    """
-
-    namespace: str
-    service: str = ""
-    service_account: str = ""
-    uses: int = 1
-    lifetime_s: int = 1800
-    source_cidrs: tuple[str, ...] = ()
-
-
-class SecretResponse(Model, frozen=True):
-    """`secret` is one string that suffices: `drtp_enr_...@host:port#pin`."""
-
-    secret: str
-    expires_at: datetime
 
 
 class Fault(Model, frozen=True):

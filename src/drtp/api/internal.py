@@ -21,6 +21,7 @@ EDGE_IDENTITY = f"EdgeIdentity.{GROUP}"
 ACCOUNT = f"Account.{GROUP}"
 API_TOKEN = f"ApiToken.{GROUP}"
 CLAIM = f"Claim.{GROUP}"
+INVITATION = f"Invitation.{GROUP}"
 
 
 class Bound(Model, frozen=True):
@@ -44,7 +45,8 @@ class SecretUse(Model, frozen=True):
 class EnrolmentSecretSpec(Model, frozen=True):
     """A one-time secret.
 
-    `digest`: HMAC-SHA256 with the pepper (hex). `replays`: refused uses by other keys, beyond the cap.
+    `digest`: HMAC-SHA256 with the pepper (hex). `replays`: refused uses by other keys, beyond the cap. `kept_in`: the
+    Secret of the service's project that holds the string for as long as it is good, "" if none does.
     """
 
     digest: str
@@ -57,6 +59,7 @@ class EnrolmentSecretSpec(Model, frozen=True):
     replays: int = 0
     last_replay_at: datetime | None = None
     created_by: str = ""
+    kept_in: str = ""
 
 
 class EnrolmentSecret(Model, frozen=True, kw_only=True, omit_defaults=False):
@@ -94,6 +97,7 @@ class EdgeIdentitySpec(Model, frozen=True):
     an older one coming later is a copied key, and locks the identity. `key_superseded` is the key that a new enrolment
     of the same edge replaced: it is refused, but no sign of a copy.
     A connector's `caller` is whose it is, and `wants` are the services (`<namespace>/<name>`) that it asked for last.
+    `bundle`: the digest of the roots that the edge says it trusts; "" from edges before that.
     `addresses`, `version`, `hostname`: from the newest Hello (a gateway's public listeners are reached at `addresses`).
     """
 
@@ -118,6 +122,7 @@ class EdgeIdentitySpec(Model, frozen=True):
     hostname: str = ""
     caller: CallerRecord | None = None
     wants: tuple[str, ...] = ()
+    bundle: str = ""
 
     @property
     def denied(self) -> bool:
@@ -139,11 +144,15 @@ class EdgeIdentity(Model, frozen=True, kw_only=True, omit_defaults=False):
 
 
 class AccountSpec(Model, frozen=True):
-    """A person or program. Groups hold for its tokens and certificates alike; roles are bound to `name` and to them."""
+    """A person or program. Groups hold for its tokens and certificates alike; roles are bound to `name` and to them.
+
+    `service_account`: `<namespace>/<name>` of the ServiceAccount that it is for as long as that is there.
+    """
 
     name: str
     groups: tuple[str, ...] = ()
     disabled: bool = False
+    service_account: str = ""
 
 
 class Account(Model, frozen=True, kw_only=True, omit_defaults=False):
@@ -175,6 +184,89 @@ class ApiToken(Model, frozen=True, kw_only=True, omit_defaults=False):
     kind: str = "ApiToken"
     metadata: ObjectMeta
     spec: ApiTokenSpec
+
+
+class RotationPhase(Enum):
+    """How far the change from one root to the next has come. Both are trusted by everybody but in `STANDBY`."""
+
+    STANDBY = "Standby"
+    """One root, nothing under way."""
+    INIT = "Init"
+    """Edges learn the next root; everything is still issued under the former."""
+    CLIENTS = "UpdateClients"
+    """Edges and people get certificates under the next root."""
+    SERVERS = "UpdateServers"
+    """The control plane's own doors too; edges' last certificates under the former are replaced."""
+
+
+class AuthoritySpec(Model, frozen=True):
+    """Which roots count, by number. `active` is the one of before, `next` the one that comes; 0: none comes.
+
+    `begun`, `since`: of the rotation, of its phase. `hold_s`: the least time before the doors change, for people and
+    secrets that know the former root alone. `grace_s`: how long a root that is gone vouches for the one after it.
+    `retired`: roots that still vouch, until when. `floors`: for each usage the least intermediate that may issue.
+    """
+
+    active: int = 1
+    next: int = 0
+    phase: RotationPhase = RotationPhase.STANDBY
+    begun: datetime | None = None
+    since: datetime | None = None
+    hold_s: int = 0
+    grace_s: int = 0
+    retired: dict[str, datetime] = {}
+    floors: dict[str, int] = {}
+
+    @property
+    def clients(self) -> int:
+        """Under whose root edges and people get certificates."""
+        return self.next if self.phase in {RotationPhase.CLIENTS, RotationPhase.SERVERS} else self.active
+
+    @property
+    def doors(self) -> int:
+        """Under whose root the control plane's own certificate is."""
+        return self.next if self.phase is RotationPhase.SERVERS else self.active
+
+    @property
+    def trusted(self) -> tuple[int, ...]:
+        """What everybody trusts, the one that comes last."""
+        return (self.active,) if self.phase is RotationPhase.STANDBY else (self.active, self.next)
+
+
+class AuthorityRecord(Model, frozen=True, kw_only=True, omit_defaults=False):
+    """Named `identity`: the state of the internal authority. Keys are on the control plane's disk alone."""
+
+    api_version: str = API_VERSION
+    kind: str = "Authority"
+    metadata: ObjectMeta
+    spec: AuthoritySpec
+
+
+class InvitationSpec(Model, frozen=True):
+    """Into an organisation, with a role. `organization_uid` tells it from a later one of the same name.
+
+    Whoever made it (`inviter`, of these groups) must still be able to when it is accepted.
+    """
+
+    digest: str
+    organization: str
+    organization_uid: str
+    role: str
+    expires_at: datetime
+    inviter: str
+    inviter_uid: str = ""
+    inviter_groups: tuple[str, ...] = ()
+    accepted_by: str = ""
+    accepted_at: datetime | None = None
+
+
+class Invitation(Model, frozen=True, kw_only=True, omit_defaults=False):
+    """Named by the id in the invitation (12 characters)."""
+
+    api_version: str = API_VERSION
+    kind: str = "Invitation"
+    metadata: ObjectMeta
+    spec: InvitationSpec
 
 
 class ClaimKind(Enum):

@@ -63,6 +63,14 @@ class TokenIssuer(Protocol):
         """
         ...
 
+    async def issue_to_program(self, namespace: str, name: str, uid: str, lifetime: timedelta) -> IssuedToken:
+        """A token of the ServiceAccount of this uid, good for as long as it is there."""
+        ...
+
+
+SERVICE_ACCOUNTS = f"{RESERVED}serviceaccounts"
+"""The group of all service accounts; those of a project are in `<this>:<project>` too."""
+
 
 class Authoriser(Protocol):
     """Decides before anything is looked up, so that what one may not read is refused whether it exists or not."""

@@ -13,6 +13,7 @@ class Aspect(StrEnum):
     """One aspect of an object."""
 
     ACCEPTED = "Accepted"
+    CERTIFICATE_ENDING = "CertificateEnding"
     CONFLICTED = "Conflicted"
     CONNECTED = "Connected"
     ENFORCED = "Enforced"
@@ -78,7 +79,9 @@ class Reason(StrEnum):
     READY = "Ready"
     REF_NOT_PERMITTED = "RefNotPermitted"
     REGISTERING = "Registering"
+    RENEWAL_FAILS = "RenewalFails"
     RESOLVED_REFS = "ResolvedRefs"
+    REVOKED = "Revoked"
     SCHEDULED = "Scheduled"
     SECRET_REPLAYED = "SecretReplayed"  # noqa: S105 - a word about secrets
     SERVICE_NOT_FOUND = "ServiceNotFound"

@@ -100,7 +100,7 @@ class TrustEntry(Model, frozen=True, tag="trust", tag_field="type"):
 
 
 class DenyEntry(Model, frozen=True, tag="deny", tag_field="type"):
-    """Key `deny`. Identity uid -> -1: none of its certificates is accepted, live sessions end.
+    """Key `deny`. Identity uid -> -1: none of its certificates is accepted, live sessions end. To an agent: POPs alone.
 
     0 and more would be the lowest generation still accepted. A certificate does not carry its generation, so a POP
     cannot hold it: it takes the entry with a warning, and the authority, which knows the newest, locks a clone.

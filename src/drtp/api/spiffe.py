@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from drtp.kit.errors import Refused
@@ -94,6 +94,12 @@ def key_fingerprint(key: object) -> str:
         raise Refused("DRTP-2011")
     der = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     return hashlib.sha256(der).hexdigest()
+
+
+def bundle_digest(bundle_pem: bytes) -> str:
+    """SHA-256 (hex) of the roots in a bundle, whatever their order."""
+    prints = sorted(root.fingerprint(hashes.SHA256()) for root in x509.load_pem_x509_certificates(bundle_pem))
+    return hashlib.sha256(b"".join(prints)).hexdigest()
 
 
 def pin_of(root: x509.Certificate) -> str:

@@ -37,8 +37,14 @@ REVIEWS = (
     Review("authorization.k8s.io", "v1", "SelfSubjectAccessReview", "selfsubjectaccessreviews"),
     Review("authorization.k8s.io", "v1", "SelfSubjectRulesReview", "selfsubjectrulesreviews"),
     Review("authorization.k8s.io", "v1", "SubjectAccessReview", "subjectaccessreviews"),
+    Review("identity.datumapis.com", "v1alpha", "AuditQuery", "auditqueries", namespaced=True),
+    Review("identity.datumapis.com", "v1alpha", "ClusterAuditQuery", "clusterauditqueries"),
     Review("identity.datumapis.com", "v1alpha", "ClusterRevocation", "clusterrevocations"),
+    Review("identity.datumapis.com", "v1alpha", "Invitation", "invitations", namespaced=True),
+    Review("identity.datumapis.com", "v1alpha", "InvitationAcceptance", "invitationacceptances"),
+    Review("identity.datumapis.com", "v1alpha", "ProjectRequest", "projectrequests", namespaced=True),
     Review("identity.datumapis.com", "v1alpha", "Revocation", "revocations", namespaced=True),
+    Review("identity.datumapis.com", "v1alpha", "ServiceCredentials", "servicecredentials", namespaced=True),
     Review("identity.datumapis.com", "v1alpha", "UserToken", "usertokens"),
 )
 
@@ -105,6 +111,9 @@ def _discovered(group: str, version: str, kinds: list[KindInfo]) -> list[JsonObj
             resource["subresources"] = [
                 {"subresource": "status", "responseKind": response, "verbs": list(STATUS_VERBS)}
             ]
+        if info.key == "ServiceAccount":
+            asked = {"group": "authentication.k8s.io", "version": "v1", "kind": "TokenRequest"}
+            resource["subresources"] = [{"subresource": "token", "responseKind": asked, "verbs": ["create"]}]
         resources.append(resource)
     resources.extend(
         {
@@ -167,6 +176,18 @@ def _resources(group: str, version: str) -> JsonObject:
                     "namespaced": info.namespaced,
                     "kind": info.kind,
                     "verbs": list(STATUS_VERBS),
+                }
+            )
+        if info.key == "ServiceAccount":
+            resources.append(
+                {
+                    "name": "serviceaccounts/token",
+                    "singularName": "",
+                    "namespaced": True,
+                    "group": "authentication.k8s.io",
+                    "version": "v1",
+                    "kind": "TokenRequest",
+                    "verbs": ["create"],
                 }
             )
     resources.extend(

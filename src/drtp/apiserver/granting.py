@@ -7,11 +7,11 @@ import msgspec
 from drtp.api import rbac
 from drtp.api.core import ORGANIZATION_LABEL
 from drtp.api.jsonvalue import JsonObject
-from drtp.api.rbac import ClusterRole, PolicyRule, Role, RoleRef
+from drtp.api.rbac import ClusterRole, Role, RoleRef
 from drtp.apiserver.calls import Call
 from drtp.apiserver.failures import Failure
 from drtp.apiserver.rbac import Rbac
-from drtp.rules.permissions import EVERYTHING
+from drtp.rules.permissions import EVERYTHING, ORGANIZATION_ROLES
 
 _ROLES: dict[str, type[Role | ClusterRole]] = {"Role": Role, "ClusterRole": ClusterRole}
 _BINDINGS = frozenset({"RoleBinding", "ClusterRoleBinding"})
@@ -36,6 +36,14 @@ class Granting:
                 self._binding(call, new, old)
             else:
                 self._role(call, new, old)
+
+    def check_removal(self, call: Call, before: JsonObject) -> None:
+        """Who is no owner of an organisation takes nobody's ownership away. Raises: Refused DRTP-1030."""
+        if call.info.kind != "RoleBinding":
+            return
+        reference = msgspec.convert(before["roleRef"], RoleRef)
+        if reference.name == ORGANIZATION_ROLES["owner"]:
+            self._authoriser.check_role(call.user, call.target.namespace, reference)
 
     def _organization(self, call: Call, new: JsonObject, old: JsonObject) -> None:
         """Projects of one organisation trust each other more: only who may update `namespaces/organization` says so."""
@@ -63,11 +71,8 @@ class Granting:
         reference = msgspec.convert(new["roleRef"], RoleRef)
         if self._may(call, "bind", f"{reference.kind.lower()}s", reference.name):
             return
-        rules = self._authoriser.rules_behind(reference, call.target.namespace)
         readable = self._may(call, "get", f"{reference.kind.lower()}s", reference.name)
-        # A role that is not there may be made later by somebody who holds more: the binding would give it unseen.
-        wanted: tuple[PolicyRule, ...] = tuple(rules) or EVERYTHING
-        self._authoriser.check_grant(call.user, call.target.namespace, wanted, tell=readable)
+        self._authoriser.check_role(call.user, call.target.namespace, reference, tell=readable)
 
     def _may(self, call: Call, verb: str, plural: str, name: str) -> bool:
         namespace = call.target.namespace

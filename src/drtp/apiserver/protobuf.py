@@ -48,6 +48,7 @@ def _many(name: str) -> Field:
 
 
 def _map(name: str, kind: str = "text") -> Field:
+    """`kind`: of its values."""
     return Field(name, "map", {1: Field("key", "text"), 2: Field("value", kind)}, repeated=True)
 
 
@@ -76,6 +77,7 @@ _META = {
     14: _many("finalizers"),
 }
 _INT_OR_STRING = {1: _number("type"), 2: _number("intVal"), 3: _text("strVal")}
+_QUANTITY = {1: _text("string")}
 _SERVICE_PORT = {
     1: _text("name"),
     2: _text("protocol"),
@@ -180,6 +182,8 @@ TABLES: dict[tuple[str, str], dict[int, Field]] = {
         4: _flag("immutable"),
     },
     ("v1", "Service"): {1: _message("metadata", _META), 2: _message("spec", _SERVICE_SPEC)},
+    ("v1", "ServiceAccount"): {1: _message("metadata", _META), 4: _flag("automountServiceAccountToken")},
+    ("v1", "ResourceQuota"): {1: _message("metadata", _META), 2: _message("spec", {1: _map("hard", "quantity")})},
     ("v1", "Event"): _EVENT,
     ("v1", "DeleteOptions"): _DELETE_OPTIONS,
     ("coordination.k8s.io/v1", "Lease"): {1: _message("metadata", _META), 2: _message("spec", _LEASE_SPEC)},
@@ -192,6 +196,9 @@ TABLES: dict[tuple[str, str], dict[int, Field]] = {
     ("authorization.k8s.io/v1", "SubjectAccessReview"): {2: _message("spec", _REVIEW_SPEC)},
     ("authorization.k8s.io/v1", "SelfSubjectRulesReview"): {2: _message("spec", {1: _text("namespace")})},
     ("authentication.k8s.io/v1", "SelfSubjectReview"): {},
+    ("authentication.k8s.io/v1", "TokenRequest"): {
+        2: _message("spec", {1: _many("audiences"), 4: _number("expirationSeconds")})
+    },
 }
 
 
@@ -279,6 +286,8 @@ def _value(field: Field, raw: int | bytes, depth: int) -> Any:  # noqa: PLR0911 
             return base64.b64encode(raw).decode()
         case "message" | "map":
             return read_message(raw, field.table or {}, depth + 1)
+        case "quantity":
+            return read_message(raw, _QUANTITY, depth + 1).get("string", "0")
         case "int-or-string":
             either = read_message(raw, field.table or {}, depth + 1)
             return either.get("strVal", "") if either.get("type") else either.get("intVal")

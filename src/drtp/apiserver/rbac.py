@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Sequence
 
+from drtp.api.core import ORGANIZATION_LABEL, Namespace
 from drtp.api.people import AUTHENTICATED, SYSTEM_MASTERS, Decision, User
 from drtp.api.rbac import ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding, RoleRef
 from drtp.kit.errors import Refused
@@ -60,7 +61,32 @@ class Rbac:
 
     def check_grant(self, user: User, namespace: str, rules: Sequence[PolicyRule], *, tell: bool = True) -> None:
         """Nobody gives what they do not hold. `tell`: the caller may know what is in the rules. Raises: Refused."""
-        missing = permissions.lacking(self.rules_for(user, namespace), rules)
+        self._check(user, permissions.lacking(self.rules_for(user, namespace), rules), tell=tell)
+
+    def check_role(self, user: User, namespace: str, reference: RoleRef, *, tell: bool = True) -> None:
+        """Whether `user` may give this role here: they hold it wherever it would hold. Raises: Refused.
+
+        A role that is not there may be made later by somebody who holds more: a binding would give it unseen.
+        """
+        rules = tuple(self.rules_behind(reference, namespace)) or permissions.EVERYTHING
+        self.check_grant(user, namespace, rules, tell=tell)
+        if permissions.is_of_organization(reference) and self.home_of(namespace) == namespace:
+            if SYSTEM_MASTERS in user.groups and not user.within:
+                return
+            held = () if user.within else permissions.rules_across(user, namespace, self)
+            self._check(user, permissions.lacking(held, rules), tell=tell)
+
+    def check_acting_as(self, user: User, other: User) -> None:
+        """Whether `user` holds all that bindings give to `other`, wherever they are. Raises: Refused DRTP-1030."""
+        grantees = {("User", other.name), *(("Group", group) for group in other.groups if group != AUTHENTICATED)}
+        for grantee in grantees:
+            for binding in self.given_everywhere(grantee):
+                self.check_grant(user, "", self.rules_behind(binding.role_ref, ""), tell=False)
+        for one in self._view.list(RoleBinding):
+            if not grantees.isdisjoint(grantees_of(one)) and self.rules_behind(one.role_ref, one.metadata.namespace):
+                self.check_role(user, one.metadata.namespace, one.role_ref, tell=False)
+
+    def _check(self, user: User, missing: Sequence[PolicyRule], *, tell: bool) -> None:
         if not missing:
             return
         told = "; ".join(_told(rule) for rule in missing[:4])
@@ -101,6 +127,18 @@ class Rbac:
     def cluster_roles(self) -> Sequence[ClusterRole]:
         """As `Grants`."""
         return self._view.list(ClusterRole)
+
+    def home_of(self, namespace: str) -> str:
+        """As `Grants`."""
+        project = self._view.get(Namespace, "", namespace)
+        home = organization_of(project) if project is not None else ""
+        own = self._view.get(Namespace, "", home) if home else None
+        return home if own is not None and organization_of(own) == home else ""
+
+
+def organization_of(project: Namespace) -> str:
+    """The organisation that the project's label names."""
+    return project.metadata.labels.get(ORGANIZATION_LABEL, "")
 
 
 def _told(rule: PolicyRule) -> str:

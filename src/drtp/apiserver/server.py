@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
@@ -14,19 +14,27 @@ from prometheus_client import Counter, Histogram
 
 from drtp.api import rbac
 from drtp.api.internal import ACCOUNT
+from drtp.api.jsonvalue import JsonObject
+from drtp.api.meta import Key
 from drtp.api.people import Authenticator, TokenIssuer, User
 from drtp.api.revoking import Revoker
-from drtp.apiserver import discovery, openapi, reviews, revocations, usertokens
+from drtp.apiserver import accounttokens, discovery, openapi, reviews, revocations, usertokens
+from drtp.apiserver.auditqueries import AuditQueries
 from drtp.apiserver.calls import BODY_BYTES_MAX, Call, read_object
+from drtp.apiserver.changes import Changes
 from drtp.apiserver.failures import Failure, not_served, resource_name, translated
 from drtp.apiserver.granting import Granting
+from drtp.apiserver.namespaces import KIND as NAMESPACE
 from drtp.apiserver.namespaces import Janitor
+from drtp.apiserver.organizations import Organizations
 from drtp.apiserver.paths import Target, kind_at, target_of, verb_of
 from drtp.apiserver.rbac import Rbac
 from drtp.apiserver.reads import Reads
 from drtp.apiserver.selectors import selected_name
+from drtp.apiserver.servicecredentials import ServiceCredentials
 from drtp.apiserver.watches import Watches
 from drtp.apiserver.writes import Writes, is_apply
+from drtp.issuers.audit import AuditLog
 from drtp.kit import door, errors
 from drtp.kit.clock import Clock
 from drtp.kit.observe import REGISTRY, logger
@@ -53,6 +61,8 @@ class ServerInfo(NamedTuple):
     suffix: str
     trust_domain: str
     version: str
+    bundle: Callable[[], bytes] = bytes
+    """The public roots now, for `/.well-known/drtp/bundle`."""
 
 
 class Serving(NamedTuple):
@@ -75,7 +85,12 @@ class ApiServer:
         *,
         issuer: TokenIssuer,
         revoker: Revoker,
+        audit: AuditLog,
+        credentials: ServiceCredentials,
+        organizations: Organizations,
     ) -> None:
+        self._credentials = credentials
+        self._organizations = organizations
         self._issuer = issuer
         self._revoker = revoker
         self._authenticator = authenticator
@@ -85,7 +100,11 @@ class ApiServer:
         self._store = store
         self._reads = Reads(store, clock)
         self._watches = Watches(store, self._reads, clock)
-        self._writes = Writes(store, self._reads, Granting(authoriser), clock)
+        self._writes = Writes(
+            store, self._reads, Granting(authoriser), organizations=organizations, changes=Changes(audit), clock=clock
+        )
+        self._audit = audit
+        self._audit_queries = AuditQueries(audit, clock)
         self._janitor = Janitor(store, clock)
         self._clock = clock
         self.door: door.Door | None = None
@@ -100,8 +119,11 @@ class ApiServer:
         return app
 
     @asynccontextmanager
-    async def serve(self, host: str, port: int, ssl_context: ssl.SSLContext) -> AsyncGenerator[Serving]:
-        """Listen until the block is left; then watches are ended and running requests finished. `port` 0 picks one."""
+    async def serve(self, host: str, port: int, tls: Callable[[], ssl.SSLContext]) -> AsyncGenerator[Serving]:
+        """Listen until the block is left; then watches are ended and running requests finished. `port` 0 picks one.
+
+        `tls` is asked for each connection.
+        """
         listener = door.listen(host, port)
         bound: tuple[str, int] = listener.getsockname()[:2]
         async with door.serving(
@@ -110,7 +132,7 @@ class ApiServer:
             listener,
             door.public_limits(CONNECTIONS_MAX),
             self._clock,
-            tls=lambda: ssl_context,
+            tls=tls,
             keepalive_s=KEEPALIVE_S,
             shutdown_s=SHUTDOWN_S,
             cancels_handlers=True,
@@ -133,8 +155,12 @@ class ApiServer:
         while True:
             try:
                 async for event in self._store.watch(ACCOUNT):
-                    if event.stored is not None and event.stored.object["spec"].get("disabled", False):
+                    if event.stored is None:
+                        continue
+                    if event.stored.object["spec"].get("disabled", False):
                         await self._watches.end_of(event.stored.key.name)
+                    else:
+                        self._watches.readmit(event.stored.key.name)
                 return
             except Expired:
                 # The history that is gone may have shut anybody: all come again, and who may not stays away.
@@ -186,6 +212,8 @@ class ApiServer:
                 return web.Response(text="ok") if self._ready else web.Response(text="shutting down", status=503)
             case "/version":
                 return _json(_version())
+            case "/.well-known/drtp/bundle":
+                return web.Response(body=self._info.bundle(), content_type="application/x-pem-file")
             case "/.well-known/drtp":
                 return _json(
                     {
@@ -216,6 +244,13 @@ class ApiServer:
 
     async def _resource(self, request: web.Request, user: User, target: Target) -> web.StreamResponse:
         group, version, plural, namespace = target[:4]
+        if (group, plural, target.subresource, request.method) == ("", "serviceaccounts", "token", "POST"):
+            self._authorise(user, "create", target)
+            body = await read_object(request)
+            issued = accounttokens.issue(
+                body, user, target, store=self._store, issuer=self._issuer, authoriser=self._authoriser
+            )
+            return _json(await issued, status=201)
         if discovery.review_at(group, version, plural, namespaced=bool(namespace)) is not None:
             return await self._review(request, user, target)
         watching = request.query.get("watch", "") in {"1", "true"}
@@ -230,7 +265,7 @@ class ApiServer:
         info = kind_at(target)
         call = Call(request, user, target, info, verb)
         response = await self._dispatch(call)
-        if target.group == rbac.GROUP and verb not in {"get", "list", "watch"}:
+        if (target.group == rbac.GROUP or info.key == NAMESPACE) and verb not in {"get", "list", "watch"}:
             await self._authoriser.reached(self._store.revision)
         return response
 
@@ -289,12 +324,59 @@ class ApiServer:
         if request.method != "POST" or target.name:
             raise Failure(405, "DRTP-1018", "the server does not allow this method on the requested resource")
         self._authorise(user, "create", target)
-        body = await read_object(request)
-        if target.plural == "usertokens":
-            return _json(await usertokens.issue(body, self._issuer), status=201)
-        if target.plural in {"revocations", "clusterrevocations"}:
-            return _json(await revocations.revoke(body, target.namespace, user, self._revoker), status=201)
-        return _json(reviews.answer(target.plural, body, user, self._authoriser, target.namespace), status=201)
+        return _json(await self._posted(request, await read_object(request), user, target), status=201)
+
+    async def _posted(  # noqa: PLR0911 - one line each
+        self, request: web.Request, body: JsonObject, user: User, target: Target
+    ) -> JsonObject:
+        namespace = target.namespace
+        match target.plural:
+            case "usertokens":
+                made = await usertokens.issue(body, self._issuer)
+                self._tell_token(request, user, made["status"])
+                return made
+            case "revocations" | "clusterrevocations":
+                done = await revocations.revoke(body, namespace, user, self._revoker)
+                self._tell_revocation(request, user, target, done["spec"])
+                return done
+            case "auditqueries" | "clusterauditqueries":
+                return await self._audit_queries.answer(body, namespace, await self._uid_of(target))
+            case "servicecredentials":
+                return await self._credentials.make(body, namespace, user)
+            case "projectrequests":
+                return await self._organizations.make_project(body, namespace, user)
+            case "invitations":
+                return await self._organizations.invite(body, namespace, user)
+            case "invitationacceptances":
+                return await self._organizations.accept(body, user)
+            case _:
+                return reviews.answer(target.plural, body, user, self._authoriser, namespace)
+
+    def _tell_token(self, request: web.Request, user: User, given: JsonObject) -> None:
+        self._audit.write(
+            "user token given",
+            user=str(given["uid"]),
+            by=user.name,
+            remote=request.remote or "",
+            decision="allowed",
+        )
+
+    def _tell_revocation(self, request: web.Request, user: User, target: Target, spec: JsonObject) -> None:
+        """Who asked for it, from where; what it took away has lines of its own."""
+        what = next(name for name in spec if name != "reason")
+        self._audit.write(
+            "revocation",
+            project=target.namespace,
+            object=f"{what} {spec[what]}",
+            by=user.name,
+            remote=request.remote or "",
+            decision="allowed",
+            reason=str(spec.get("reason") or ""),
+        )
+
+    async def _uid_of(self, target: Target) -> str:
+        """The uid of the project that the path is in, "" in the cluster. Raises: NotFound."""
+        return (await self._store.get(Key("Namespace", "", target.namespace))).uid if target.namespace else ""
 
 
 def _json(value: object, status: int = 200, content_type: str = "application/json") -> web.Response:

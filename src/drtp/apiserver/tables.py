@@ -132,6 +132,14 @@ def _event_object(obj: JsonObject) -> str:
     return f"{str(involved.get('kind', '')).lower()}/{involved.get('name', '')}" if is_object(involved) else ""
 
 
+def _used(obj: JsonObject) -> str:
+    """As kubectl shows quotas: `count/secrets: 3/10, …`."""
+    status: JsonObject = obj.get("status") or {}
+    hard: JsonObject = status.get("hard") or {}
+    used: JsonObject = status.get("used") or {}
+    return ", ".join(f"{name}: {used.get(name, '-')}/{most}" for name, most in sorted(hard.items()))
+
+
 def _local(obj: JsonObject) -> str:
     """The controller's word, or what the spec says before a controller has spoken."""
     status: JsonObject = obj.get("status") or {}
@@ -145,5 +153,6 @@ _COMPUTED: dict[tuple[str, str], Callable[[JsonObject], Any]] = {
     ("Secret", "Data"): _count,
     ("ConfigMap", "Data"): _count,
     ("Event", "Object"): _event_object,
+    ("ResourceQuota", "Request"): _used,
 }
 """Cells that no path can say."""

@@ -62,6 +62,7 @@ class Watches:
         self._clock = clock
         self._open: dict[Watch, str] = {}
         self._by_user: Counter[str] = Counter()
+        self._shut: set[str] = set()
         self._closing = False
 
     async def close(self) -> None:
@@ -74,8 +75,13 @@ class Watches:
         for watch in tuple(self._open):
             await watch.aclose()
 
+    def readmit(self, user: str) -> None:
+        """A user (uid) who is somebody, perhaps again."""
+        self._shut.discard(user)
+
     async def end_of(self, user: str) -> None:
-        """End the watches of one user (uid), who is nobody any more."""
+        """End the watches of one user (uid), who is nobody any more, those that are about to begin included."""
+        self._shut.add(user)
         for watch in [watch for watch, owner in self._open.items() if owner == user]:
             await watch.aclose()
 
@@ -101,6 +107,8 @@ class Watches:
         duration = call.number("timeoutSeconds") or random.uniform(*TIMEOUT_S)  # noqa: S311 - no secret
         initial, watch = await self._begin(call)
         self._open[watch] = call.user.uid
+        if call.user.uid in self._shut:
+            await watch.aclose()  # shut after the request was authenticated
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         response.enable_chunked_encoding()
         try:

@@ -13,8 +13,10 @@ from drtp.api.jsonvalue import JsonObject, is_list, is_object
 from drtp.api.meta import Key
 from drtp.apiserver import applies, namespaces, patches
 from drtp.apiserver.calls import Call, json_value, read_body, read_object, yaml_object
+from drtp.apiserver.changes import Changes
 from drtp.apiserver.failures import Failure, bad_request, resource_name
 from drtp.apiserver.granting import Granting
+from drtp.apiserver.organizations import Organizations
 from drtp.apiserver.reads import Reads
 from drtp.apiserver.selectors import compile_selectors
 from drtp.kit import errors
@@ -35,10 +37,21 @@ log = logger("apiserver")
 class Writes:
     """Carries authorised writes into the store."""
 
-    def __init__(self, store: Store, reads: Reads, granting: Granting, clock: Clock) -> None:
+    def __init__(
+        self,
+        store: Store,
+        reads: Reads,
+        granting: Granting,
+        *,
+        organizations: Organizations,
+        changes: Changes,
+        clock: Clock,
+    ) -> None:
         self._store = store
+        self._organizations = organizations
         self._reads = reads
         self._granting = granting
+        self._changes = changes
         self._clock = clock
 
     # ---- create ----------------------------------------------------------------------------------------------------
@@ -55,11 +68,11 @@ class Writes:
         admitted = admission.admit(call.info, obj)
         for owned in ("resourceVersion", "uid", "creationTimestamp", "generation", "deletionTimestamp"):
             admitted["metadata"].pop(owned, None)
-        self._granting.check(call, admitted, None)
+        self._check_grant(call, admitted, None)
         writes: list[Write] = [Create(admitted)]
         if call.info.key == namespaces.KIND:
             writes = namespaces.creation(admitted)
-        stored = (await self._run(call, writes))[-1]
+        stored = (await self._run(call, writes, None))[-1]
         return _warned(self._reads.shown(call, stored, status=201), warnings)
 
     async def _check_namespace(self, call: Call) -> None:
@@ -100,16 +113,16 @@ class Writes:
             metadata = old.metadata | {"resourceVersion": obj["metadata"].get("resourceVersion") or ""}
             judged = {name: value for name, value in old.object.items() if name not in {"status", "metadata"}}
             judged |= {"metadata": metadata} | ({"status": obj["status"]} if obj.get("status") is not None else {})
-            return (await self._run(call, [UpdateStatus(_with_revision(call, judged, old))]))[-1]
+            return (await self._run(call, [UpdateStatus(_with_revision(call, judged, old))], old))[-1]
         judged = {name: value for name, value in obj.items() if name != "status" or not call.info.status_subresource}
         if call.info.status_subresource and "status" in old.object:
             judged["status"] = old.object["status"]
         admitted = _with_revision(call, judged, old)
         if self._granting.judges(call):
-            self._granting.check(call, admitted, old.object)
+            self._check_grant(call, admitted, old.object)
             # Judged against this revision, written on no other.
             admitted["metadata"].setdefault("resourceVersion", old.metadata["resourceVersion"])
-        return (await self._run(call, [Update(admitted)]))[-1]
+        return (await self._run(call, [Update(admitted)], old))[-1]
 
     # ---- patch -----------------------------------------------------------------------------------------------------
 
@@ -212,14 +225,16 @@ class Writes:
         self, call: Call, before: Stored, options: JsonObject, uid: str | None, revision: str | None
     ) -> Stored:
         writes: list[Write] = [Delete(before.key, uid, revision)]
+        self._granting.check_removal(call, before.object)
         if call.info.key == namespaces.KIND:
+            await self._organizations.check_deletion(before, call.user)
             writes = namespaces.deletion(before, writes[0])
         if options.get("propagationPolicy") == "Orphan" or options.get("orphanDependents") is True:
             writes = [*await self._orphans(before), *writes]
         dry_run = call.dry_run or "All" in (options.get("dryRun") or ())
         run = self._store.preview if dry_run else self._store.apply
         last = (await run(writes))[-1]
-        _tell(call, last, dry_run=dry_run)
+        self._tell(call, last, before, dry_run=dry_run)
         return last
 
     async def _orphans(self, owner: Stored) -> list[Write]:
@@ -249,24 +264,32 @@ class Writes:
         }
         return web.json_response(body)
 
-    async def _run(self, call: Call, writes: Sequence[Write]) -> tuple[Stored, ...]:
+    def _check_grant(self, call: Call, new: JsonObject, old: JsonObject | None) -> None:
+        try:
+            self._granting.check(call, new, old)
+        except (errors.Refused, Failure) as refusal:
+            self._changes.refused(call, refusal.what if isinstance(refusal, errors.Refused) else refusal.message)
+            raise
+
+    async def _run(self, call: Call, writes: Sequence[Write], old: Stored | None) -> tuple[Stored, ...]:
         results = await (self._store.preview if call.dry_run else self._store.apply)(writes)
-        _tell(call, results[-1], dry_run=call.dry_run)
+        self._tell(call, results[-1], old, dry_run=call.dry_run)
         return results
 
-
-def _tell(call: Call, stored: Stored, *, dry_run: bool) -> None:
-    """One line for each object written; never its contents."""
-    log.info(
-        "object written",
-        verb=call.verb,
-        resource=resource_name(call.info.group, call.info.plural),
-        tenant=stored.key.namespace,
-        name=stored.key.name,
-        subresource=call.target.subresource,
-        user=call.user.name,
-        dry_run=dry_run,
-    )
+    def _tell(self, call: Call, stored: Stored, old: Stored | None, *, dry_run: bool) -> None:
+        """One line for each object written; never its contents."""
+        if not dry_run:
+            self._changes.tell(call, stored, old.object if old else None)
+        log.info(
+            "object written",
+            verb=call.verb,
+            resource=resource_name(call.info.group, call.info.plural),
+            tenant=stored.key.namespace,
+            name=stored.key.name,
+            subresource=call.target.subresource,
+            user=call.user.name,
+            dry_run=dry_run,
+        )
 
 
 def _addressed(call: Call, obj: JsonObject) -> JsonObject:

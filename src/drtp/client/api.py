@@ -6,11 +6,13 @@ async with ApiClient(context) as api:
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import ssl
 import tempfile
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from types import TracebackType
@@ -18,11 +20,13 @@ from typing import Any, NamedTuple, Self, TypeVar, cast
 
 import aiohttp
 import msgspec
+from yarl import URL
 
 from drtp.api.meta import Model
-from drtp.client.context import Context
+from drtp.client.context import Context, save_context
 from drtp.client.dialling import ProxyFailure, web_session
 from drtp.client.tls import trusting, untrusted
+from drtp.client.vouching import offered, pem_of, read_roots, successors
 from drtp.kit.clock import SystemClock
 from drtp.kit.errors import Conflict, DrtpError, Invalid, NotFound, Refused, Retryable, Terminal
 
@@ -55,6 +59,9 @@ class ApiClient:
         """Nothing is dialled before the first request. Raises: Invalid for a certificate that cannot be read."""
         self._base = context.api
         self.namespace = context.namespace
+        self.context = context
+        """With the roots that hold by now."""
+        self._learnt = False
         self._headers = {"Authorization": f"Bearer {context.token.reveal()}"} if context.token else {}
         self._tls = _tls(context)
         self._http: aiohttp.ClientSession | None = None
@@ -175,10 +182,36 @@ class ApiClient:
                 answer = await response.read()
                 status = response.status
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            if isinstance(error, aiohttp.ClientConnectorCertificateError) and await self._learn_roots():
+                # Nothing was sent: the handshake had failed.
+                return await self.request(
+                    method, path, body=body, params=params, content_type=content_type, accept=accept
+                )
             raise _unreachable(self._base, error) from error
         if status >= 400:
             raise error_of(status, answer)
         return cast("Object", msgspec.json.decode(answer)) if answer else {}
+
+    async def _learn_roots(self) -> bool:
+        """Whether the control plane has another root by now, and the one we know vouches for it. Asked for once."""
+        if self._learnt:
+            return False
+        self._learnt = True
+        try:
+            offer = await offered(URL(f"{self._base}/.well-known/drtp/bundle"))
+            found = successors(read_roots(self.context.ca_pem), offer, SystemClock().now())
+        except (DrtpError, aiohttp.ClientError, OSError, TimeoutError):
+            return False
+        if not found:
+            return False
+        self.context = replace(self.context, ca_pem=pem_of(found), founding_pem=self.context.installation.encode())
+        self._tls = _tls(self.context)
+        await self._session.close()
+        self._http = web_session(self._tls)
+        if self.context.path is not None:
+            with contextlib.suppress(OSError):  # not ours to write: then it is learnt each time
+                await asyncio.to_thread(save_context, self.context.path, self.context)
+        return True
 
     @property
     def _session(self) -> aiohttp.ClientSession:

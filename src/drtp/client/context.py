@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -26,6 +26,15 @@ class Context:
     token: Secret[str] | None = None
     cert_pem: bytes | None = None
     key_pem: Secret[bytes] | None = None
+    founding_pem: bytes = b""
+    """The first root of all, where `ca_pem` has others by now: it names the installation."""
+    path: Path | None = field(default=None, compare=False)
+    """The file of ours that it is from: roots that follow are kept there."""
+
+    @property
+    def installation(self) -> str:
+        """The same for as long as the installation lives, whatever becomes of its roots."""
+        return (self.founding_pem or self.ca_pem).decode()
 
 
 class _File(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -37,6 +46,7 @@ class _File(msgspec.Struct, frozen=True, omit_defaults=True):
     token: str = ""
     certificate: str = ""
     key: str = ""
+    founding: str = ""
 
 
 def save_context(path: Path, context: Context) -> None:
@@ -48,6 +58,7 @@ def save_context(path: Path, context: Context) -> None:
         token=context.token.reveal() if context.token else "",
         certificate=context.cert_pem.decode() if context.cert_pem else "",
         key=context.key_pem.reveal().decode() if context.key_pem else "",
+        founding=context.founding_pem.decode(),
     )
     write_atomic(path, msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n")
 
@@ -76,6 +87,8 @@ def load_context(path: Path) -> Context:
         token=Secret(content.token) if content.token else None,
         cert_pem=content.certificate.encode() if content.certificate else None,
         key_pem=Secret(content.key.encode()) if content.key else None,
+        founding_pem=content.founding.encode(),
+        path=path if content.ca.startswith("-----BEGIN") else None,
     )
     return _usable(context, path)
 

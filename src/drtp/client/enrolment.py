@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import aiohttp
 import msgspec
+from yarl import URL
 
 from drtp.api.feed import EnrolRequest, EnrolResponse, Fault
 from drtp.api.reports import Registration
@@ -20,12 +21,12 @@ from drtp.client.identity import Identity, IdentityStore, build_identity
 from drtp.client.joining import EdgeAddress, pinned_root
 from drtp.client.keys import request_for
 from drtp.client.tls import trusting, untrusted
+from drtp.client.vouching import offered
 from drtp.kit.clock import SystemClock
 from drtp.kit.codes import CODES
 from drtp.kit.errors import Conflict, DrtpError, Refused, Retryable, Terminal
 from drtp.kit.secret import Secret
 
-BUNDLE_BYTES_MAX = 256 << 10
 TIMEOUT_S = 15.0
 
 
@@ -90,17 +91,7 @@ async def fetch_bundle(edge: EdgeAddress) -> bytes:
     """The roots to trust at `edge` (PEM): those given, or the one that has the pin. Raises: Refused, Retryable."""
     if edge.bundle_pem:
         return edge.bundle_pem
-    # Nothing secret goes over this connection and nothing that comes is believed until its fingerprint matches the
-    # pin; every later connection verifies with that root. There is no other way to learn a private root from its pin.
-    unverified = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    unverified.minimum_version = ssl.TLSVersion.TLSv1_3
-    unverified.check_hostname = False
-    unverified.verify_mode = ssl.CERT_NONE
-    async with (
-        web_session(unverified) as http,
-        http.get(f"{edge.url}/v1/bundle") as response,
-    ):
-        return pinned_root(await response.content.read(BUNDLE_BYTES_MAX), edge.pin)
+    return pinned_root(await offered(URL(f"{edge.url}/v1/bundle")), edge.pin, SystemClock().now())
 
 
 async def _post(edge: EdgeAddress, request: EnrolRequest, token: Secret[str] | None) -> EnrolResponse:

@@ -17,10 +17,12 @@ from typing import cast
 
 import aiohttp
 from prometheus_client import Gauge
+from yarl import URL
 
 from drtp.api.feed import PROTOCOL, Applied, Hello, digest
 from drtp.api.reports import Registration
 from drtp.api.snapshots import Generation, Snapshot
+from drtp.api.spiffe import bundle_digest
 from drtp.client.dialling import ProxyFailure
 from drtp.client.identity import Identity, IdentityStore
 from drtp.client.renewal import renew_expired
@@ -28,6 +30,7 @@ from drtp.client.reportboard import ReportBoard
 from drtp.client.session import Board, Ending, FeedSession, WrongBase
 from drtp.client.snapshotfile import SnapshotFile
 from drtp.client.tls import untrusted
+from drtp.client.vouching import offered, pem_of, read_roots, successors
 from drtp.kit.backoff import full_jitter
 from drtp.kit.clock import Clock, SystemClock
 from drtp.kit.errors import DrtpError, Retryable, Terminal
@@ -101,6 +104,7 @@ class Feed:
         self._rng = rng or random.SystemRandom()
         self._applied: Latest[Applied] = Latest()
         self._persisted: Latest[Generation] = Latest()
+        self._trusting: Latest[str] = Latest()
         self._unreadable: dict[str, str] = {}
         self._ask_whole = False
         self._doubts = 0
@@ -113,6 +117,10 @@ class Feed:
         """
         said = {**self._unreadable, **(quarantined or {})}
         self._applied.set(Applied(generation=generation, quarantined=said))
+
+    def trusting(self, identity: Identity) -> None:
+        """The roots of `identity` are in force at everything that this host dials and serves."""
+        self._trusting.set(bundle_digest(identity.bundle_pem))
 
     async def run(self) -> None:
         """Keep the feed up until cancelled. Raises: Terminal when coming back is useless; `state` says it too."""
@@ -128,6 +136,7 @@ class Feed:
         if identity is None:
             return
         self.identity.set(identity)
+        self.trusting(identity)
         if (snapshot := self._file.load(identity.uid)) is not None:
             self.snapshot.set(snapshot)
             self._persisted.set(snapshot.generation)
@@ -165,11 +174,33 @@ class Feed:
             raise error
         if isinstance(error, WrongBase):
             self._ask_whole = True
-        if _may_be_refused(error):
+        if _is_untrusted(error) and await self._learn_roots():
+            error = Retryable("DRTP-3001", "The control plane has another root by now.")
+        elif _may_be_refused(error):
             self._doubts += 1
             if self._doubts % DOUBTS_MAX == 0:
                 await asyncio.to_thread(self._try_the_other)
         self._say(FeedPhase.DOWN, _explain(error))
+
+    async def _learn_roots(self) -> bool:
+        """Whether the control plane has roots that one of ours vouches for: its root was rotated while we were away."""
+        identity = self.identity.value
+        if identity is None:
+            return False
+        now = self._clock.now()
+        try:
+            offer = await offered(URL(identity.feed_url).with_path("/v1/bundle"))
+            trusted = read_roots(identity.bundle_pem)
+            found = successors(trusted, offer, now)
+            if not found:
+                return False
+            following = await asyncio.to_thread(self._identities.trust, identity, pem_of([*trusted, *found]))
+        except (DrtpError, aiohttp.ClientError, OSError, TimeoutError) as error:
+            log.warning("roots not learnt", reason=str(error))
+            return False
+        self.identity.set(following)
+        log.info("roots learnt", count=len(found))
+        return True
 
     async def _valid_identity(self) -> Identity:
         identity = self.identity.value or await asyncio.to_thread(self._identities.load)
@@ -193,8 +224,17 @@ class Feed:
             holds=held.generation if held else None,
             digest=digest(held.entries) if held else "",
             certificate_generation=identity.generation,
+            bundle=self._trusting.value or "",
         )
-        board = Board(self.snapshot, self.identity, self.reports, self._applied, self._persisted, self._unreadable)
+        board = Board(
+            self.snapshot,
+            self.identity,
+            self.reports,
+            self._applied,
+            self._persisted,
+            self._trusting,
+            self._unreadable,
+        )
         return FeedSession(
             identity, self._identities, hello, board, on_up=self._came_up, clock=self._clock, rng=self._rng
         )
@@ -251,6 +291,16 @@ def _may_be_refused(error: BaseException) -> bool:
     if isinstance(error, aiohttp.ClientOSError) and not isinstance(error, aiohttp.ClientConnectorError):
         return True
     return isinstance(error, aiohttp.ServerDisconnectedError | ConnectionError | ssl.SSLError | aiohttp.ClientSSLError)
+
+
+def _is_untrusted(error: BaseException | None) -> bool:
+    """Whether the other side's certificate is of no root that we trust; a clock that is off is another matter."""
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError | aiohttp.ClientConnectorCertificateError):
+            said = str(error)
+            return "not yet valid" not in said and "has expired" not in said
+        error = error.__cause__
+    return False
 
 
 def _explain(error: BaseException) -> DrtpError:

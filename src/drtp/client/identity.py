@@ -12,7 +12,7 @@ is repeated and the authority gives the same certificate. The pair before is kep
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
 from drtp.api.feed import EdgeRole
-from drtp.api.spiffe import identity_of
+from drtp.api.spiffe import bundle_digest, identity_of
 from drtp.client import home
 from drtp.client.keys import matches, new_key
 from drtp.kit.errors import Terminal
@@ -110,7 +110,16 @@ class IdentityStore:
         """The one kept beside the current: the one before, until the current has connected once."""
         now = self._current.resolve() if self._current.is_symlink() else None
         others = [path for path in self._directories() if path != now]
-        return self._read(max(others, key=lambda path: path.stat().st_mtime_ns)) if others else None
+        try:
+            newest = max(others, key=lambda path: path.stat().st_mtime_ns, default=None)
+        except FileNotFoundError:
+            return None  # it has just gone
+        try:
+            return self._read(newest) if newest else None
+        except Terminal:
+            if newest is not None and newest.exists():
+                raise
+            return None
 
     def paths(self, identity: Identity) -> IdentityPaths:
         """The files of an identity that is installed."""
@@ -145,11 +154,26 @@ class IdentityStore:
         self._switch(directory)
         self._pending.unlink(missing_ok=True)
 
+    def trust(self, identity: Identity, bundle_pem: bytes) -> Identity:
+        """Trust these roots and no others from now on, durably; certificate and key stay.
+
+        Raises: OSError; Terminal DRTP-2014 for a bundle that cannot be read. Then nothing has changed.
+        """
+        try:
+            bundle_digest(bundle_pem)
+        except ValueError:
+            raise Terminal("DRTP-2014", "The control plane's trust bundle cannot be read.") from None
+        for directory in self._directories():
+            write_atomic(directory / "bundle.pem", bundle_pem)
+        return replace(identity, bundle_pem=bundle_pem)
+
     def confirm(self, identity: Identity) -> None:
         """`identity` has connected: older ones are not needed any more."""
         keep = self._directory_of(identity)
         for directory in self._directories():
             if directory != keep and self._read(directory).generation <= identity.generation:
+                # First what says that it is whole: a removal that stops midway leaves no half identity.
+                (directory / "identity.json").unlink()
                 shutil.rmtree(directory)
 
     def choose(self, identity: Identity) -> None:

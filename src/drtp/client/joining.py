@@ -6,12 +6,11 @@ import base64
 import binascii
 import re
 from dataclasses import dataclass
-
-from cryptography import x509
-from cryptography.hazmat.primitives import serialization
+from datetime import datetime
 
 from drtp.api.credentials import ENROLMENT_PREFIX, read
 from drtp.api.spiffe import pin_of
+from drtp.client.vouching import pem_of, read_roots, successors
 from drtp.kit.errors import Invalid, Refused
 from drtp.kit.secret import Secret
 
@@ -61,13 +60,9 @@ def parse_join(text: str) -> JoinString:
     return JoinString(Secret(found["secret"]), EdgeAddress(found["host"].strip("[]"), int(found["port"]), pin))
 
 
-def pinned_root(bundle_pem: bytes, pin: str) -> bytes:
-    """The one root of the bundle that has this pin, PEM. Raises: Refused DRTP-2014."""
-    try:
-        roots = x509.load_pem_x509_certificates(bundle_pem)
-    except ValueError:
-        raise Refused("DRTP-2014", "The control plane's trust bundle cannot be read.") from None
-    for root in roots:
-        if pin_of(root) == pin:
-            return root.public_bytes(serialization.Encoding.PEM)
+def pinned_root(bundle_pem: bytes, pin: str, now: datetime) -> bytes:
+    """The root on offer that has this pin, and those that it vouches for, PEM. Raises: Refused DRTP-2014."""
+    for root in read_roots(bundle_pem):
+        if pin_of(root) == pin and root.subject == root.issuer:
+            return pem_of([root, *successors([root], bundle_pem, now)])
     raise Refused("DRTP-2014")

@@ -8,13 +8,14 @@ in a server's place, as an intercepting proxy does, answers for all of them alik
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import random
 import socket
 import statistics
 import struct
 import sys
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -108,6 +109,14 @@ class _Course:
         return min(pace_s, SILENT_EVERY_MAX_S) * (1 + SPREAD * (2 * unit - 1))
 
 
+def _may_be_a_server(address: str) -> bool:
+    try:
+        named = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return True  # a name, which only the resolver knows
+    return not (named.is_link_local or named.is_multicast or named.is_unspecified)
+
+
 class RoundTripMeter:
     """Measures what it is aimed at, for as long as `run` runs. One event loop."""
 
@@ -118,14 +127,23 @@ class RoundTripMeter:
         self._aimed = asyncio.Event()
 
     def aim(self, targets: Iterable[Target]) -> None:
-        """Measure exactly these; those that were there before keep their history."""
-        wanted = dict.fromkeys(targets)
+        """Measure exactly these; those that were there before keep their history.
+
+        A tunnel server says itself where it is. One that names what no server can have (a cloud's metadata address is
+        link-local) is passed over.
+        """
+        wanted = dict.fromkeys(target for target in targets if _may_be_a_server(target.address))
         if wanted.keys() == self._courses.keys():
             return
         # Not at once: whoever starts has something better to do first.
         due_s = self._clock.monotonic() + QUICK_S
         self._courses = {target: self._courses.get(target) or _Course(due_s) for target in wanted}
         self._aimed.set()
+
+    @property
+    def targets(self) -> Set[Target]:
+        """What is measured."""
+        return self._courses.keys()
 
     @property
     def paths(self) -> dict[str, Path]:

@@ -25,6 +25,8 @@ from drtp.api.feed import (
     RenewRefused,
     SnapshotDelta,
     ToEdge,
+    Trust,
+    Trusting,
 )
 from drtp.api.snapshots import DenyEntry, Generation, Snapshot
 from drtp.client.dialling import web_session
@@ -71,6 +73,8 @@ class Board:
     reports: ReportBoard
     applied: Latest[Applied]
     persisted: Latest[Generation]
+    trusting: Latest[str]
+    """The digest of the roots that are in force at the host."""
     unreadable: dict[str, str]
     """Entries of the present snapshot that this version cannot read: key -> reason."""
 
@@ -125,6 +129,7 @@ class FeedSession:
         self._on_up = on_up
         self._clock = clock
         self._rng = rng
+        self._asked: Latest[float] = Latest()
         self.up = False
         """Whether the control plane has accepted this identity."""
 
@@ -149,7 +154,15 @@ class FeedSession:
         await _send(socket, self._hello)
         async with asyncio.TaskGroup() as group:
             senders = [
-                group.create_task(work(socket)) for work in (self._report, self._say_applied, self._beat, self._renew)
+                group.create_task(work(socket))
+                for work in (
+                    self._report,
+                    self._say_applied,
+                    self._say_trusting,
+                    self._beat,
+                    self._renew,
+                    self._renew_when_asked,
+                )
             ]
             try:
                 return await self._listen(socket)
@@ -200,6 +213,8 @@ class FeedSession:
                 RENEWALS.labels("renewed").inc()
                 self._board.identity.set(following)
                 return Ending(within_s=0, message="The certificate was renewed.")
+            case Trust():
+                await self._trust(message)
             case RenewRefused():
                 self._not_renewed(message.code, message.message)
                 if message.terminal:
@@ -207,6 +222,21 @@ class FeedSession:
             case Heartbeat():
                 pass
         return None
+
+    async def _trust(self, said: Trust) -> None:
+        """Take the roots, to disk first; the host puts them in force and says so by `trusting`."""
+        if said.bundle_pem.encode() != self._identity.bundle_pem:
+            try:
+                wanted = said.bundle_pem.encode()
+                self._identity = await asyncio.to_thread(self._identities.trust, self._identity, wanted)
+            except (OSError, Terminal) as error:
+                # What is trusted goes on; the control plane sees that the rotation waits for this edge.
+                log.warning("roots not taken", reason=str(error))
+                return
+            log.info("roots taken")
+            self._board.identity.set(self._identity)
+        if said.renew_within_s is not None:
+            self._asked.set(said.renew_within_s)
 
     def _not_renewed(self, code: str, reason: str) -> None:
         RENEWALS.labels("failed").inc()
@@ -244,6 +274,13 @@ class FeedSession:
             if not await _send(socket, applied):
                 return
 
+    async def _say_trusting(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        said = self._hello.bundle
+        async for digest in self._board.trusting:
+            if digest != said and not await _send(socket, Trusting(bundle=digest)):
+                return
+            said = digest
+
     async def _beat(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         while await _send(socket, Heartbeat()):
             await self._clock.sleep(HEARTBEAT_INTERVAL_S)
@@ -264,6 +301,18 @@ class FeedSession:
                 return
             # Whether it is refused or never answered: the same request again, later and later.
             await self._clock.sleep(1.0 + next(delays))
+
+    async def _renew_when_asked(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        """A rotation wants every certificate replaced, each edge at a moment of its own."""
+        async for within_s in self._asked:
+            await self._clock.sleep(self._rng.uniform(0, within_s))
+            try:
+                key = await asyncio.to_thread(self._identities.pending_key)
+            except OSError as error:
+                self._not_renewed("DRTP-1006", f"The next key cannot be kept: {error}.")
+                continue
+            if not await _send(socket, Renew(csr_pem=request_for(key), generation=self._identity.generation)):
+                return
 
 
 def _parted(goodbye: Goodbye) -> Ending:

@@ -33,7 +33,7 @@ from drtp.controllers import writing
 from drtp.controllers.runtime import Change, Delete, EdgeChange, MapChange, Outcome, World, Write, itself
 from drtp.controllers.writing import Turn
 from drtp.kit.observe import printable
-from drtp.rules import conditions, entrykeys, measures, placement, readiness
+from drtp.rules import conditions, entrykeys, measures, placement, readiness, renewals
 from drtp.rules.conditions import Conclusion
 from drtp.rules.placement import Candidate, Placement, Position
 from drtp.store.view import View, kind_key
@@ -131,9 +131,11 @@ class ConnectionController:
         fresh = _status(connection, service, assigned, world, (generation, now))
         status, figures_wait = measures.refreshed(connection.status, fresh, now)
         collect_in = (gone_at + COLLECT_AFTER - now).total_seconds() if gone_at is not None else None
+        identity, connected = _agent(connection, world)
+        ends_in = renewals.look_again_s(identity, now, connected=connected)
         return Outcome(
             writes=(*writes, *writing.status(stored, status)),
-            requeue_after_s=min(filter(None, (assigned.look_again_s, figures_wait, collect_in)), default=None),
+            requeue_after_s=min(filter(None, (assigned.look_again_s, figures_wait, collect_in, ends_in)), default=None),
             events=writing.transitions(key, Turn(connection.status.conditions, status.conditions)),
         )
 
@@ -181,6 +183,8 @@ def _place(connection: DRTPConnection, service: DRTPService | None, world: World
     look_again: float | None = None
     candidates: list[Candidate] = []
     for server in world.view.list(DRTPServer):
+        if _is_revoked(server):
+            continue  # Nobody stays for the visitors that are left there: they are cut.
         candidates.append(_candidate(server, trips.get(server.metadata.name), now))
         held = _held_for(server, now)
         if held is not None and any(one.server_ref.name == server.metadata.name for one in present):
@@ -225,7 +229,7 @@ def _is_busy(connection: DRTPConnection, name: str, world: World) -> bool:
     """Whether visitors are left on a server that is left. Silence says nothing until its lease is over."""
     server = world.view.get(DRTPServer, "", name)
     ready = _ready(server) if server is not None else None
-    if server is None or ready is None or ready.reason == "LeaseExpired":
+    if server is None or ready is None or ready.reason == Reason.LEASE_EXPIRED:
         return False
     state = world.observed.edge(server.metadata.uid)
     report = state.reports.get(entrykeys.route(connection.metadata.uid)) if state and state.connected else None
@@ -251,6 +255,11 @@ def _candidate(server: DRTPServer, round_trip_ms: float | None, now: datetime) -
 
 def _ready(server: DRTPServer) -> Condition | None:
     return conditions.find(server.status.conditions, Aspect.READY)
+
+
+def _is_revoked(server: DRTPServer) -> bool:
+    ready = _ready(server)
+    return ready is not None and ready.reason == Reason.REVOKED
 
 
 def _held_for(server: DRTPServer, now: datetime) -> float | None:
@@ -310,6 +319,8 @@ def _status(
             )
         )
         told = _remember_local(connection, told, world)
+    identity, connected = _agent(connection, world)
+    told += renewals.conclusions(identity, at[1], connected=connected)
     return DRTPConnectionStatus(
         servers=found,
         local=_local_status(connection, world),
@@ -333,6 +344,8 @@ def _server_status(connection: DRTPConnection, assigned: AssignedServer, world: 
     if server is None:
         return msgspec.structs.replace(known, message="No such server.")
     ready = _ready(server)
+    if _is_revoked(server):
+        return msgspec.structs.replace(known, client_status=ClientStatus.DISCONNECTED, message="Its POP was revoked.")
     if ready is not None and ready.reason == Reason.LEASE_EXPIRED:
         return msgspec.structs.replace(known, client_status=ClientStatus.DISCONNECTED, message="The server is silent.")
     state = world.observed.edge(server.metadata.uid)
@@ -417,6 +430,13 @@ def _remember_local(connection: DRTPConnection, told: list[Conclusion], world: W
         one._replace(status=conditions.UNKNOWN) if one.type in said and one.status is conditions.TRUE else one
         for one in told
     ]
+
+
+def _agent(connection: DRTPConnection, world: World) -> tuple[EdgeIdentity | None, bool]:
+    """Its record, and whether it is connected."""
+    agent = connection.spec.client.agent_id
+    state = world.observed.edge(agent) if agent else None
+    return (world.view.get(EdgeIdentity, "", agent) if agent else None), state is not None and state.connected
 
 
 def _gone_at(connection: DRTPConnection, world: World, started: datetime) -> datetime | None:

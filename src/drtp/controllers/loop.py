@@ -17,7 +17,7 @@ from drtp.api.meta import Key
 from drtp.controllers.runtime import Change, Controller, EdgeChange, Outcome, Recorder, World
 from drtp.controllers.workqueue import WorkQueue
 from drtp.kit.clock import Clock
-from drtp.kit.errors import Conflict, DrtpError, NotFound, Retryable
+from drtp.kit.errors import Conflict, DrtpError, NotFound, Refused, Retryable
 from drtp.kit.observe import REGISTRY, logger
 from drtp.store.protocol import Store, Write
 
@@ -137,7 +137,7 @@ class Manager:
         except (Conflict, NotFound):
             _TURNS.labels(name, "conflict").inc()
             self._again(running, key)
-        except Retryable as error:
+        except (Retryable, Refused) as error:  # a quota refuses too, until there is room
             _TURNS.labels(name, "retry").inc()
             _log.warning("turn failed", controller=name, object=str(key), code=error.code, reason=error.what)
             self._again(running, key)

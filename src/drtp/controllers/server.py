@@ -8,15 +8,15 @@ from typing import Any
 
 from drtp.api.core import Lease
 from drtp.api.drtp import PEERS_MAX, DRTPServer, DRTPServerStatus, PeerStatus
-from drtp.api.internal import EdgeRole
+from drtp.api.internal import EdgeIdentity, EdgeRole
 from drtp.api.meta import Key, LocalRef
 from drtp.api.reports import PeerPaths, PopRegistration, PopReport
 from drtp.controllers import writing
-from drtp.controllers.runtime import Create, EdgeChange, MapChange, Outcome, Update, World, Write, itself
+from drtp.controllers.runtime import Change, Create, EdgeChange, MapChange, Outcome, Update, World, Write, itself
 from drtp.controllers.surroundings import SYSTEM_NAMESPACE
 from drtp.controllers.writing import Turn
 from drtp.kit.observe import printable
-from drtp.rules import conditions, entrykeys
+from drtp.rules import conditions, entrykeys, renewals
 from drtp.rules.readiness import HOMECOMING, LEASE, ServerFacts, alive, server_ready
 from drtp.store.observed import EdgeState
 from drtp.store.view import kind_key
@@ -42,8 +42,8 @@ class ServerController:
 
     @property
     def watches(self) -> Mapping[str, MapChange]:
-        """The servers themselves."""
-        return {SERVER: itself}
+        """The servers themselves, and the identities of their POPs."""
+        return {SERVER: itself, kind_key(EdgeIdentity): _of_identity}
 
     def from_edge(self, world: World, change: EdgeChange) -> Iterable[Key]:
         """A POP came, went, or said something about itself."""
@@ -60,8 +60,10 @@ class ServerController:
             return Outcome()
         state = world.observed.edge(server.metadata.uid)
         lease = world.view.get(Lease, SYSTEM_NAMESPACE, key.name)
-        facts = _facts(server, state, lease, self._started, now)
-        found = conditions.merge(server.status.conditions, [server_ready(facts, now)], server.metadata.generation, now)
+        identity = world.view.get(EdgeIdentity, "", server.metadata.uid)
+        facts = _facts(server, world, lease, self._started, now)
+        told = [server_ready(facts, now), *renewals.conclusions(identity, now, connected=facts.connected)]
+        found = conditions.merge(server.status.conditions, told, server.metadata.generation, now)
         status = _status(server, state, facts, found, now)
         remaining = (facts.heard_at + LEASE - now).total_seconds()
         again = LEASE_EVERY.total_seconds() if facts.connected else max(0.1, remaining) if remaining > 0 else None
@@ -72,9 +74,19 @@ class ServerController:
         )
 
 
-def _facts(
-    server: DRTPServer, state: EdgeState | None, lease: Lease | None, started: datetime, now: datetime
-) -> ServerFacts:
+def _of_identity(world: World, change: Change) -> Iterable[Key]:
+    """A POP is denied, or no more; its renewals concern nobody here."""
+    versions = [world.view.typed(EdgeIdentity, stored) for stored in change.versions]
+    if len({one and one.spec.denied for one in versions}) == 1 and len(versions) == 2:
+        return
+    stored = world.view.by_uid(change.key.name)
+    if stored is not None and stored.key.kind == SERVER:
+        yield stored.key
+
+
+def _facts(server: DRTPServer, world: World, lease: Lease | None, started: datetime, now: datetime) -> ServerFacts:
+    state = world.observed.edge(server.metadata.uid)
+    identity = world.view.get(EdgeIdentity, "", server.metadata.uid)
     connected = state is not None and state.connected
     # Whoever has not been heard of since the start may still be on the way back.
     known = started if state else started + HOMECOMING
@@ -88,6 +100,7 @@ def _facts(
         health=said.health if said else None,
         draining=said.draining if said else False,
         unschedulable=server.spec.unschedulable,
+        denied=identity is not None and identity.spec.denied,
     )
 
 

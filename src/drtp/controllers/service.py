@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
-from drtp.api import gatewayapi
+from drtp.api import core, gatewayapi
 from drtp.api.drtp import ADDRESSES_MAX, DRTPConnection, DRTPService, DRTPServiceStatus, ServiceAddress
 from drtp.api.internal import Claim, EdgeIdentity, EdgeRole, EnrolmentSecret
-from drtp.api.meta import ConditionStatus, Key, ObjectMeta
+from drtp.api.meta import ConditionStatus, Key, LocalRef, ObjectMeta
 from drtp.api.reasons import Aspect, Reason
 from drtp.api.reports import ExposureReport
 from drtp.controllers import expose, exposing, surroundings, writing
@@ -45,6 +45,7 @@ class ServiceController:
             gatewayapi.LISTENER_SET: _of_parent,
             kind_key(EdgeIdentity): _of_gateway_edge,
             kind_key(EnrolmentSecret): _of_secret,
+            kind_key(core.Secret): _of_kept_secret,
             **routes,
         }
 
@@ -81,7 +82,7 @@ class ServiceController:
             local_target=_host_port(service.spec.local.host, service.spec.local.port),
             address=_written(addresses[0]) if addresses else None,
             addresses=addresses,
-            credentials_secret_ref=service.status.credentials_secret_ref,
+            credentials_secret_ref=_credentials(world, service),
             connections=len(connections),
             ready_connections=sum(conditions.holds(one.status.conditions, Aspect.READY) for one in connections),
             observed_generation=service.metadata.generation,
@@ -156,6 +157,19 @@ def _besides(world: World, service: DRTPService) -> tuple[Conclusion, ...]:
     """What is there only while there is something to say."""
     idle = unsupported.expose(service)
     return ((idle,) if idle else ()) + _replayed(world, service)
+
+
+def _credentials(world: World, service: DRTPService) -> LocalRef | None:
+    """The Secret that holds a one-time secret of this service, the newest one where there are several."""
+    held = [
+        secret
+        for one in world.view.indexed(EnrolmentSecret, "service", service.metadata.uid)
+        if one.spec.kept_in
+        and (secret := world.view.get(core.Secret, service.metadata.namespace, one.spec.kept_in)) is not None
+        and any(owner.uid == service.metadata.uid for owner in secret.metadata.owner_references)
+    ]
+    newest = max(held, key=lambda one: (str(one.metadata.creation_timestamp), one.metadata.name), default=None)
+    return LocalRef(name=newest.metadata.name) if newest is not None else None
 
 
 def _replayed(world: World, service: DRTPService) -> tuple[Conclusion, ...]:
@@ -254,6 +268,15 @@ def _behind(world: World, service: DRTPService) -> list[ObjectMeta]:
 def _of_connection(world: World, change: Change) -> Iterable[Key]:
     for stored in change.versions:
         yield Key(SERVICE, stored.key.namespace, stored.object["spec"]["serviceRef"]["name"])
+
+
+def _of_kept_secret(world: World, change: Change) -> Iterable[Key]:
+    """A Secret that the service owns came or went."""
+    for stored in change.versions if change.before is None or change.after is None else ():
+        for owner in stored.metadata.get("ownerReferences") or ():
+            found = world.view.by_uid(owner["uid"])
+            if found is not None and found.key.kind == SERVICE:
+                yield found.key
 
 
 def _of_secret(world: World, change: Change) -> Iterable[Key]:

@@ -11,7 +11,7 @@ import msgspec
 
 from drtp.api import drtp
 from drtp.api.feed import EdgeRole, EnrolRequest
-from drtp.api.internal import Bound, CallerRecord, EdgeIdentity, EdgeIdentitySpec
+from drtp.api.internal import Account, Bound, CallerRecord, EdgeIdentity, EdgeIdentitySpec
 from drtp.api.meta import Key
 from drtp.api.people import Authoriser, User
 from drtp.api.reports import (
@@ -27,7 +27,7 @@ from drtp.edgeserver.identities import ATTEMPTS, Identities, denial, usable
 from drtp.edgeserver.registrations import SERVICE, Registrations
 from drtp.issuers.audit import AuditLog
 from drtp.issuers.authority import Authority
-from drtp.issuers.records import Held
+from drtp.issuers.records import Held, find
 from drtp.issuers.requests import ProvenKey, proven_key
 from drtp.issuers.secrets import EnrolmentSecrets
 from drtp.kit.clock import Clock
@@ -36,6 +36,8 @@ from drtp.store.protocol import NotFound, Store, Update, Write
 
 SERVICES_MAX = 256
 """Services of one agent; a state directory with more is a mistake, or an attack."""
+SERVICES_SAID = 8
+"""Of them in an audit line."""
 
 _ROLES: dict[type[Registration], EdgeRole] = {
     AgentRegistration: EdgeRole.AGENT,
@@ -108,7 +110,8 @@ class Enrolment:
             write, uid = self._identities.first(candidate.spec, key, candidate.held)
             writes = [write, *candidate.writes]
             if not admission.again:
-                writes.insert(0, Update(self._secrets.consumed(admission, key.fingerprint, uid, remote)))
+                spent = Update(self._secrets.consumed(admission, key.fingerprint, uid, remote))
+                writes = [spent, *await self._secrets.spent_with(admission), *writes]
             if await self._written(writes):
                 return await self._done(uid, remote)
         raise Retryable("DRTP-2003", "Many enrolments with one secret at once.")
@@ -136,6 +139,7 @@ class Enrolment:
             candidate = _let_in(candidate, f"user {user.uid or user.name}")
             write, uid = self._identities.first(candidate.spec, key, candidate.held)
             if await self._written([write, *candidate.writes]):
+                await self._unless_shut(user, uid)
                 return await self._done(uid, remote)
         raise Retryable("DRTP-2003", "Many enrolments of one agent at once.")
 
@@ -150,6 +154,7 @@ class Enrolment:
             candidate = _let_in(await self._connector(caller_of(user), said, key), f"user {user.uid}")
             write, uid = self._identities.first(candidate.spec, key, candidate.held)
             if await self._written([write]):
+                await self._unless_shut(user, uid)
                 return await self._done(uid, remote)
         raise Retryable("DRTP-2003", "Many enrolments of one connector at once.")
 
@@ -163,6 +168,16 @@ class Enrolment:
             raise Refused("DRTP-2001", "the key was used by an identity that has moved on")
         spec = EdgeIdentitySpec(role=EdgeRole.CONNECTOR, uri=str(name), caller=caller)
         return _Candidate(msgspec.structs.replace(spec, **seen_of(said)), held)
+
+    async def _unless_shut(self, user: User, uid: str) -> None:
+        """Whoever revoked the user meanwhile has looked for their agents before this one was there.
+
+        Raises: Refused DRTP-2005.
+        """
+        account = await find(self._store, Account, user.uid) if user.uid else None
+        if account is not None and account.record.spec.disabled:
+            await self._identities.revoke(uid, "its user was revoked", by="enrolment")
+            raise Refused("DRTP-2005", "The user was revoked.")
 
     async def _candidate(self, bound: Bound, said: Registration, key: ProvenKey, remote: str) -> _Candidate:
         match said:
@@ -221,7 +236,7 @@ class Enrolment:
         """A gateway enrolled again under its name keeps its uid."""
         if said.name != bound.name:
             raise Refused("DRTP-3007", "the secret is for another gateway")
-        uid = str(uuid.uuid5(uuid.NAMESPACE_OID, f"gateway {self._authority.pin} {bound.name}"))
+        uid = str(uuid.uuid5(uuid.NAMESPACE_OID, f"gateway {self._authority.founding_pin} {bound.name}"))
         name = self._authority.identity(PeerRole.GATEWAY, uid)
         spec = EdgeIdentitySpec(
             role=EdgeRole.GATEWAY, uri=str(name), edge_name=bound.name, addresses=said.addresses, version=said.version
@@ -258,7 +273,17 @@ class Enrolment:
             raise Refused("DRTP-2001", "the identity was removed at once")
         spec = held.record.spec
         role = parse_uri(spec.uri).role.value
-        self._audit.write("edge enrolled", identity=uid, role=role, by=spec.created_by, remote=remote)
+        self._audit.write(
+            "edge enrolled",
+            project=spec.namespace,
+            identity=uid,
+            role=role,
+            edge=spec.edge_name,
+            services=", ".join(bound.name for bound in spec.bound[:SERVICES_SAID]),
+            by=spec.created_by,
+            remote=remote,
+            decision="allowed",
+        )
         return Enrolled(uid, spec)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -24,6 +25,8 @@ from drtp.api.feed import (
     ReportDelta,
     SnapshotDelta,
     ToEdge,
+    Trust,
+    Trusting,
     digest,
 )
 from drtp.api.reports import (
@@ -41,6 +44,7 @@ from drtp.api.snapshots import Generation, Snapshot
 from drtp.edgeserver.identities import Identities
 from drtp.edgeserver.lag import BYTES, Lag
 from drtp.edgeserver.limits import Buckets
+from drtp.issuers.authority import Offer
 from drtp.issuers.requests import proven_key
 from drtp.kit.clock import Clock
 from drtp.kit.errors import DrtpError, Refused
@@ -110,8 +114,11 @@ class FeedSession:
         observed: Observed,
         identities: Identities,
         renewals: Buckets,
+        offers: Latest[Offer],
+        renew_within: Callable[[], float],
         clock: Clock,
     ) -> None:
+        """`offers`: the roots to trust; `renew_within`: seconds over which all edges renew, when all have to."""
         self.peer = peer
         self.sent: Snapshot | None = None
         """What the edge holds now, for the next connection's delta."""
@@ -120,6 +127,9 @@ class FeedSession:
         self._observed = observed
         self._identities = identities
         self._renewals = renewals
+        self._offers = offers
+        self._renew_within = renew_within
+        self._trusting = ""
         self._clock = clock
         self._ended: Latest[Goodbye] = Latest()
         self._keys: set[str] = set()
@@ -148,8 +158,10 @@ class FeedSession:
             beating = group.create_task(self._beat())
             reading = group.create_task(self._read())
             ending = group.create_task(self._part())
-            done, _ = await asyncio.wait((beating, reading, ending, pushing), return_when=asyncio.FIRST_COMPLETED)
-            for task in {pushing, beating, reading, ending} - done:
+            offering = group.create_task(self._offer(hello))
+            tasks = {beating, reading, ending, pushing, offering}
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in tasks - done:
                 task.cancel()
 
     async def _part(self) -> None:
@@ -169,6 +181,15 @@ class FeedSession:
             if not await self._send(delta(newest.generation, self.sent, newest)):
                 return
             self.sent = newest
+
+    async def _offer(self, hello: Hello) -> None:
+        """Tell the edge the roots, and to renew, whenever it lacks what counts now. Never returns by itself."""
+        self._trusting = hello.bundle
+        async for offer in self._offers:
+            renew = await self._identities.is_outdated(self.peer.edge.uid)
+            if renew or self._trusting != offer.digest:
+                within_s = self._renew_within() if renew else None
+                await self._send(Trust(bundle_pem=offer.bundle_pem.decode(), renew_within_s=within_s))
 
     async def _beat(self) -> None:
         while await self._send(Heartbeat()):
@@ -220,6 +241,9 @@ class FeedSession:
                 self._observed.heartbeat(uid, now)
             case Renew():
                 await self._renew(message)
+            case Trusting():
+                self._trusting = message.bundle[:64]
+                await self._identities.trusts(uid, self._trusting)
             case Hello():
                 raise Refused("DRTP-3004", "A second hello.")
 
@@ -237,12 +261,14 @@ class FeedSession:
 
     async def _renew(self, message: Renew) -> None:
         uid = self.peer.edge.uid
-        if not self._renewals.take(uid):
+        # What we have asked for ourselves is not held against the edge.
+        if not await self._identities.is_outdated(uid) and not self._renewals.take(uid):
             await self._send(RenewRefused(code="DRTP-2018", message="Renewed a moment ago.", terminal=False))
             return
         try:
             key = proven_key(message.csr_pem)
-            await self._send(await self._identities.renew(uid, self.peer.key_fingerprint, key, message.generation))
+            presented, remote = self.peer.key_fingerprint, self.peer.remote
+            await self._send(await self._identities.renew(uid, presented, key, message.generation, remote=remote))
         except Refused as error:
             terminal = error.code in ("DRTP-2006", "DRTP-2007", "DRTP-2008")
             await self._send(RenewRefused(code=error.code, message=error.what, terminal=terminal))

@@ -15,6 +15,7 @@ from drtp.api.meta import Key, ObjectMeta
 from drtp.api.spiffe import PeerRole, SpiffeId, parse_uri
 from drtp.issuers.audit import AuditLog
 from drtp.issuers.authority import Authority, Issued
+from drtp.issuers.certificates import Usage
 from drtp.issuers.records import Held, as_object, find
 from drtp.issuers.requests import ProvenKey
 from drtp.kit.clock import Clock
@@ -66,7 +67,7 @@ class Identities:
         )
         return Update(held.replaced(spec)), name.uid
 
-    async def renew(self, uid: str, presented: str, key: ProvenKey, generation: int) -> Renewed:
+    async def renew(self, uid: str, presented: str, key: ProvenKey, generation: int, *, remote: str = "") -> Renewed:
         """The next certificate for the holder of the key `presented` (fingerprint), who says it holds `generation`.
 
         Asking again with the same new key gives the same certificate: an answer may have been lost.
@@ -90,7 +91,14 @@ class Identities:
                 await self._store.update(held.replaced(following))
             except Conflict:
                 continue
-            self._audit.write("certificate renewed", identity=uid, generation=following.generation)
+            self._audit.write(
+                "certificate renewed",
+                project=spec.namespace,
+                identity=uid,
+                generation=following.generation,
+                remote=remote,
+                decision="allowed",
+            )
             return self._renewed(following)
         raise Conflict("DRTP-1003")
 
@@ -119,7 +127,9 @@ class Identities:
                 await self._store.update(held.replaced(following))
             except Conflict:
                 continue
-            self._audit.write("certificate of a later life accepted", identity=uid, generation=generation)
+            self._audit.write(
+                "certificate of a later life accepted", project=spec.namespace, identity=uid, generation=generation
+            )
             return
 
     async def connected(self, uid: str, presented: str, **seen: str | tuple[str, ...]) -> EdgeIdentitySpec:
@@ -144,15 +154,36 @@ class Identities:
             return updated
         raise Conflict("DRTP-1003")
 
+    async def trusts(self, uid: str, bundle: str) -> None:
+        """The edge has the roots of this digest in force."""
+        for _ in range(ATTEMPTS):
+            held = await self.find(uid)
+            if held is None or held.record.spec.bundle == bundle:
+                return
+            try:
+                await self._store.update(held.replaced(msgspec.structs.replace(held.record.spec, bundle=bundle)))
+                return
+            except Conflict:
+                continue
+        raise Conflict("DRTP-1003")
+
+    async def is_outdated(self, uid: str) -> bool:
+        """Whether its certificate is of a root or an intermediate that is being left."""
+        held = await self.find(uid)
+        if held is None or denial(held.record.spec) is not None:
+            return False
+        spec = held.record.spec
+        return not self._authority.is_current(Usage(spec.role.value), spec.certificate_pem)
+
     async def lock(self, uid: str, reason: str) -> None:
         """Nothing this identity presents is accepted until it is enrolled anew."""
-        await self._deny(uid, reason, locked=True)
-        self._audit.write("identity locked", identity=uid, reason=reason)
+        project = await self._deny(uid, reason, locked=True)
+        self._audit.write("identity locked", project=project, identity=uid, decision="refused", reason=reason)
 
     async def revoke(self, uid: str, reason: str, by: str = "control plane") -> None:
         """Withdraw an identity; its tunnels and feed are cut at once."""
-        await self._deny(uid, reason, revoked=True)
-        self._audit.write("identity revoked", identity=uid, reason=reason, by=by)
+        project = await self._deny(uid, reason, revoked=True)
+        self._audit.write("identity revoked", project=project, identity=uid, reason=reason, by=by)
 
     async def revoke_where(self, wanted: Callable[[EdgeIdentity], bool], reason: str) -> None:
         """Withdraw all that `wanted` chooses, and that is not withdrawn yet."""
@@ -178,14 +209,15 @@ class Identities:
                     gone += 1
         return gone
 
-    async def _deny(self, uid: str, reason: str, **how: bool) -> None:
+    async def _deny(self, uid: str, reason: str, **how: bool) -> str:
+        """Gives the identity's project."""
         for _ in range(ATTEMPTS):
             held = await self.find(uid)
             if held is None:
-                return
+                return ""
             try:
                 await self._store.update(held.replaced(msgspec.structs.replace(held.record.spec, reason=reason, **how)))
-                return
+                return held.record.spec.namespace
             except Conflict:
                 continue
         raise Conflict("DRTP-1003")

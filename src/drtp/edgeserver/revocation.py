@@ -13,18 +13,22 @@ from drtp.api.revoking import Because, Withdrawn
 from drtp.edgeserver.identities import Identities
 from drtp.edgeserver.registrations import SERVER, SERVICE
 from drtp.issuers.audit import AuditLog
+from drtp.issuers.secrets import EnrolmentSecrets
 from drtp.issuers.tokens import Accounts
 from drtp.kit import errors
-from drtp.store.protocol import NotFound, Store
+from drtp.store.protocol import Delete, NotFound, Store
 
 
 class Revocation:
     """Revokes agents, services, users, POPs and gateways."""
 
-    def __init__(self, store: Store, identities: Identities, accounts: Accounts, audit: AuditLog) -> None:
+    def __init__(
+        self, store: Store, identities: Identities, accounts: Accounts, secrets: EnrolmentSecrets, audit: AuditLog
+    ) -> None:
         self._store = store
         self._identities = identities
         self._accounts = accounts
+        self._secrets = secrets
         self._audit = audit
 
     async def agent(self, namespace: str, uid: str, because: Because) -> Withdrawn:
@@ -89,9 +93,15 @@ class Revocation:
             if not wanted(record.spec):
                 continue
             try:
-                await self._store.delete(stored.key)
+                await self._store.apply([*await self._secrets.unkept(record), Delete(stored.key)])
             except NotFound:
                 continue
             gone += 1
-            self._audit.write("secret revoked", secret=record.metadata.name, by=because.by, reason=because.reason)
+            self._audit.write(
+                "secret revoked",
+                project=record.spec.bound.namespace,
+                secret=record.metadata.name,
+                by=because.by,
+                reason=because.reason,
+            )
         return gone

@@ -7,7 +7,7 @@ import base64
 import binascii
 import secrets as randomness
 from collections.abc import Awaitable, Callable
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 import msgspec
 from aiohttp import web
@@ -17,35 +17,26 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from prometheus_client import Counter
 
-from drtp.api import drtp
 from drtp.api.feed import (
-    EdgeRole,
     EnrolRequest,
     EnrolResponse,
     RenewRequest,
-    SecretRequest,
-    SecretResponse,
     renewal_proof,
 )
-from drtp.api.internal import Bound
-from drtp.api.meta import Key
-from drtp.api.people import Authenticator, Authoriser
+from drtp.api.people import Authenticator
 from drtp.api.spiffe import PeerRole, SpiffeId
-from drtp.edgeserver.answers import answer, bearer_of, fault, key_of, leaf_of, plain_fault, remote_of
-from drtp.edgeserver.connectors import SERVICE_ACCOUNT
+from drtp.edgeserver.answers import answer, bearer_of, fault, key_of, plain_fault, remote_of
 from drtp.edgeserver.enrolment import Enrolled, Enrolment
 from drtp.edgeserver.identities import GRACE, Identities
 from drtp.edgeserver.limits import Buckets
-from drtp.edgeserver.registrations import SERVICE
+from drtp.issuers.audit import AuditLog
 from drtp.issuers.authority import Authority
 from drtp.issuers.digests import Pepper
 from drtp.issuers.requests import proven_key
-from drtp.issuers.secrets import EnrolmentSecrets
 from drtp.kit.clock import Clock
 from drtp.kit.door import network_of
 from drtp.kit.errors import DrtpError, Invalid, Refused
 from drtp.kit.observe import REGISTRY, logger
-from drtp.store.protocol import Store
 
 log = logger("edgeserver")
 
@@ -66,25 +57,21 @@ class Routes:
 
     def __init__(
         self,
-        store: Store,
         authority: Authority,
         enrolment: Enrolment,
         identities: Identities,
-        secrets: EnrolmentSecrets,
         *,
         authenticator: Authenticator,
-        authoriser: Authoriser,
+        audit: AuditLog,
         attempts: Buckets,
         advertised: Callable[[], str],
         clock: Clock,
     ) -> None:
-        self._store = store
         self._authority = authority
         self._enrolment = enrolment
         self._identities = identities
-        self._secrets = secrets
         self._authenticator = authenticator
-        self._authoriser = authoriser
+        self._audit = audit
         self._attempts = attempts
         self._advertised = advertised
         self._clock = clock
@@ -97,14 +84,13 @@ class Routes:
         app.router.add_get("/v1/nonce", self._nonce)
         app.router.add_post("/v1/enrol", self._enrol)
         app.router.add_post("/v1/renew", self._renew)
-        app.router.add_post("/v1/secrets", self._mint)
 
     async def _health(self, _request: web.Request) -> web.Response:
         return web.Response(text="ok\n")
 
     async def _bundle(self, _request: web.Request) -> web.Response:
-        """The roots: public, and worth nothing until compared with a pin."""
-        return web.Response(body=self._authority.bundle_pem, content_type="application/x-pem-file")
+        """The roots: public, and worth nothing until compared with a pin or a root that is known."""
+        return web.Response(body=self._authority.public_bundle_pem, content_type="application/x-pem-file")
 
     async def _nonce(self, _request: web.Request) -> web.Response:
         """Proof of freshness that we need not remember."""
@@ -122,13 +108,22 @@ class Routes:
             if wanted.secret is not None:
                 return self._given(await self._enrolment.by_secret(wanted, remote))
         except (Refused, Invalid, msgspec.DecodeError, ValueError) as error:
-            log.info("enrolment refused", remote=remote, reason=getattr(error, "what", None) or type(error).__name__)
+            if isinstance(error, Refused) and error.code == "DRTP-2024":
+                raise  # whoever holds a good secret is no stranger, and should know
+            reason = getattr(error, "what", None) or type(error).__name__
+            log.info("enrolment refused", remote=remote, reason=reason)
+            self._audit.write_paced("enrolment refused", remote=remote, decision="refused", reason=reason)
             return plain_fault("DRTP-2001", 403)
         token = bearer_of(request)
         user = await self._authenticator.authenticate(token, None, remote) if token else None
         if user is None:
             return plain_fault("DRTP-2004", 401)
-        return self._given(await self._enrolment.by_user(wanted, user, remote))
+        try:
+            return self._given(await self._enrolment.by_user(wanted, user, remote))
+        except Refused as error:
+            by = f"user {user.uid or user.name}"
+            self._audit.write_paced("enrolment refused", by=by, remote=remote, decision="refused", reason=error.code)
+            raise
 
     def _given(self, enrolled: Enrolled) -> web.Response:
         spec = enrolled.spec
@@ -154,16 +149,22 @@ class Routes:
             wanted = msgspec.json.decode(await _body(request), type=RenewRequest)
             leaf, name = self._expired_holder(wanted)
         except (Refused, msgspec.DecodeError, ValueError) as error:
-            log.info("late renewal refused", remote=remote, reason=getattr(error, "what", None) or str(error))
+            reason = getattr(error, "what", None) or type(error).__name__
+            log.info("late renewal refused", remote=remote, reason=reason)
+            self._audit.write_paced("renewal refused", remote=remote, decision="refused", reason=reason)
             return plain_fault("DRTP-2001", 403)
         # A user's connector comes back by a login, what was off over a weekend and has nobody to log in by its old key.
         of_user = name.role is PeerRole.CONNECTOR and not name.project
         if of_user or self._clock.now() - leaf.not_valid_after_utc > GRACE:
+            reason = "expired for longer than the grace"
+            self._audit.write_paced(
+                "renewal refused", identity=name.uid, remote=remote, decision="refused", reason=reason
+            )
             return plain_fault("DRTP-2009", 403)
         uid = name.uid
         key = proven_key(wanted.csr_pem)
         await self._identities.caught_up(uid, key_of(leaf), leaf.not_valid_after_utc, wanted.generation)
-        return answer(await self._identities.renew(uid, key_of(leaf), key, wanted.generation))
+        return answer(await self._identities.renew(uid, key_of(leaf), key, wanted.generation, remote=remote))
 
     def _expired_holder(self, wanted: RenewRequest) -> tuple[x509.Certificate, SpiffeId]:
         """The leaf and its name, once nonce, signature and chain (at its last valid moment) hold. Raises: Refused."""
@@ -182,33 +183,6 @@ class Routes:
             raise Refused("DRTP-2001", "no proof of possession") from None
         name = self._authority.verify_edge(chain, chain[0].not_valid_after_utc - timedelta(seconds=1))
         return chain[0], name
-
-    async def _mint(self, request: web.Request) -> web.Response:
-        """A one-time secret for a service that the user may change; authorised before the service is looked up."""
-        remote = remote_of(request)
-        if not self._attempts.take(network_of(remote)):
-            return plain_fault("DRTP-2003", 429)
-        leaf = leaf_of(request)
-        user = await self._authenticator.authenticate(
-            bearer_of(request), leaf.public_bytes(_DER) if leaf else None, remote
-        )
-        if user is None:
-            return plain_fault("DRTP-2004", 401)
-        try:
-            wanted = msgspec.json.decode(await _body(request), type=SecretRequest)
-        except msgspec.DecodeError as error:
-            raise Invalid("DRTP-2020", f"The request cannot be read: {error}") from None
-        by = f"user {user.uid or user.name}"
-        if wanted.service_account:
-            asked = ("create", "", "serviceaccounts", "token", wanted.namespace, wanted.service_account)
-        else:
-            asked = ("update", drtp.GROUP, "drtpservices", "", wanted.namespace, wanted.service)
-        if not self._authoriser.decide(user, *asked).allowed:
-            raise Refused("DRTP-2005")
-        mint = mint_account_secret if wanted.service_account else mint_service_secret
-        secret, expires_at = await mint(self._store, self._secrets, wanted, created_by=by)
-        joined = f"{secret}@{self._advertised()}#{self._authority.pin}"
-        return answer(SecretResponse(secret=joined, expires_at=expires_at))
 
 
 @web.middleware
@@ -238,42 +212,6 @@ async def _answered(request: web.Request, handler: Handler) -> web.StreamRespons
     except web.HTTPException as refusal:
         refusal.force_close()
         raise
-
-
-async def mint_service_secret(
-    store: Store, secrets: EnrolmentSecrets, wanted: SecretRequest, *, created_by: str
-) -> tuple[str, datetime]:
-    """A secret for a service that exists, and when it expires. Raises: store NotFound, Invalid.
-
-    The caller has been authorised, and makes the one string of it: `<secret>@<host>:<port>#<pin>`.
-    """
-    service = await store.get(Key(SERVICE, wanted.namespace, wanted.service))
-    minted = await secrets.mint(
-        EdgeRole.AGENT,
-        Bound(kind=SERVICE, name=wanted.service, namespace=wanted.namespace, uid=service.uid),
-        uses_max=wanted.uses,
-        lifetime_s=wanted.lifetime_s,
-        source_cidrs=wanted.source_cidrs,
-        created_by=created_by,
-    )
-    return minted.secret.reveal(), minted.expires_at
-
-
-async def mint_account_secret(
-    store: Store, secrets: EnrolmentSecrets, wanted: SecretRequest, *, created_by: str
-) -> tuple[str, datetime]:
-    """The same for a service account: what enrols with it is a connector of this application."""
-    name = wanted.service_account
-    account = await store.get(Key(SERVICE_ACCOUNT, wanted.namespace, name))
-    minted = await secrets.mint(
-        EdgeRole.CONNECTOR,
-        Bound(kind=SERVICE_ACCOUNT, name=name, namespace=wanted.namespace, uid=account.uid),
-        uses_max=wanted.uses,
-        lifetime_s=wanted.lifetime_s,
-        source_cidrs=wanted.source_cidrs,
-        created_by=created_by,
-    )
-    return minted.secret.reveal(), minted.expires_at
 
 
 async def _body(request: web.Request) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 
 import aiohttp
@@ -54,6 +54,10 @@ CONNECTIONS_MAX = 20_000
 """Beyond about 10,000 edges agents' feeds are relayed by their POPs."""
 COLLECT_EVERY_S = 3600.0
 RECHECK_PAUSE_S = 1.0
+
+RENEWALS_PER_S = 50
+"""Of all edges, when a rotation asks for them: a tenth of what one process can sign beside its other work."""
+RENEW_WITHIN_MAX_S = 600.0
 
 _TERMINAL = frozenset({"DRTP-2006", "DRTP-2007", "DRTP-3007", "DRTP-3008"})
 """Refusals at Hello that asking again cannot change. An unknown identity may be a backup being restored: ask again."""
@@ -110,13 +114,11 @@ class EdgeServer:
             clock=clock,
         )
         self._routes = Routes(
-            store,
             issuing.authority,
             enrolment,
             self.identities,
-            issuing.secrets,
             authenticator=authenticator,
-            authoriser=authoriser,
+            audit=issuing.audit,
             attempts=Buckets(clock, burst=120, per_s=10),
             advertised=lambda: self.address,
             clock=clock,
@@ -135,8 +137,10 @@ class EdgeServer:
         return self._authority.pin
 
     @contextlib.asynccontextmanager
-    async def serving(self, host: str, port: int, tls: ssl.SSLContext) -> AsyncGenerator[int]:
+    async def serving(self, host: str, port: int, tls: Callable[[], ssl.SSLContext]) -> AsyncGenerator[int]:
         """Serve while inside; gives the bound port. Leaving tells every edge when to come back.
+
+        `tls` is asked for each connection.
 
         Raises: OSError if the address cannot be bound.
         """
@@ -149,7 +153,7 @@ class EdgeServer:
             listener,
             door.public_limits(CONNECTIONS_MAX),
             self._clock,
-            tls=lambda: tls,
+            tls=tls,
             shutdown_s=STOPPING_TIMEOUT_S,
         ) as self.door:
             try:
@@ -166,6 +170,9 @@ class EdgeServer:
     def connected(self, uid: str) -> bool:
         """Whether this edge has a feed now."""
         return uid in self._sessions
+
+    def _renew_within_s(self) -> float:
+        return min(len(self._sessions) / RENEWALS_PER_S, RENEW_WITHIN_MAX_S)
 
     def _application(self) -> web.Application:
         app = web.Application(client_max_size=BODY_BYTES_MAX, middlewares=[faults])
@@ -186,6 +193,11 @@ class EdgeServer:
             hello = await _hello(socket)
             spec = await self._registered(peer, hello)
         except DrtpError as error:
+            if isinstance(error, Refused):
+                uid, remote = peer.edge.uid, peer.remote
+                self._audit.write_paced(
+                    "feed refused", identity=uid, remote=remote, decision="refused", reason=error.code
+                )
             await _part(socket, error)
             return socket
         await self._converse(socket, peer, hello, spec)
@@ -204,26 +216,28 @@ class EdgeServer:
         # A newer edge speaks so that the version before understands it, and what is unknown is passed over.
         if not PROTOCOL - 1 <= hello.protocol <= PROTOCOL + 1:
             raise Refused("DRTP-3006", f"The feed's version {hello.protocol} is not spoken here.")
-        uid, said = peer.edge.uid, hello.registration
+        uid, said, bundle = peer.edge.uid, hello.registration, hello.bundle[:64]
         held = await self.identities.find(uid)
         if held is not None and held.record.spec.role is not peer.edge.role:
             raise Refused("DRTP-2010", "The certificate's role is not the recorded one.")
         await self.identities.caught_up(uid, peer.key_fingerprint, peer.not_after, hello.certificate_generation)
         match said, peer.edge.role:
             case PopRegistration(), EdgeRole.POP:
-                spec = await self.identities.connected(uid, peer.key_fingerprint, version=said.version[:64])
+                spec = await self.identities.connected(
+                    uid, peer.key_fingerprint, bundle=bundle, version=said.version[:64]
+                )
                 await self._check_server(uid, spec)
                 await self._registrations.server(spec.edge_name, said)
             case GatewayRegistration(), EdgeRole.GATEWAY:
                 if held is not None and said.name != held.record.spec.edge_name:
                     raise Refused("DRTP-3007", f"This identity is of gateway {held.record.spec.edge_name!r}.")
                 spec = await self.identities.connected(
-                    uid, peer.key_fingerprint, version=said.version[:64], addresses=said.addresses[:16]
+                    uid, peer.key_fingerprint, bundle=bundle, version=said.version[:64], addresses=said.addresses[:16]
                 )
             case ConnectorRegistration(), EdgeRole.CONNECTOR:
                 spec = await self.identities.connected(uid, peer.key_fingerprint, **seen_of(said))
             case AgentRegistration(), EdgeRole.AGENT:
-                spec = await self.identities.connected(uid, peer.key_fingerprint)
+                spec = await self.identities.connected(uid, peer.key_fingerprint, bundle=bundle)
                 writes = await self._registrations.connections(uid, spec, said, peer.remote)
                 await self._registrations.apply(writes)
             case _:
@@ -245,6 +259,8 @@ class EdgeServer:
             observed=self._observed,
             identities=self.identities,
             renewals=self._renewals,
+            offers=self._authority.offer,
+            renew_within=self._renew_within_s,
             clock=self._clock,
         )
         older = self._sessions.get(edge.uid)

@@ -223,14 +223,20 @@ def sds(name: str) -> Json:
 ADS: Json = {"ads": {}, "resource_api_version": "V3"}
 
 
-@lru_cache(maxsize=65_536)  # every build asks again for every endpoint
+@lru_cache(maxsize=1_024)  # every build asks again for every endpoint, and POPs have few addresses
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _fault(endpoint: PopEndpoint) -> str:
     """Why Envoy would refuse this endpoint, and with it all of the backend's; "" if it would not."""
     if endpoint.mode is EndpointMode.UNIX:
         return "" if endpoint.path.startswith("/") else "its socket path is not absolute"
-    try:
-        ipaddress.ip_address(endpoint.address)
-    except ValueError:
+    if not _is_address(endpoint.address):
         return f"{endpoint.address!r} is not an IP address"
     if not 0 < endpoint.port < 65536:
         return f"{endpoint.port} is not a port"

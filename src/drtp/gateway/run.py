@@ -81,6 +81,7 @@ async def _feed(feed: Feed) -> None:
 async def _identities(feed: Feed, host: GatewayHost) -> None:
     async for identity in feed.identity:
         host.use(credentials_of(identity))
+        feed.trusting(identity)
 
 
 async def _snapshots(feed: Feed, host: GatewayHost) -> None:

@@ -7,14 +7,17 @@ disk lines wait in memory, some hundreds of them, and follow in order when there
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 from prometheus_client import Counter, Gauge
 
+from drtp.api.audit import START, AuditLine, Broken, Chain, hash_of
+from drtp.issuers.trail import Trail
 from drtp.kit.clock import Clock
 from drtp.kit.errors import Terminal
 from drtp.kit.files import private_directory
@@ -22,7 +25,6 @@ from drtp.kit.observe import REGISTRY, logger, printable
 
 log = logger("audit")
 
-_START = "0" * 64
 BYTES_MAX = 32 << 20
 """Of one file: about 100,000 events, and a start of the control plane reads it in half a second."""
 KEPT = 15
@@ -30,18 +32,23 @@ KEPT = 15
 WAITING_MAX = 500
 """Lines that wait for a disk that is full."""
 
+PACED_BURST, PACED_PER_S = 60, 0.5
+"""Lines of one event that strangers can cause: an attack shows, and a month of it pushes nothing out of the files."""
+HEAD_DIGITS = 13
+"""Of the head's 64, as a metric: what a float holds exactly."""
+
 _WAITING = Gauge("drtp_audit_lines_waiting", "Audit lines that wait for room on the disk.", registry=REGISTRY)
 _LOST = Counter("drtp_audit_lines_lost", "Audit lines that found no room, counted in the log later.", registry=REGISTRY)
+_HEAD = Gauge("drtp_audit_head", "The first 13 hexadecimal digits of the newest line's hash.", registry=REGISTRY)
 
 
-class AuditLine(msgspec.Struct, frozen=True, kw_only=True):
-    """One line. `hash` is SHA-256 of the line with an empty `hash`; `previous` is the line before's."""
+@dataclass(slots=True)
+class _Pace:
+    """A bucket of lines of one event: what is left since `at`, and how many found it empty."""
 
-    at: str
-    event: str
-    fields: dict[str, str]
-    previous: str
-    hash: str = ""
+    at: float
+    left: float = PACED_BURST
+    unsaid: int = 0
 
 
 class AuditLog:
@@ -54,15 +61,28 @@ class AuditLog:
         self._clock = clock
         self._bytes_max = bytes_max
         self._kept = kept
+        self.trail = Trail(path)
+        """Reads what is written here."""
+        self.uid_of: Callable[[str], str] = lambda _project: ""
+        """The uid of a project, "" if it is not known: lines are shown to the project of this uid, not of this name."""
         self._previous = verify_audit(path)
+        self.head = self._previous
+        """The hash of the newest line that is on disk."""
+        self._paces: dict[str, _Pace] = {}
         self._file = _appending(path)
         self._size = os.fstat(self._file).st_size
         self._waiting: deque[bytes] = deque()
         self._lost = 0
 
-    def write(self, event: str, **fields: str | int) -> None:
-        """Append one event, past tense; it is with the operating system when this returns, if there is room."""
-        texts = {name: printable(str(value)) for name, value in fields.items()}
+    def write(self, event: str, *, project: str = "", also: Sequence[str] = (), **fields: str | int) -> None:
+        """Append one event, past tense; it is with the operating system when this returns, if there is room.
+
+        `project`: whose event it is; `also`: other projects that it concerns. People of these projects may read it.
+        """
+        texts = {name: printable(str(value)) for name, value in fields.items() if value != ""}
+        if project:
+            uids = (self.uid_of(name) for name in dict.fromkeys((project, *also)))
+            texts |= {"project": printable(project), "seenBy": " ".join(filter(None, uids))}
         if len(self._waiting) < WAITING_MAX:
             self._queue(event, texts)
         else:
@@ -75,6 +95,23 @@ class AuditLog:
             self._write_waiting()
         log.info(event, **texts)
 
+    def write_paced(self, event: str, *, project: str = "", **fields: str | int) -> None:
+        """`write` for what a stranger can cause: beyond a pace they are counted, so that no disk fills."""
+        now = self._clock.monotonic()
+        pace = self._paces.setdefault(event, _Pace(now))
+        pace.left = min(PACED_BURST, pace.left + (now - pace.at) * PACED_PER_S)
+        pace.at = now
+        if pace.left < 1:
+            pace.unsaid += 1
+            return
+        pace.left -= 1
+        unsaid, pace.unsaid = pace.unsaid, 0
+        self.write(event, project=project, also=(), **(fields | ({"unsaid": unsaid} if unsaid else {})))
+
+    def announce(self) -> None:
+        """Say the head where the files' owner cannot take it back: the log, which goes elsewhere, as metrics do."""
+        log.info("audit head", head=self.head)
+
     def close(self) -> None:
         """Bring everything to disk."""
         self._write_waiting()
@@ -83,17 +120,22 @@ class AuditLog:
 
     def _queue(self, event: str, texts: dict[str, str]) -> None:
         line = AuditLine(at=self._clock.now().isoformat(), event=event, fields=texts, previous=self._previous)
-        self._previous = _hash(line)
+        # Any hash of the right length: it is not part of what is hashed.
+        self._previous = hash_of(msgspec.json.encode(msgspec.structs.replace(line, hash=START)))
         self._waiting.append(msgspec.json.encode(msgspec.structs.replace(line, hash=self._previous)) + b"\n")
 
     def _write_waiting(self) -> None:
         try:
             while self._waiting:
                 self._append(self._waiting[0])
-                self._waiting.popleft()
+                self._written(self._waiting.popleft())
         except OSError as error:
             log.warning("audit log cannot be written", reason=str(error), waiting=len(self._waiting), lost=self._lost)
         _WAITING.set(len(self._waiting))
+
+    def _written(self, line: bytes) -> None:
+        self.head = line[-67:-3].decode()
+        _HEAD.set(int(self.head[:HEAD_DIGITS], 16))
 
     def _append(self, line: bytes) -> None:
         """A whole line or nothing: half a line would break the chain for ever. Raises: OSError."""
@@ -126,26 +168,22 @@ def verify_audit(path: Path) -> str:
     Raises: Terminal DRTP-2019.
     """
     former = _numbered(path, 1)
-    before = _last_hash(former, None) if former.exists() else _START
+    before = _last_hash(former, None) if former.exists() else START
     return _last_hash(path, before) if path.exists() else before
 
 
 def _last_hash(path: Path, before: str | None) -> str:
     """`before`: the hash that the file must go on from; None: whatever its first line says."""
-    previous = before
+    chain = Chain(before)
     lines = path.read_bytes().split(b"\n")
     for number, raw in enumerate(lines[:-1], start=1):
         try:
-            line = msgspec.json.decode(raw, type=AuditLine)
-        except msgspec.DecodeError:
-            raise Terminal("DRTP-2019", f"Line {number} of {path} cannot be read.") from None
-        follows = previous is None or line.previous == previous
-        if not follows or line.hash != _hash(msgspec.structs.replace(line, hash="")):
-            raise Terminal("DRTP-2019", f"Line {number} of {path} does not follow from the one before.")
-        previous = line.hash
+            chain.take(raw)
+        except Broken as fault:
+            raise Terminal("DRTP-2019", f"Line {number} of {path} {fault}.") from None
     if lines[-1]:
         os.truncate(path, path.stat().st_size - len(lines[-1]))
-    return previous or _START
+    return chain.head or START
 
 
 def _numbered(path: Path, number: int) -> Path:
@@ -154,7 +192,3 @@ def _numbered(path: Path, number: int) -> Path:
 
 def _appending(path: Path) -> int:
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-
-
-def _hash(line: AuditLine) -> str:
-    return hashlib.sha256(msgspec.json.encode(line)).hexdigest()

@@ -13,6 +13,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from drtp.rules.renewals import EDGE_LIFETIME
+
 CLIENT = ExtendedKeyUsageOID.CLIENT_AUTH
 SERVER = ExtendedKeyUsageOID.SERVER_AUTH
 
@@ -42,10 +44,10 @@ class Profile:
 
 PROFILES: dict[Usage, Profile] = {
     Usage.CONTROLPLANE: Profile((SERVER, CLIENT), timedelta(hours=24)),
-    Usage.POP: Profile((SERVER, CLIENT), timedelta(hours=24)),
-    Usage.GATEWAY: Profile((CLIENT,), timedelta(hours=24)),
+    Usage.POP: Profile((SERVER, CLIENT), EDGE_LIFETIME),
+    Usage.GATEWAY: Profile((CLIENT,), EDGE_LIFETIME),
     # An agent is also the TLS server of end-to-end streams.
-    Usage.AGENT: Profile((SERVER, CLIENT), timedelta(hours=24)),
+    Usage.AGENT: Profile((SERVER, CLIENT), EDGE_LIFETIME),
     Usage.USER: Profile((CLIENT,), timedelta(hours=8)),
     Usage.CONNECTOR: Profile((CLIENT,), timedelta(hours=8)),
     # Shown to visitors: nobody's identity, and a gateway must outlast a long absence of the control plane.
@@ -54,6 +56,8 @@ PROFILES: dict[Usage, Profile] = {
 
 ROOT_LIFETIME = timedelta(days=3653)
 INTERMEDIATE_LIFETIME = timedelta(days=30)
+VOUCHING_LIFETIME = timedelta(days=2)
+"""Made anew at each start and each hour: what a stolen root says dies with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +104,17 @@ def build_intermediate(
     builder = _builder(_name(title), root.certificate.subject, key, now, INTERMEDIATE_LIFETIME)
     builder = _as_authority(builder, key, root.key.public_key(), path_length=0)
     builder = builder.add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
+    return builder.sign(root.key, hashes.SHA256())
+
+
+def build_vouching(root: Signer, other: Signer, now: datetime) -> x509.Certificate:
+    """`root` says of `other`'s key that it is a root too. Never sent in a handshake; whoever trusts `root` may read it.
+
+    Its path length lets no verifier build a chain through it to what an intermediate has issued.
+    """
+    key = other.key.public_key()
+    builder = _builder(other.certificate.subject, root.certificate.subject, key, now, VOUCHING_LIFETIME)
+    builder = _as_authority(builder, key, root.key.public_key(), path_length=0)
     return builder.sign(root.key, hashes.SHA256())
 
 

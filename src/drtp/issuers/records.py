@@ -6,12 +6,12 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from drtp.api.internal import Account, ApiToken, EdgeIdentity, EnrolmentSecret
+from drtp.api.internal import Account, ApiToken, AuthorityRecord, EdgeIdentity, EnrolmentSecret, Invitation
 from drtp.api.meta import Key
 from drtp.store.protocol import NotFound, Object, Store, Stored
 
-Record = EnrolmentSecret | EdgeIdentity | ApiToken | Account
-R = TypeVar("R", EnrolmentSecret, EdgeIdentity, ApiToken, Account)
+Record = EnrolmentSecret | EdgeIdentity | ApiToken | Account | AuthorityRecord | Invitation
+R = TypeVar("R", EnrolmentSecret, EdgeIdentity, ApiToken, Account, AuthorityRecord, Invitation)
 
 
 class Held(Generic[R]):
@@ -34,7 +34,7 @@ def as_object(record: Record) -> dict[str, Any]:
 async def find(store: Store, kind: type[R], name: str) -> Held[R] | None:
     """The record of this name, or None."""
     try:
-        stored = await store.get(Key(f"{kind.__name__}.internal.datumapis.com", "", name))
+        stored = await store.get(Key(f"{kind.__name__.removesuffix('Record')}.internal.datumapis.com", "", name))
     except NotFound:
         return None
     return Held(stored, kind)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -13,18 +13,21 @@ import msgspec
 from drtp.api.credentials import ENROLMENT_PREFIX, read
 from drtp.api.feed import EdgeRole
 from drtp.api.internal import ENROLMENT_SECRET, Bound, EnrolmentSecret, EnrolmentSecretSpec, SecretUse
-from drtp.api.meta import ObjectMeta
+from drtp.api.meta import Key, ObjectMeta
 from drtp.issuers.audit import AuditLog
 from drtp.issuers.digests import Pepper, new_credential
 from drtp.issuers.records import Held, as_object, find
 from drtp.kit.clock import Clock
 from drtp.kit.errors import Conflict, Invalid, NotFound, Refused
 from drtp.kit.secret import Secret
-from drtp.store.protocol import AlreadyExists, Object, Store, key_of
+from drtp.store.protocol import AlreadyExists, Create, Delete, Object, Store, Write, key_of
 
 LIFETIME_S = 30 * 60
 LIFETIME_MAX_S = 24 * 3600
 USES_MAX = 1000
+KEPT_ANNOTATION = "datumapis.com/enrolment-secret"
+"""On a Secret that holds a one-time secret: its id."""
+
 REPLAY_RECORDED_EVERY = timedelta(seconds=10)
 """A thief who keeps trying costs one write in this time, not one each."""
 
@@ -69,14 +72,21 @@ class EnrolmentSecrets:
         lifetime_s: int = LIFETIME_S,
         source_cidrs: Sequence[str] = (),
         created_by: str = "",
+        keep: Callable[[Minted], Object] | None = None,
     ) -> Minted:
-        """Make a secret for one service, one POP or one gateway. Raises: Invalid."""
+        """Make a secret for one service, one POP or one gateway. Raises: Invalid; AlreadyExists for what is kept.
+
+        `keep` gives a Secret that holds it in the service's project, made in the same transaction. It goes when the
+        secret is spent or has expired.
+        """
         if not 1 <= uses_max <= USES_MAX:
             raise Invalid("DRTP-2020", f"A secret can have 1 to {USES_MAX} uses.")
         if not 1 <= lifetime_s <= LIFETIME_MAX_S:
             raise Invalid("DRTP-2020", f"A secret can last 1 to {LIFETIME_MAX_S} seconds.")
         name, secret = new_credential(ENROLMENT_PREFIX)
         expires_at = self._clock.now() + timedelta(seconds=lifetime_s)
+        minted = Minted(name, secret, expires_at)
+        kept = keep(minted) if keep is not None else None
         spec = EnrolmentSecretSpec(
             digest=self._pepper.digest(secret.reveal()),
             role=role,
@@ -85,10 +95,14 @@ class EnrolmentSecrets:
             uses_max=uses_max,
             source_cidrs=tuple(str(_network(cidr)) for cidr in source_cidrs),
             created_by=created_by,
+            kept_in=key_of(kept).name if kept is not None else "",
         )
-        await self._store.create(as_object(EnrolmentSecret(metadata=ObjectMeta(name=name), spec=spec)))
-        self._audit.write("secret minted", secret=name, role=role.value, bound=bound.name, by=created_by)
-        return Minted(name, secret, expires_at)
+        record = as_object(EnrolmentSecret(metadata=ObjectMeta(name=name), spec=spec))
+        await self._store.apply([Create(one) for one in (kept, record) if one is not None])
+        self._audit.write(
+            "secret minted", project=bound.namespace, secret=name, role=role.value, bound=bound.name, by=created_by
+        )
+        return minted
 
     async def admit(self, text: str, public_key: str, remote: str) -> Admission:
         """Check a secret presented with a proven key.
@@ -121,12 +135,34 @@ class EnrolmentSecrets:
         use = SecretUse(public_key=public_key, identity=identity, at=self._clock.now(), remote=remote)
         return admission.held.replaced(msgspec.structs.replace(spec, uses=(*spec.uses, use)))
 
+    async def spent_with(self, admission: Admission) -> list[Write]:
+        """What goes with the use that is about to be spent: with the last one the Secret that holds the string."""
+        spec = admission.spec
+        return await self.unkept(admission.held.record) if len(spec.uses) + 1 >= spec.uses_max else []
+
+    async def unkept(self, record: EnrolmentSecret) -> list[Write]:
+        """The removal of the Secret that holds this one, as far as it is there and still does."""
+        if not record.spec.kept_in:
+            return []
+        try:
+            held = await self._store.get(Key("Secret", record.spec.bound.namespace, record.spec.kept_in))
+        except NotFound:
+            return []
+        annotations: dict[str, str] = held.metadata.get("annotations") or {}
+        ours = annotations.get(KEPT_ANNOTATION) == record.metadata.name
+        return [Delete(held.key, held.uid)] if ours else []
+
     async def collect(self) -> int:
-        """Forget secrets that expired more than a day ago; gives how many."""
-        horizon = self._clock.now() - timedelta(days=1)
+        """Forget secrets that expired more than a day ago, and keep none that has expired; gives how many went."""
+        now = self._clock.now()
+        horizon = now - timedelta(days=1)
         gone = 0
         for stored in (await self._store.list(ENROLMENT_SECRET)).items:
-            if msgspec.json.decode(stored.raw, type=EnrolmentSecret).spec.expires_at < horizon:
+            record = msgspec.json.decode(stored.raw, type=EnrolmentSecret)
+            if record.spec.expires_at < now and (writes := await self.unkept(record)):
+                with contextlib.suppress(NotFound, Conflict):  # its owner was faster
+                    await self._store.apply(writes)
+            if record.spec.expires_at < horizon:
                 await self._store.delete(stored.key)
                 gone += 1
         return gone
@@ -134,10 +170,17 @@ class EnrolmentSecrets:
     async def _replayed(self, held: Held[EnrolmentSecret], remote: str) -> None:
         """Agents that already serve go on: a thief of a spent secret must not be able to stop them."""
         record = held.record
-        self._audit.write("secret replayed", secret=record.metadata.name, bound=record.spec.bound.name, remote=remote)
+        self._audit.write_paced(
+            "secret replayed",
+            project=record.spec.bound.namespace,
+            secret=record.metadata.name,
+            bound=record.spec.bound.name,
+            remote=remote,
+            decision="refused",
+        )
         now = self._clock.now()
         if record.spec.last_replay_at is not None and now - record.spec.last_replay_at < REPLAY_RECORDED_EVERY:
-            return  # The audit log has every one; the store is no place for a flood.
+            return  # The store is no place for a flood.
         spec = msgspec.structs.replace(record.spec, replays=record.spec.replays + 1, last_replay_at=now)
         try:
             await self._store.update(held.replaced(spec))

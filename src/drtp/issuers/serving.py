@@ -14,19 +14,27 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from prometheus_client import Gauge
 
 from drtp.api.meta import Key
 from drtp.api.spiffe import PeerRole
 from drtp.issuers.authority import Authority
 from drtp.kit.clock import Clock
 from drtp.kit.files import private_directory, write_atomic
-from drtp.kit.observe import logger
+from drtp.kit.observe import REGISTRY, logger
 from drtp.store.protocol import NotFound, Object, Store
 
 log = logger("issuers")
 
 SYSTEM_NAMESPACE = "datum-system"
 RECHECK_S = 60.0
+
+_ENDS = Gauge(
+    "drtp_serving_certificate_not_after_seconds",
+    "When the certificate of a door ends, unix time: of the control plane's own, or of the public wildcard.",
+    ["door"],
+    registry=REGISTRY,
+)
 
 
 class ControlplaneTls:
@@ -38,11 +46,19 @@ class ControlplaneTls:
         self._directory = private_directory(directory)
         self._hosts = tuple(hosts)
         self._clock = clock
-        self._contexts: list[ssl.SSLContext] = []
         self._due = self._issue()
+        self._context = self._made()
 
     def context(self) -> ssl.SSLContext:
-        """For one door; it is given each later certificate too."""
+        """For one connection: with the newest certificate, and the roots that count now."""
+        return self._context
+
+    def refresh(self) -> None:
+        """A new certificate, and the roots as they are by now. Raises: OSError; then what was goes on."""
+        self._due = self._issue()
+        self._context = self._made()
+
+    def _made(self) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.verify_mode = ssl.CERT_OPTIONAL
@@ -52,8 +68,7 @@ class ControlplaneTls:
         context.options |= ssl.OP_NO_TICKET
         context.num_tickets = 0
         context.set_alpn_protocols(["http/1.1"])
-        self._load(context)
-        self._contexts.append(context)
+        context.load_cert_chain(self._directory / "controlplane.pem")
         return context
 
     async def run(self) -> None:
@@ -62,17 +77,12 @@ class ControlplaneTls:
             await self._clock.sleep(RECHECK_S)
             if self._clock.now() >= self._due:
                 try:
-                    self._due = self._issue()
+                    self.refresh()
                 except OSError as error:
                     # Two thirds of its lifetime are left for somebody to make room on the disk.
                     log.warning("controlplane certificate not renewed", reason=str(error))
                     continue
-                for context in self._contexts:
-                    self._load(context)
                 log.info("controlplane certificate renewed")
-
-    def _load(self, context: ssl.SSLContext) -> None:
-        context.load_cert_chain(self._directory / "controlplane.pem")
 
     def _issue(self) -> datetime:
         key = ec.generate_private_key(ec.SECP256R1())
@@ -80,6 +90,7 @@ class ControlplaneTls:
         issued = self._authority.issue(identity, key.public_key(), self._hosts)
         # Key and chain in one file: they change together.
         write_atomic(self._directory / "controlplane.pem", _key_pem(key) + issued.chain_pem.encode())
+        _ENDS.labels("controlplane").set(issued.not_after.timestamp())
         return _due(issued.leaf)
 
 
@@ -98,6 +109,7 @@ async def ensure_serving_secret(
     leaf = _leaf_of(present)
     now = clock.now()
     if leaf is not None and set(_names_of(leaf)) == set(hosts) and _due(leaf) > now and _by(authority, present):
+        _ENDS.labels("public").set(leaf.not_valid_after_utc.timestamp())
         return _due(leaf)
     key = ec.generate_private_key(ec.SECP256R1())
     issued = authority.issue_web(key.public_key(), tuple(hosts))
@@ -114,6 +126,7 @@ async def ensure_serving_secret(
         "data": {field: base64.b64encode(value).decode() for field, value in data.items()},
     }
     await (store.update(obj) if present else store.create(obj))
+    _ENDS.labels("public").set(issued.not_after.timestamp())
     log.info("serving certificate issued", secret=name, not_after=str(issued.not_after))
     return _due(issued.leaf)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import uuid
+from collections import OrderedDict
 from collections.abc import Sequence
 from datetime import timedelta
 
@@ -13,7 +14,7 @@ from prometheus_client import Counter
 from drtp.api.credentials import TOKEN_PREFIX, read
 from drtp.api.internal import API_TOKEN, Account, AccountSpec, ApiToken, ApiTokenSpec
 from drtp.api.meta import Key, ObjectMeta
-from drtp.api.people import AUTHENTICATED, IssuedToken, User
+from drtp.api.people import AUTHENTICATED, RESERVED, SERVICE_ACCOUNTS, IssuedToken, User
 from drtp.api.spiffe import PeerRole, identity_of
 from drtp.issuers.audit import AuditLog
 from drtp.issuers.digests import Pepper, new_credential
@@ -27,10 +28,10 @@ from drtp.store.protocol import AlreadyExists, Store
 _REFUSED = Counter("drtp_tokens_refused", "Bearer tokens that prove nobody.", registry=REGISTRY)
 
 ATTEMPTS = 5
+SAID_EVERY_S = 3600.0
+"""A script that asks all day from one place is one line an hour."""
+SEEN_MAX = 10_000
 TOKEN_LIFETIME = timedelta(days=90)
-REFUSALS_SAID_PER_S = 20
-"""Enough to see an attack by, at about 300 bytes each."""
-
 
 _ACCOUNTS = uuid.UUID("6e2f2a5e-3f0e-5d6c-9a51-9f1f0f6d7c11")
 """Name space of accounts that are made by name: a random constant."""
@@ -45,8 +46,7 @@ class Accounts:
         self._audit = audit
         self._clock = clock
         self._trust_domain = trust_domain
-        self._second = clock.now()
-        self._refusals = 0
+        self._seen: OrderedDict[tuple[str, str], float] = OrderedDict()
 
     async def ensure(self, uid: str, name: str, *, groups: Sequence[str] = ()) -> None:
         """Make the account, or bring it to exactly these groups."""
@@ -90,7 +90,9 @@ class Accounts:
             description=description,
         )
         await self._store.create(as_object(ApiToken(metadata=ObjectMeta(name=name), spec=spec)))
-        self._audit.write("token minted", token=name, account=account)
+        self._audit.write(
+            "token minted", token=name, account=account, name=held.record.spec.name, expires=str(spec.expires_at or "")
+        )
         return Minted(name, token, expires_at)
 
     async def issue(self, user: str, lifetime: timedelta, *, reinstate: bool = False) -> IssuedToken:
@@ -108,6 +110,26 @@ class Accounts:
             self._audit.write("user reinstated", user=uid, name=user)
         minted = await self.mint_token(uid, lifetime=lifetime, description="API")
         return IssuedToken(uid, minted.secret, minted.expires_at)
+
+    async def issue_to_program(self, namespace: str, name: str, uid: str, lifetime: timedelta) -> IssuedToken:
+        """As `TokenIssuer.issue_to_program`."""
+        spec = AccountSpec(
+            name=f"{RESERVED}serviceaccount:{namespace}:{name}",
+            groups=(SERVICE_ACCOUNTS, f"{SERVICE_ACCOUNTS}:{namespace}"),
+            service_account=f"{namespace}/{name}",
+        )
+        with contextlib.suppress(AlreadyExists):
+            await self._store.create(as_object(Account(metadata=ObjectMeta(name=uid), spec=spec)))
+        minted = await self.mint_token(uid, lifetime=lifetime, description="service account")
+        return IssuedToken(uid, minted.secret, minted.expires_at)
+
+    async def _is_there(self, service_account: str, uid: str) -> bool:
+        """Whether the ServiceAccount is the one that the account was made for, not a later one of its name."""
+        namespace, _, name = service_account.partition("/")
+        try:
+            return (await self._store.get(Key("ServiceAccount", namespace, name))).uid == uid
+        except NotFound:
+            return False
 
     async def shut(self, user: str) -> tuple[str, int]:
         """From now on nothing proves this user: gives the account's uid, and how many tokens went.
@@ -153,45 +175,61 @@ class Accounts:
         """
         if token:
             return await self._of_token(token, remote)
-        return await self._of_certificate(peer_cert_der) if peer_cert_der else None
+        return await self._of_certificate(peer_cert_der, remote) if peer_cert_der else None
 
     async def _of_token(self, token: str, remote: str) -> User | None:
         credential = read(token, TOKEN_PREFIX)
         held = await find(self._store, ApiToken, credential.id) if credential else None
         spec = held.record.spec if held else None
         if not self._pepper.fits(token, spec.digest if spec else "0" * 64) or spec is None:
-            self._refused(credential.id if credential else "", remote)
+            self._refused(credential.id if credential else "", remote, "unknown")
             return None
         if spec.expires_at is not None and self._clock.now() >= spec.expires_at:
+            self._refused(credential.id if credential else "", remote, "expired")
             return None
-        return await self._user(spec.account, spec.namespaces)
+        user = await self._user(spec.account, spec.namespaces)
+        if user is None:
+            self._refused(credential.id if credential else "", remote, "the account is shut")
+        else:
+            self._came(user, f"token {credential.id if credential else ''}", remote)
+        return user
 
-    def _refused(self, token_id: str, remote: str) -> None:
-        """Say it in the audit log, but let no stranger fill the disk: beyond a pace, refusals are counted only."""
+    def _came(self, user: User, by: str, remote: str) -> None:
+        """Say who came from where, once for each credential and address in a while."""
+        now, key = self._clock.monotonic(), (by, remote)
+        if now - self._seen.get(key, -SAID_EVERY_S) < SAID_EVERY_S:
+            return
+        self._seen.pop(key, None)
+        self._seen[key] = now
+        if len(self._seen) > SEEN_MAX:
+            self._seen.popitem(last=False)
+        self._audit.write_paced(
+            "user authenticated", user=user.uid, name=user.name, by=by, remote=remote, decision="allowed"
+        )
+
+    def _refused(self, token_id: str, remote: str, reason: str) -> None:
         _REFUSED.inc()
-        now = self._clock.now()
-        if now - self._second >= timedelta(seconds=1):
-            if self._refusals > REFUSALS_SAID_PER_S:
-                self._audit.write("tokens refused unsaid", count=self._refusals - REFUSALS_SAID_PER_S)
-            self._second, self._refusals = now, 0
-        self._refusals += 1
-        if self._refusals <= REFUSALS_SAID_PER_S:
-            self._audit.write("token refused", token=token_id, remote=remote)
+        self._audit.write_paced("token refused", token=token_id, remote=remote, decision="refused", reason=reason)
 
-    async def _of_certificate(self, leaf_der: bytes) -> User | None:
+    async def _of_certificate(self, leaf_der: bytes, remote: str) -> User | None:
         try:
             identity = identity_of(leaf_der)
         except Refused:
             return None
         if identity.role is not PeerRole.USER or identity.trust_domain != self._trust_domain:
             return None
-        return await self._user(identity.uid, ())
+        user = await self._user(identity.uid, ())
+        if user is not None:
+            self._came(user, "certificate", remote)
+        return user
 
     async def _user(self, uid: str, narrowed_to: tuple[str, ...]) -> User | None:
         held = await find(self._store, Account, uid)
         if held is None or held.record.spec.disabled:
             return None
         spec = held.record.spec
+        if spec.service_account and not await self._is_there(spec.service_account, uid):
+            return None
         return User(name=spec.name, uid=uid, groups=(*spec.groups, AUTHENTICATED), within=frozenset(narrowed_to))
 
 

@@ -156,7 +156,8 @@ IDENTITY: dict[str, Code] = {
     "DRTP-2014": Code(
         "Wrong certificate authority",
         "The control plane's authority does not have the fingerprint that the secret or context names.",
-        "Check the address. If it is right, somebody may stand between you and the control plane.",
+        "Check the address. If it is right, the root was rotated long ago, and a new secret or context is needed; or "
+        "somebody stands between you and the control plane.",
     ),
     "DRTP-2015": Code(
         "Not enrolled", "There is no identity in the state directory.", "Enrol with a secret or as a logged-in user."
@@ -179,6 +180,70 @@ IDENTITY: dict[str, Code] = {
         "Secret request not valid",
         "A secret cannot be made with these values.",
         "Correct the number of uses, the lifetime or the source networks.",
+    ),
+    "DRTP-2041": Code(
+        "Audit log broken",
+        "The audit log is not the unbroken chain it was written as.",
+        "Keep the files for examination. What is before the place named holds; compare the rest with exports and with "
+        "the heads in logs and metrics.",
+    ),
+    "DRTP-2042": Code(
+        "Audit log moved on",
+        "The place in the audit log where this answer was to go on is gone: its file was rotated away.",
+        "Ask again from the beginning, for fewer lines or a shorter time.",
+    ),
+    "DRTP-2048": Code(
+        "Certificate ends",
+        "The certificate of a connected edge is in the last third of its life, and no renewal has succeeded.",
+        "Look at the edge's log for `renewal failed`: most often its disk is full. Nothing has to be restarted.",
+    ),
+    "DRTP-2044": Code(
+        "Root missing",
+        "The store names a root of the authority that is not on the control plane's disk.",
+        "Restore store and authority from one backup.",
+    ),
+    "DRTP-2045": Code(
+        "Rotation under way",
+        "The root is being rotated, and what was asked for cannot be done meanwhile.",
+        "Look with `drtp ca status`; wait for the rotation's end, or go back with `drtp ca rollback`.",
+    ),
+    "DRTP-2046": Code(
+        "No rotation under way",
+        "There is no rotation of the root to go on with or back from.",
+        "Begin one with `drtp ca rotate --root`.",
+    ),
+    "DRTP-2047": Code(
+        "Rotation waits",
+        "Not every edge has taken what this step of the rotation rests on.",
+        "Wait: `drtp ca status` names the edges and the time. With --force, those that are behind are cut off until "
+        "they have asked for the roots anew, which they do by themselves once they reach the control plane.",
+    ),
+    "DRTP-2043": Code(
+        "Audit head not found",
+        "A head that was recorded earlier is not in the audit log.",
+        "If its file was not rotated away since, lines were removed or written anew: keep the files for examination.",
+    ),
+    "DRTP-2021": Code(
+        "Not an organisation",
+        "The project is not an organisation's own: that is the one with the organisation's name.",
+        "Ask for it in the organisation's own project, or let the operator make the organisation: "
+        "`datumctl create organization NAME`.",
+    ),
+    "DRTP-2022": Code(
+        "Invitation not accepted",
+        "The invitation is unknown, used by somebody else, expired, or whoever made it may not invite any more.",
+        "Ask for a new one: an invitation is for one person, and for days.",
+    ),
+    "DRTP-2023": Code(
+        "Organisation has projects",
+        "An organisation goes after its projects: who got one of its name later would get them too.",
+        "Delete its projects first, or take the organisation's label from them.",
+    ),
+    "DRTP-2024": Code(
+        "Quota exceeded",
+        "The project or its organisation has as many as its quota lets it have.",
+        "Delete what is not needed any more, or ask the operator for more; `kubectl get resourcequotas` shows what is "
+        "used.",
     ),
 }
 
@@ -708,6 +773,11 @@ COMMANDS: dict[str, Code] = {
         "File not usable",
         "The operating system refused a file or directory.",
         "Check that it exists, is of the right kind, and may be used by you.",
+    ),
+    "DRTP-7070": Code(
+        "No invitation",
+        "No invitation was given, or it cannot be read.",
+        "Give it by --invitation-file FILE, by - on standard input, or in DRTP_INVITATION: never as an argument.",
     ),
     "DRTP-7017": Code(
         "Part missing",

@@ -7,7 +7,10 @@ Edges keep their identities: the authority is in the backup too, which therefore
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
+import pwd
 import shutil
 import tarfile
 import tempfile
@@ -16,9 +19,13 @@ from pathlib import Path
 
 import apsw
 
-from drtp.kit.errors import Terminal
+from drtp.issuers.audit import AuditLog
+from drtp.issuers.trail import Trail
+from drtp.kit.clock import SystemClock
+from drtp.kit.errors import Retryable, Terminal
 from drtp.kit.exclusive import exclusive
 from drtp.kit.files import private_directory, sync_directory
+from drtp.main.embedded.operator_client import OperatorClient
 from drtp.main.settings import SETTLED_FILE
 from drtp.store import database
 from drtp.store.sqlite import FILE, LOCK
@@ -27,7 +34,9 @@ STORE = "store"
 AUTHORITY = "authority"
 PEPPERS = "peppers"
 ENROLMENT_PEPPER = "pepper-enrolment"
-_KEPT = (SETTLED_FILE, AUTHORITY, PEPPERS, "audit")
+AUDIT = "audit"
+_KEPT = (SETTLED_FILE, AUTHORITY, PEPPERS, AUDIT)
+_BACKED_UP = "backup made"
 
 
 def back_up(directory: Path, target: Path) -> None:
@@ -71,7 +80,48 @@ def restore(backup: Path, directory: Path) -> None:
     leapt = fresh / STORE / f"{FILE}.leapt"
     database.restore(unpacked, leapt)
     leapt.replace(unpacked)
+    _record_restore(backup, fresh, directory)
     _switch(fresh, directory)
+
+
+def record_backup(directory: Path, target: Path) -> None:
+    """Write into the audit log that a backup was made: by the running control plane, or here where none runs.
+
+    Raises: Retryable, Terminal if neither can.
+    """
+    fields = {"file": str(target), "by": _who()}
+    socket = directory / "operator.sock"
+    if socket.exists():
+        with contextlib.suppress(Retryable):
+            ask = {"event": _BACKED_UP, "fields": fields}
+            asyncio.run(OperatorClient(socket).call("POST", "/v1/audit", ask))
+            return
+    private_directory(directory / STORE)
+    with exclusive(directory / STORE / LOCK, "DRTP-1007", f"A control plane runs in {directory}, and does not answer."):
+        _append(directory, _BACKED_UP, **fields)
+
+
+def _record_restore(backup: Path, fresh: Path, directory: Path) -> None:
+    """In the log that goes on from here; the one that is put aside is named by its head, so that neither is lost."""
+    aside = directory / AUDIT / "audit.log"
+    head = Trail(aside).verify().head if aside.exists() else ""
+    _append(fresh, "control plane restored", file=str(backup), by=_who(), aside=head)
+
+
+def _append(directory: Path, event: str, **fields: str) -> None:
+    log = AuditLog(private_directory(directory / AUDIT) / "audit.log", SystemClock())
+    try:
+        log.write(event, **fields)
+    finally:
+        log.close()
+
+
+def _who() -> str:
+    """The user of this machine that runs the command."""
+    try:
+        return f"operator {pwd.getpwuid(os.getuid()).pw_name}"
+    except KeyError:
+        return f"operator {os.getuid()}"
 
 
 def _plain(member: tarfile.TarInfo) -> tarfile.TarInfo:

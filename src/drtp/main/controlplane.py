@@ -14,16 +14,23 @@ import asyncio
 import os
 import signal
 import sys
+from collections import Counter as Counts
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 import msgspec
+from prometheus_client import Gauge
 
 from drtp import __version__
+from drtp.api.feed import EdgeRole
+from drtp.api.internal import EdgeIdentity
+from drtp.api.meta import Key
 from drtp.api.registry import REGISTRY
+from drtp.apiserver.organizations import Organizations
 from drtp.apiserver.rbac import Rbac
 from drtp.apiserver.server import ApiServer, ServerInfo
+from drtp.apiserver.servicecredentials import ServiceCredentials
 from drtp.controllers import assembly, events
 from drtp.controllers.loop import Manager
 from drtp.controllers.runtime import World
@@ -32,14 +39,17 @@ from drtp.edgeserver.server import EdgeServer, Issuing
 from drtp.issuers.audit import AuditLog
 from drtp.issuers.authority import Authority
 from drtp.issuers.digests import Pepper
+from drtp.issuers.invitations import Invitations
+from drtp.issuers.rotation import Rotation
 from drtp.issuers.secrets import EnrolmentSecrets
 from drtp.issuers.serving import ControlplaneTls, ensure_serving_secret, keep_serving_secret
 from drtp.issuers.tokens import Accounts
 from drtp.kit.backoff import full_jitter
 from drtp.kit.clock import Clock, SystemClock
 from drtp.kit.descriptors import raise_descriptor_limit
-from drtp.kit.errors import DrtpError
+from drtp.kit.errors import DrtpError, Retryable
 from drtp.kit.files import private_directory
+from drtp.kit.observe import REGISTRY as METRICS
 from drtp.kit.observe import logger
 from drtp.main.bootstrap import SERVING_SECRET, bootstrap
 from drtp.main.operator_socket import OperatorSocket, metrics_served
@@ -47,13 +57,30 @@ from drtp.main.publisher import Publisher
 from drtp.main.settings import ControlPlaneSettings, settle
 from drtp.projections.projector import Projector
 from drtp.projections.settings import ProjectionSettings
+from drtp.rules.renewals import is_ending
 from drtp.store.incarnation import next_incarnation
 from drtp.store.observed import Observed
 from drtp.store.sqlite import SqliteStore
 from drtp.store.view import View
 
-_COLLECT_EVERY_S = 3600.0
-"""Expired enrolment secrets are forgotten after a day; an hour more does no harm."""
+_COLLECT_EVERY_S = 60.0
+"""So long a Secret may outlive the one-time secret that it holds."""
+
+_ANNOUNCE_EVERY_S = 600.0
+_COUNT_EVERY_S = 30.0
+
+_ENDING = Gauge(
+    "drtp_certificates_ending",
+    "Connected edges whose certificate is in the last third of its life, not renewed.",
+    ["role"],
+    registry=METRICS,
+)
+_SIGNER_ENDS = Gauge(
+    "drtp_signer_not_after_seconds",
+    "When the newest signer of the authority ends, unix time, by usage, `root` among them.",
+    ["usage"],
+    registry=METRICS,
+)
 
 _log = logger("controlplane")
 
@@ -68,8 +95,10 @@ class Tower:
     view: View
     observed: Observed
     authority: Authority
+    rotation: Rotation
     audit: AuditLog
     secrets: EnrolmentSecrets
+    invitations: Invitations
     accounts: Accounts
     publisher: Publisher
     manager: Manager
@@ -110,6 +139,10 @@ async def running_controlplane(settings: ControlPlaneSettings, clock: Clock) -> 
                     tower.tls.run(),
                     _persisting(tower, _keep_serving),
                     _persisting(tower, _collect),
+                    _announce_audit(tower),
+                    _count_ending(tower),
+                    tower.rotation.run(),
+                    _persisting(tower, _follow_rotation),
                 )
             ]
             await tower.view.synced.wait()
@@ -145,10 +178,13 @@ async def _build(settings: ControlPlaneSettings, clock: Clock, stack: AsyncExitS
     audit = AuditLog(private_directory(directory / "audit") / "audit.log", clock)
     stack.callback(audit.close)
     authority = Authority(directory / "authority", settings.trust_domain, settings.suffix, clock)
+    rotation = Rotation(store, authority, audit, clock)
+    await rotation.load()  # before anything is issued
     await bootstrap(store, settings)
     # Before any gateway asks: a listener without its certificate would be published once as broken.
     await ensure_serving_secret(store, authority, clock, name=SERVING_SECRET, hosts=_public_hosts(settings))
     view = View(store, (info.key for info in REGISTRY), clock)
+    audit.uid_of = lambda project: stored.uid if (stored := view.stored(Key("Namespace", "", project))) else ""
     observed = Observed()
     projector = Projector(view, ProjectionSettings(settings.suffix, settings.endpoint_mode, settings.plain_from))
     controllers = assembly.controllers(view, settings.suffix)
@@ -160,8 +196,10 @@ async def _build(settings: ControlPlaneSettings, clock: Clock, stack: AsyncExitS
         view=view,
         observed=observed,
         authority=authority,
+        rotation=rotation,
         audit=audit,
         secrets=EnrolmentSecrets(store, Pepper.open(peppers, "enrolment"), audit, clock),
+        invitations=Invitations(store, Pepper.open(peppers, "invitations"), audit, clock),
         accounts=Accounts(store, Pepper.open(peppers, "tokens"), audit, clock, settings.trust_domain),
         publisher=Publisher(view, projector, await next_incarnation(store, clock)),
         manager=Manager(store, World(view, observed), controllers, clock, recorder=events.record),
@@ -174,7 +212,13 @@ async def _doors(tower: Tower) -> AsyncGenerator[None]:
     """API, edge server, operator socket; closed in this order, each with its own farewell."""
     settings = tower.settings
     authoriser = Rbac(tower.view)
-    info = ServerInfo(settings.edge_url, settings.suffix, settings.trust_domain, __version__)
+    info = ServerInfo(
+        settings.edge_url,
+        settings.suffix,
+        settings.trust_domain,
+        __version__,
+        bundle=lambda: tower.authority.public_bundle_pem,
+    )
     edges = EdgeServer(
         tower.store,
         tower.observed,
@@ -186,8 +230,23 @@ async def _doors(tower: Tower) -> AsyncGenerator[None]:
         advertised_host=settings.names[0],
         advertised_port=settings.edge_port,
     )
-    revoker = Revocation(tower.store, edges.identities, tower.accounts, tower.audit)
-    api = ApiServer(tower.store, tower.accounts, authoriser, info, tower.clock, issuer=tower.accounts, revoker=revoker)
+
+    def joined() -> str:
+        """What follows a secret: where to enrol, and the root that counts at this moment."""
+        return f"@{settings.edge_url.removeprefix('https://')}#{tower.authority.pin}"
+
+    api = ApiServer(
+        tower.store,
+        tower.accounts,
+        authoriser,
+        info,
+        tower.clock,
+        issuer=tower.accounts,
+        revoker=Revocation(tower.store, edges.identities, tower.accounts, tower.secrets, tower.audit),
+        audit=tower.audit,
+        credentials=ServiceCredentials(tower.store, authoriser, tower.secrets, joined),
+        organizations=Organizations(tower.store, authoriser, tower.invitations, tower.audit),
+    )
     operator = OperatorSocket(
         settings=settings,
         store=tower.store,
@@ -197,13 +256,15 @@ async def _doors(tower: Tower) -> AsyncGenerator[None]:
         secrets=tower.secrets,
         accounts=tower.accounts,
         clock=tower.clock,
+        audit=tower.audit,
+        rotation=tower.rotation,
     )
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(operator.serving())
         if settings.metrics_port is not None:
             await stack.enter_async_context(metrics_served(settings.metrics_port, tower.clock))
-        await stack.enter_async_context(edges.serving(settings.host, settings.edge_port, tower.tls.context()))
-        await stack.enter_async_context(api.serve(settings.host, settings.api_port, tower.tls.context()))
+        await stack.enter_async_context(edges.serving(settings.host, settings.edge_port, tower.tls.context))
+        await stack.enter_async_context(api.serve(settings.host, settings.api_port, tower.tls.context))
         yield
 
 
@@ -225,10 +286,46 @@ async def _keep_serving(tower: Tower) -> None:
 
 async def _collect(tower: Tower) -> None:
     while True:
-        gone = await tower.secrets.collect()
+        gone = await tower.secrets.collect() + await tower.invitations.collect()
         if gone:
             _log.info("expired secrets forgotten", count=gone)
         await tower.clock.sleep(_COLLECT_EVERY_S)
+
+
+async def _count_ending(tower: Tower) -> None:
+    """Whether renewals work, as one figure for each kind of edge and each signer."""
+    await tower.view.synced.wait()
+    while True:
+        now = tower.clock.now()
+        ending = Counts(
+            identity.spec.role
+            for identity in tower.view.list(EdgeIdentity)
+            if (state := tower.observed.edge(identity.metadata.name)) and state.connected and is_ending(identity, now)
+        )
+        for role in EdgeRole:
+            _ENDING.labels(role.value).set(ending[role])
+        for number, root in tower.authority.roots.items():
+            if number in tower.authority.state.trusted:
+                _SIGNER_ENDS.labels("root").set(root.not_valid_after_utc.timestamp())
+        for usage, _, certificate in tower.authority.intermediates():
+            _SIGNER_ENDS.labels(usage.value).set(certificate.not_valid_after_utc.timestamp())
+        await tower.clock.sleep(_COUNT_EVERY_S)
+
+
+async def _follow_rotation(tower: Tower) -> None:
+    """The doors take each state of the authority at once."""
+    async for _state in tower.rotation.changed:
+        try:
+            tower.tls.refresh()
+        except OSError as error:
+            raise Retryable("DRTP-1006", f"The doors' certificate cannot be written: {error}.") from error
+
+
+async def _announce_audit(tower: Tower) -> None:
+    """Whoever keeps logs elsewhere can tell later whether the audit log's files were written anew."""
+    while True:
+        tower.audit.announce()
+        await tower.clock.sleep(_ANNOUNCE_EVERY_S)
 
 
 def _public_hosts(settings: ControlPlaneSettings) -> tuple[str, ...]:

@@ -26,6 +26,8 @@ cli = LazyGroup(
         "join": "drtp.main.commands.tend:join",
         "backup": "drtp.main.commands.backup:backup",
         "restore": "drtp.main.commands.backup:restore",
+        "ca": "drtp.main.commands.ca:ca",
+        "audit": "drtp.main.commands.audit:audit",
         "config": "drtp.main.commands.config:config",
         "errors": "drtp.main.commands.errors:errors",
         "completion": "drtp.main.commands.completion:completion",

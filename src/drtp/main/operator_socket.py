@@ -4,8 +4,11 @@
     POST /v1/tokens        {name, namespaces[, role, groups, lifetimeS]} -> {token, id}
     POST /v1/certificates  {name} -> {certificate, key, ca}: an administrator's, for hours
     POST /v1/drain         {server[, drain]} -> {server, unschedulable}
-    GET  /v1/access        -> {api, edge, suffix, trustDomain, ca, webCa, pin}: where things are, what to trust
-    GET  /v1/status        -> {version, pid, revision, synced, edges, quarantined}
+    POST /v1/authority     {do[, holdS, graceS, force]} -> as GET; do: rotate, intermediates, step, rollback
+    GET  /v1/authority     -> {phase, active, next, roots, intermediates, behind, notBefore}
+    POST /v1/audit         {event, fields} -> {head}: what the operator's tools did on this machine
+    GET  /v1/access        -> {api, edge, suffix, trustDomain, ca, foundingCa, webCa, pin}: what to trust, where
+    GET  /v1/status        -> {version, pid, revision, synced, edges, quarantined, auditHead}
     GET  /v1/check         -> {faults}: what SQLite finds wrong with the store's file
     GET  /metrics          -> Prometheus text
 
@@ -21,6 +24,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from enum import Enum
 from typing import Any, TypeVar
 
 import msgspec
@@ -35,13 +39,16 @@ from drtp.api.internal import Bound
 from drtp.api.meta import Key, Model
 from drtp.api.people import SYSTEM_MASTERS
 from drtp.api.spiffe import PeerRole
+from drtp.issuers.audit import AuditLog
 from drtp.issuers.authority import Authority
+from drtp.issuers.rotation import GRACE, HOLD, Rotation
 from drtp.issuers.secrets import LIFETIME_S, EnrolmentSecrets
 from drtp.issuers.tokens import TOKEN_LIFETIME, Accounts, account_uid
 from drtp.kit import door
 from drtp.kit.clock import Clock
 from drtp.kit.errors import Conflict, DrtpError, Invalid, NotFound, Refused, Retryable
 from drtp.kit.observe import REGISTRY, logger
+from drtp.main.authoritystate import told
 from drtp.main.roles import TENANT_ROLE, set_projects
 from drtp.main.settings import ControlPlaneSettings
 from drtp.store.observed import Observed
@@ -92,6 +99,32 @@ class Drain(Model, frozen=True, kw_only=True):
     drain: bool = True
 
 
+class Happened(Model, frozen=True, kw_only=True):
+    """An event for the audit log."""
+
+    event: str
+    fields: dict[str, str] = {}
+
+
+class AuthorityDeed(Enum):
+    """What may be done to the authority."""
+
+    ROTATE = "rotate"
+    INTERMEDIATES = "intermediates"
+    STEP = "step"
+    ROLLBACK = "rollback"
+
+
+class Authorise(Model, frozen=True, kw_only=True):
+    """Rotate the root or the intermediates, go on, or go back."""
+
+    do: AuthorityDeed
+    hold_s: int = msgspec.field(name="holdS", default=int(HOLD.total_seconds()))
+    grace_s: int = msgspec.field(name="graceS", default=int(GRACE.total_seconds()))
+    force: bool = False
+    by: str = "operator"
+
+
 @dataclass(frozen=True)
 class OperatorSocket:
     """The handlers, over the parts of a running control plane."""
@@ -104,6 +137,8 @@ class OperatorSocket:
     secrets: EnrolmentSecrets
     accounts: Accounts
     clock: Clock
+    audit: AuditLog
+    rotation: Rotation
 
     def app(self) -> web.Application:
         """The application behind the socket."""
@@ -112,6 +147,9 @@ class OperatorSocket:
         app.router.add_post("/v1/tokens", _taking(MintToken, self.mint_token))
         app.router.add_post("/v1/certificates", _taking(MintCertificate, self.mint_certificate))
         app.router.add_post("/v1/drain", _taking(Drain, self.drain))
+        app.router.add_post("/v1/audit", _taking(Happened, self.record))
+        app.router.add_post("/v1/authority", _taking(Authorise, self.change_authority))
+        app.router.add_get("/v1/authority", _giving(self.tell_authority))
         app.router.add_get("/v1/access", _giving(self.access))
         app.router.add_get("/v1/status", _giving(self.status))
         app.router.add_get("/v1/check", _giving(self.check))
@@ -165,6 +203,12 @@ class OperatorSocket:
         uid = account_uid(ask.name)
         await self.accounts.ensure(uid, ask.name, groups=ask.groups)
         await set_projects(self.store, uid, ask.name, ask.namespaces, ask.role)
+        for project in ask.namespaces:
+            self.audit.write("role granted", project=project, role=ask.role, to=f"User {ask.name}", by="operator")
+        if ask.groups:
+            self.audit.write(
+                "user put into groups", user=uid, name=ask.name, groups=", ".join(ask.groups), by="operator"
+            )
         lifetime = timedelta(seconds=ask.lifetime_s)
         minted = await self.accounts.mint_token(uid, lifetime=lifetime, description="operator socket")
         await self.view.reached(self.store.revision)  # the token works with its roles at once
@@ -176,6 +220,9 @@ class OperatorSocket:
         await self.accounts.ensure(uid, ask.name, groups=(SYSTEM_MASTERS,))
         key = ec.generate_private_key(ec.SECP256R1())
         issued = self.authority.issue(self.authority.identity(PeerRole.USER, uid), key.public_key())
+        self.audit.write(
+            "certificate minted", user=uid, name=ask.name, by="operator", expires=issued.not_after.isoformat()
+        )
         pem = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
@@ -186,7 +233,34 @@ class OperatorSocket:
         stored = await self.store.get(Key("DRTPServer.datumapis.com", "", ask.server))
         await self.store.update(merged(stored.object, {"spec": {"unschedulable": ask.drain or None}}))
         _log.info("server drained" if ask.drain else "server taken back", server=ask.server)
+        event = "tunnel server drained" if ask.drain else "tunnel server taken back"
+        self.audit.write(event, object=f"DRTPServer {ask.server}", by="operator")
         return {"server": ask.server, "unschedulable": ask.drain}
+
+    async def change_authority(self, ask: Authorise) -> dict[str, Any]:
+        """Take one step; whatever follows is done by the rotation itself."""
+        match ask.do:
+            case AuthorityDeed.ROTATE:
+                hold, grace = timedelta(seconds=max(0, ask.hold_s)), timedelta(seconds=max(0, ask.grace_s))
+                await self.rotation.begin(ask.by[:64], hold=hold, grace=grace)
+            case AuthorityDeed.INTERMEDIATES:
+                await self.rotation.renew_intermediates(ask.by[:64])
+            case AuthorityDeed.STEP:
+                await self.rotation.step(ask.by[:64], force=ask.force)
+            case AuthorityDeed.ROLLBACK:
+                await self.rotation.roll_back(ask.by[:64])
+        return await self.tell_authority()
+
+    async def tell_authority(self) -> dict[str, Any]:
+        """Where the authority is, and what the next step waits for."""
+        return told(self.authority, await self.rotation.outlook())
+
+    async def record(self, ask: Happened) -> dict[str, Any]:
+        """Write down what a tool of the operator's did."""
+        said = ((name, value) for name, value in ask.fields.items() if name not in {"event", "project", "also"})
+        fields = {name[:32]: value[:512] for name, value in said}
+        self.audit.write(ask.event[:64], **fields)
+        return {"head": self.audit.head}
 
     async def access(self) -> dict[str, Any]:
         """Where everything is, and what to trust: nothing here is secret."""
@@ -196,6 +270,7 @@ class OperatorSocket:
             "suffix": self.settings.suffix,
             "trustDomain": self.settings.trust_domain,
             "ca": self.authority.bundle_pem.decode(),
+            "foundingCa": self.authority.founding_pem.decode(),
             "webCa": self.authority.web_bundle_pem.decode(),
             "pin": self.authority.pin,
         }
@@ -218,6 +293,7 @@ class OperatorSocket:
             "revision": self.store.revision,
             "synced": self.view.synced.is_set(),
             "edges": edges,
+            "auditHead": self.audit.head,
             "quarantined": {str(key): why for key, why in self.view.quarantined.items()},
         }
 

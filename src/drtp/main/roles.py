@@ -45,6 +45,7 @@ def _status(*plurals: str) -> list[str]:
 
 _VIEW = [
     _rule(READ, "", "configmaps", "events", "namespaces", "namespaces/status", "services", "services/status"),
+    _rule(READ, "", "resourcequotas", "resourcequotas/status", "serviceaccounts"),
     _rule(READ, drtp.GROUP, *_DRTP, *_status(*_DRTP)),
     _rule(READ, gatewayapi.GROUP, *_GATEWAY, *_status(*_WITH_STATUS)),
 ]
@@ -52,10 +53,10 @@ _VIEW = [
 _EDIT = [
     *_VIEW,
     _rule(READ, "", "secrets"),
-    _rule(WRITE, "", "configmaps", "secrets", "services"),
+    _rule(WRITE, "", "configmaps", "secrets", "serviceaccounts", "services"),
     _rule(WRITE, drtp.GROUP, *_DRTP),
     _rule(WRITE, gatewayapi.GROUP, *_GATEWAY),
-    _rule(["create"], "identity.datumapis.com", "revocations"),
+    _rule(["create"], "identity.datumapis.com", "revocations", "servicecredentials"),
     _rule(["connect"], drtp.GROUP, "drtpservices/connect"),
     _rule(["create"], "", "serviceaccounts/token"),
 ]
@@ -63,7 +64,12 @@ _ADMIN = [
     *_EDIT,
     _rule([*READ, *WRITE], rbac.GROUP, "roles", "rolebindings"),
     _rule(["create"], "authorization.k8s.io", "localsubjectaccessreviews"),
+    _rule(["create"], "identity.datumapis.com", "auditqueries"),
 ]
+# What an organisation's members have in each of its projects; the first two also make projects and invite, and the
+# owner alone ends projects, so that no admin can make an owner.
+_ORGANIZATION_ADMIN = [*_ADMIN, _rule(["create"], "identity.datumapis.com", "projectrequests", "invitations")]
+_ORGANIZATION_OWNER = [*_ORGANIZATION_ADMIN, _rule(["delete"], "", "namespaces")]
 _SHARED = [
     _rule(READ, drtp.GROUP, "drtpservers", "drtpservers/status"),
     _rule(READ, gatewayapi.GROUP, "gatewayclasses", "gateways", *_status("gatewayclasses", "gateways")),
@@ -71,6 +77,7 @@ _SHARED = [
 _BASIC = [
     _rule(["create"], "authentication.k8s.io", "selfsubjectreviews"),
     _rule(["create"], "authorization.k8s.io", "selfsubjectaccessreviews", "selfsubjectrulesreviews"),
+    _rule(["create"], "identity.datumapis.com", "invitationacceptances"),
 ]
 _DOCUMENTS = ["/", "/api", "/api/*", "/apis", "/apis/*", "/healthz", "/livez", "/openapi", "/openapi/*", "/readyz"]
 _DISCOVERY: list[JsonObject] = [{"verbs": ["get"], "nonResourceURLs": [*_DOCUMENTS, "/version", "/version/"]}]
@@ -81,6 +88,10 @@ CLUSTER_ROLES: dict[str, list[JsonObject]] = {
     "admin": _ADMIN,
     "edit": _EDIT,
     "view": _VIEW,
+    "organization-owner": _ORGANIZATION_OWNER,
+    "organization-admin": _ORGANIZATION_ADMIN,
+    "organization-editor": _EDIT,
+    "organization-viewer": _VIEW,
     "system:basic-user": _BASIC,
     "system:discovery": _DISCOVERY,
     "datum:shared-view": _SHARED,

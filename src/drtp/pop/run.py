@@ -16,7 +16,7 @@ from drtp.kit.clock import Clock, SystemClock
 from drtp.kit.descriptors import raise_descriptor_limit
 from drtp.kit.errors import DrtpError, Retryable, Terminal
 from drtp.kit.exclusive import exclusive
-from drtp.kit.files import private_directory
+from drtp.kit.files import private_directory, read_private
 from drtp.kit.observe import REGISTRY, logger
 from drtp.pop.farewell import MOVE_MAX_S, Farewell
 from drtp.pop.gateways import GatewayBook
@@ -183,8 +183,9 @@ class Pop:
                 # The old certificate stays in force; the next renewal brings another.
                 log.warning("certificate not taken", error=str(error))
                 continue
+            self.feed.trusting(identity)
             self._identity = identity
-            log.info("certificate renewed", generation=identity.generation, not_after=str(identity.not_after))
+            log.info("identity in force", generation=identity.generation, not_after=str(identity.not_after))
 
     def _present(self, door: HealthDoor, identity: Identity) -> None:
         paths = self._identities.paths(identity)
@@ -266,10 +267,14 @@ def _listening(at: tuple[str, int]) -> socket.socket:
 
 
 def _web_identity(settings: PopSettings) -> WebIdentity | None:
+    """Raises: Terminal DRTP-7013, DRTP-7001 for a key that others may read."""
     if settings.web_certificate is None:
         return None
     chain, key = settings.web_certificate
-    return WebIdentity(chain.read_text(encoding="ascii"), key.read_text(encoding="ascii"))
+    try:
+        return WebIdentity(chain.read_text(encoding="ascii"), read_private(key).decode("ascii"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise Terminal("DRTP-7013", f"{chain} and {key} are no certificate and key in PEM: {error}.") from error
 
 
 def _tunnel_identity(identity: Identity) -> TunnelIdentity:

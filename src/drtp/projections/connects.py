@@ -14,7 +14,7 @@ from drtp.api.internal import CallerRecord, EdgeIdentity, EdgeRole
 from drtp.api.meta import ObjectMeta
 from drtp.api.rbac import ClusterRole, ClusterRoleBinding, RoleBinding
 from drtp.api.rbac import Role as RbacRole
-from drtp.api.snapshots import Caller, ConnectWay, PlanConnect, PlanServer
+from drtp.api.snapshots import Caller, ConnectWay, DenyEntry, PlanConnect, PlanServer
 from drtp.projections import facts
 from drtp.projections.cells import Index, Reader, Result, Unit
 from drtp.projections.settings import ProjectionSettings
@@ -108,6 +108,8 @@ def connector(unit: Unit, read: Reader, settings: ProjectionSettings) -> Result:
                 role=Role.PRIMARY,
                 sources=facts.sources([server.metadata]),
             )
+    if denied := cast("tuple[str, ...]", read.value(facts.DENIED_POPS) or ()):
+        result.entries[edge, entrykeys.DENY] = DenyEntry(minimum_generation=dict.fromkeys(denied, -1))
     return result
 
 
@@ -123,7 +125,7 @@ def _plan(read: Reader, namespace: str, name: str, servers: dict[str, DRTPServer
         agent = facts.agent_of(read, one) if one.metadata.deletion_timestamp is None else None
         if agent is None:
             continue
-        assigned = [read.get(DRTPServer, "", each.server_ref.name) for each in one.spec.servers]
+        assigned = [facts.tunnel_server(read, each.server_ref.name) for each in one.spec.servers]
         there = {server.metadata.uid: server for server in assigned if server is not None}
         servers |= there
         ways.append(ConnectWay(connection=one.metadata.uid, agent=agent.uid, servers=tuple(there)))

@@ -231,7 +231,7 @@ def _endpoints(read: Reader, settings: ProjectionSettings, found: DRTPConnection
     endpoints: list[PopEndpoint] = []
     for status in found.status.servers:
         name = status.server_ref.name
-        server = read.get(DRTPServer, "", name) if name in assigned else None
+        server = facts.tunnel_server(read, name) if name in assigned else None
         if server is None or status.programming_status not in _OPEN:
             continue
         if (status.endpoint_mode or EndpointMode.MTLS) not in {EndpointMode.MTLS, settings.endpoint_mode}:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, cast
 
-from drtp.api.core import Namespace
+from drtp.api import quotas
+from drtp.api.core import ORGANIZATION_LABEL, Namespace, ResourceQuota
 from drtp.api.drtp import DRTPAccessPolicy, DRTPConnection, DRTPServer, DRTPService, EnforcementPoint, Transport
 from drtp.api.gatewayapi import (
     Gateway,
@@ -19,7 +20,7 @@ from drtp.api.gatewayapi import (
 )
 from drtp.api.internal import Claim, ClaimKind, EdgeIdentity, EdgeRole
 from drtp.api.meta import ObjectMeta
-from drtp.api.snapshots import Access, Source
+from drtp.api.snapshots import Access, Limits, Source
 from drtp.projections.cells import Index, Reader, Unit
 from drtp.rules import access, attachment, indexes, vending
 from drtp.rules.candidates import ServerPlace
@@ -34,6 +35,7 @@ ROUTES: Mapping[str, type[HTTPRoute | TCPRoute | TLSRoute | UDPRoute]] = {
 
 GATEWAYS: Unit = ("gateways",)
 POPS: Unit = ("pops",)
+DENIED_POPS: Unit = ("denied-pops",)
 SERVERS: Unit = ("servers",)
 
 INDEXES = (
@@ -42,6 +44,7 @@ INDEXES = (
     Index(DRTPAccessPolicy, "service", indexes.policy_services),
     Index(EdgeIdentity, "role", indexes.identity_role),
     Index(EdgeIdentity, "denied", indexes.identity_denied),
+    Index(ResourceQuota, "namespace", lambda quota: (quota.metadata.namespace,)),
     Index(ReferenceGrant, "namespace", lambda grant: (grant.metadata.namespace,)),
     *(Index(model, "backend", indexes.route_backends) for model in ROUTES.values()),
 )
@@ -67,6 +70,26 @@ def sources(objects: Iterable[ObjectMeta]) -> tuple[Source, ...]:
 def gateways(read: Reader) -> Sequence[GatewayEdge]:
     """Every gateway that is not denied."""
     return cast("Sequence[GatewayEdge]", read.value(GATEWAYS) or ())
+
+
+class Standing(NamedTuple):
+    """Of an identity's record, what the many connections that depend on it must know."""
+
+    role: EdgeRole
+    namespace: str
+    denied: bool
+
+
+def standing(read: Reader, uid: str) -> Standing | None:
+    """How an agent's or a POP's identity stands; None for one that never was."""
+    return cast("Standing | None", read.value(("identity", uid)))
+
+
+def tunnel_server(read: Reader, name: str) -> DRTPServer | None:
+    """A tunnel server, unless its POP is denied: nobody is sent to that one, whatever is assigned to it."""
+    found = read.get(DRTPServer, "", name)
+    its = standing(read, found.metadata.uid) if found else None
+    return None if its is not None and its.denied else found
 
 
 def server_places(read: Reader) -> Sequence[ServerPlace]:
@@ -129,6 +152,35 @@ def service_access(read: Reader, service: DRTPService, point: EnforcementPoint) 
     return compiled, [service.metadata, *(policy.metadata for policy in attached)]
 
 
+def limits(read: Reader, namespace: str, usual: Limits) -> Limits:
+    """What quotas of a project and of its organisation leave each of its connections at one POP; else the usual."""
+    project = read.get(Namespace, "", namespace)
+    organization = project.metadata.labels.get(ORGANIZATION_LABEL, "") if project is not None else ""
+    home = read.get(Namespace, "", organization) if organization not in {"", namespace} else None
+    places = [namespace] + ([organization] if home is not None and _is_home(home) else [])
+    found = [
+        quotas.limits({"spec": {"hard": quota.spec.hard}})
+        for place in places
+        for quota in read.indexed(ResourceQuota, "namespace", place)
+    ]
+    streams = [one[quotas.STREAMS] for one in found if quotas.STREAMS in one]
+    new_streams = [one[quotas.NEW_STREAMS] for one in found if quotas.NEW_STREAMS in one]
+    return Limits(
+        streams_max=_least(usual.streams_max, streams),
+        streams_half_open_max=usual.streams_half_open_max,
+        new_streams_per_s=_least(usual.new_streams_per_s, new_streams),
+    )
+
+
+def _is_home(project: Namespace) -> bool:
+    return project.metadata.labels.get(ORGANIZATION_LABEL) == project.metadata.name
+
+
+def _least(usual: int, said: Sequence[int]) -> int:
+    """The lowest of those that limit; 0, which limits nothing, where none does."""
+    return min((one for one in (usual, *said) if one > 0), default=0)
+
+
 def exposed(read: Reader, service: DRTPService) -> bool:
     """Whether somebody who may has asked for a public place: `spec.expose`, or a route that leads here."""
     if service.spec.expose is not None:
@@ -152,8 +204,8 @@ def identity(read: Reader, uid: str) -> EdgeIdentity | None:
 def agent_of(read: Reader, found: DRTPConnection) -> EdgeRef | None:
     """The agent that may serve a connection: an identity of that role and tenant, not denied. A claim is no proof."""
     uid = found.spec.client.agent_id
-    tenant: str | None = read.value(("identity", uid)) if uid else None
-    return EdgeRef(EdgeRole.AGENT, uid) if uid and tenant == found.metadata.namespace else None
+    wanted = Standing(EdgeRole.AGENT, found.metadata.namespace, denied=False)
+    return EdgeRef(EdgeRole.AGENT, uid) if uid and standing(read, uid) == wanted else None
 
 
 def tunnel_port(server: DRTPServer) -> int | None:

@@ -25,13 +25,14 @@ _UNITS: Mapping[str, tuple[int, Compute]] = {
     "gateways": (0, tunnels.gateways),
     "identity": (0, tunnels.identity),
     "pops": (0, tunnels.pops),
-    "servers": (0, tunnels.servers),
+    "denied-pops": (0, tunnels.denied_pops),
+    "servers": (1, tunnels.servers),
     "trust": (1, tunnels.trust),
     "deny": (1, tunnels.deny),
-    "server": (1, tunnels.server),
     "gateway": (1, listeners.gateway),
     "listenerset": (1, listeners.listener_set),
     "connection": (1, tunnels.connection),
+    "server": (2, tunnels.server),
     "agent": (2, tunnels.agent),
     "connector": (2, connects.connector),
     "port": (2, listeners.port),
@@ -45,7 +46,7 @@ _UNITS: Mapping[str, tuple[int, Compute]] = {
 }
 """Kind of unit -> rank and computation. Values and facts go to higher ranks only."""
 
-_ALWAYS: tuple[Unit, ...] = (facts.GATEWAYS, facts.POPS, facts.SERVERS, ("trust",), ("deny",))
+_ALWAYS: tuple[Unit, ...] = (facts.GATEWAYS, facts.POPS, facts.DENIED_POPS, facts.SERVERS, ("trust",), ("deny",))
 
 _SPAWNS: Mapping[str, Callable[[Key], Unit]] = {
     kind_key(DRTPConnection): lambda key: ("connection", key.namespace, key.name),
@@ -134,6 +135,7 @@ class Projector:
 KINDS: tuple[str, ...] = (
     "Namespace",
     "Secret",
+    "ResourceQuota",
     "DRTPService.datumapis.com",
     "DRTPConnection.datumapis.com",
     "DRTPServer.datumapis.com",

@@ -80,6 +80,12 @@ def deny(_unit: Unit, read: Reader, _settings: ProjectionSettings) -> Result:
     return Result({(pop, entrykeys.DENY): entry for pop in read.value(facts.POPS) or ()})
 
 
+def denied_pops(_unit: Unit, read: Reader, _settings: ProjectionSettings) -> Result:
+    """Uids of the POPs that are denied, sorted."""
+    denied = read.indexed(EdgeIdentity, "denied", True)
+    return Result(value=tuple(sorted(one.metadata.name for one in denied if one.spec.role is EdgeRole.POP)))
+
+
 def connection(unit: Unit, read: Reader, settings: ProjectionSettings) -> Result:
     """One connection: its endpoint on each assigned POP, and the service in its agent's plan."""
     found = read.get(DRTPConnection, unit[1], unit[2])
@@ -98,7 +104,7 @@ def connection(unit: Unit, read: Reader, settings: ProjectionSettings) -> Result
     route = _route(read, settings, found, service, agent)
     servers: list[str] = []
     for assigned in found.spec.servers:
-        server = read.get(DRTPServer, "", assigned.server_ref.name)
+        server = facts.tunnel_server(read, assigned.server_ref.name)
         if server is not None:
             servers.append(server.metadata.uid)
             leaving = assigned.role is Role.LEAVING
@@ -113,16 +119,15 @@ def connection(unit: Unit, read: Reader, settings: ProjectionSettings) -> Result
 
 
 def identity(unit: Unit, read: Reader, _settings: ProjectionSettings) -> Result:
-    """The tenant of an agent that is not denied: of its whole record, what its many connections depend on.
-
-    A connector's own unit is sent whose it is and what it asks for.
-    """
-    known = facts.identity(read, unit[1])
+    """How one identity stands. A connector's own unit is sent whose it is and what it asks for."""
+    known = read.get(EdgeIdentity, "", unit[1])
     if known is None:
         return Result()
-    if known.spec.role is EdgeRole.CONNECTOR and known.spec.caller is not None:
-        return Result(facts={("connector", unit[1]): connects.Asks(known.spec.caller, known.spec.wants)})
-    return Result(value=known.spec.namespace if known.spec.role is EdgeRole.AGENT else None)
+    spec = known.spec
+    result = Result(value=facts.Standing(spec.role, spec.namespace, spec.denied))
+    if spec.role is EdgeRole.CONNECTOR and spec.caller is not None and not spec.denied:
+        result.facts["connector", unit[1]] = connects.Asks(spec.caller, spec.wants)
+    return result
 
 
 def _route(
@@ -145,7 +150,7 @@ def _route(
         mode=settings.endpoint_mode,
         plain_from=settings.plain_from,
         enabled=service.spec.enabled,
-        limits=settings.limits,
+        limits=facts.limits(read, found.metadata.namespace, settings.limits),
         callers=connects.callers_of(read, service),
         sources=facts.sources([found.metadata, *origin]),
     )
@@ -175,7 +180,7 @@ def _plan(found: DRTPConnection, service: DRTPService, servers: tuple[str, ...])
 def agent(unit: Unit, read: Reader, settings: ProjectionSettings) -> Result:
     """The tunnel servers an agent keeps sessions with: those of all its connections, each in its foremost role.
 
-    And those that it measures, because it may be given them.
+    And those that it measures, because it may be given them, and the POPs that it must believe no more.
     """
     uid = unit[1]
     told = [cast("_Told", fact) for fact in read.facts().values()]
@@ -187,7 +192,7 @@ def agent(unit: Unit, read: Reader, settings: ProjectionSettings) -> Result:
         role = Role.TERTIARY if assigned is Role.LEAVING else assigned
         roles[name] = min(roles.get(name, role), role, key=ROLES.index)
     for name, role in roles.items():
-        server = read.get(DRTPServer, "", name)
+        server = facts.tunnel_server(read, name)
         port = facts.tunnel_port(server) if server else None
         if server is None or port is None:
             continue
@@ -200,6 +205,10 @@ def agent(unit: Unit, read: Reader, settings: ProjectionSettings) -> Result:
             role=role,
             sources=facts.sources([server.metadata]),
         )
+    denied = cast("tuple[str, ...]", read.value(facts.DENIED_POPS) or ())
+    if told and denied:
+        entry = DenyEntry(minimum_generation=dict.fromkeys(denied, -1))
+        result.entries[EdgeRef(EdgeRole.AGENT, uid), entrykeys.DENY] = entry
     return result
 
 
@@ -216,7 +225,9 @@ def servers(_unit: Unit, read: Reader, _settings: ProjectionSettings) -> Result:
             position=position_of(one.spec.location),
         )
         for one in read.indexed(DRTPServer, "all", True)
-        if not one.spec.unschedulable and (port := facts.tunnel_port(one)) is not None
+        if not one.spec.unschedulable
+        and (port := facts.tunnel_port(one)) is not None
+        and one.metadata.uid not in (read.value(facts.DENIED_POPS) or ())
     ]
     return Result(value=tuple(sorted(found, key=lambda one: one.name)))
 
@@ -240,7 +251,7 @@ def _measures(
 
 def server(unit: Unit, read: Reader, settings: ProjectionSettings) -> Result:
     """A POP that every gateway probes by itself, and that measures others near it."""
-    found = read.get(DRTPServer, "", unit[1])
+    found = facts.tunnel_server(read, unit[1])
     if found is None:
         return Result()
     uid = found.metadata.uid

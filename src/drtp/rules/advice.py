@@ -403,6 +403,13 @@ _READY: dict[Reason, Advice] = {
     ),
     Reason.READY: Advice((SERVER, CONNECTION, SERVICE), "It works: a visitor would be served.", _SUITS),
     Reason.REGISTERING: Advice((SERVER,), "The server has enrolled and has not reported yet.", _WAIT),
+    Reason.REVOKED: Advice(
+        (SERVER,),
+        "The identity of its POP was revoked, or locked as a copy: agents leave it, gateways send nobody there.",
+        "Delete the server, or join it anew with a fresh secret if that is meant.",
+        (_SERVERS,),
+        "DRTP-2006",
+    ),
     Reason.SERVICE_NOT_FOUND: Advice(
         (CONNECTION,),
         "The service that this connection is for does not exist.",
@@ -493,8 +500,24 @@ _SECRET_REPLAYED: dict[Reason, Advice] = {
     ),
 }
 
+_CERTIFICATE_ENDING: dict[Reason, Advice] = {
+    Reason.RENEWAL_FAILS: Advice(
+        (SERVER, CONNECTION),
+        "The edge is connected, and its certificate is in the last third of its life: renewals have failed for hours.",
+        "Look at the edge's log for `renewal failed`: most often its disk is full. It works until then.",
+        (_SERVERS, _CONNECTION),
+        "DRTP-2048",
+    ),
+}
+
 TOPICS: Mapping[Aspect, Topic] = {
     Aspect.ACCEPTED: Topic("Whether what the object asks for can be had.", _ACCEPTED, (_SERVICE, _SET, _ROUTE)),
+    Aspect.CERTIFICATE_ENDING: Topic(
+        "There only while the certificate of a connected edge ends without having been renewed.",
+        _CERTIFICATE_ENDING,
+        (_SERVERS, _CONNECTION),
+        ConditionStatus.FALSE,
+    ),
     Aspect.CONFLICTED: Topic(
         "Whether another listener is in the way.",
         _CONFLICTED,

@@ -21,6 +21,9 @@ EVERYTHING = (
 )
 """The rules of whoever may do everything."""
 
+ORGANIZATION_ROLES = {role: f"organization-{role}" for role in ("owner", "admin", "editor", "viewer")}
+"""What members of an organisation are called, to the cluster role that they get."""
+
 BREAKDOWN_MAX = 10_000
 """Single permissions that a rule may stand for where it has to be looked at one by one."""
 
@@ -65,6 +68,10 @@ class Grants(Protocol):
         """Every cluster role, for those that are sums of others."""
         ...
 
+    def home_of(self, namespace: str) -> str:
+        """The own project of the organisation that a project is of; "" where there is none."""
+        ...
+
 
 def grantees_of(binding: RoleBinding | ClusterRoleBinding) -> Iterator[Grantee]:
     """Whom a binding names."""
@@ -85,12 +92,34 @@ def _grantees(user: User) -> Iterator[Grantee]:
 
 
 def rules_for(user: User, namespace: str, grants: Grants) -> Iterator[PolicyRule]:
-    """Every rule that holds for `user` in `namespace`; "" is the cluster, where no RoleBinding counts."""
+    """Every rule that holds for `user` in `namespace`; "" is the cluster, where no RoleBinding counts.
+
+    A role of an organisation, bound in the organisation's own project, holds in each of its projects.
+    """
+    home = grants.home_of(namespace) if namespace else ""
     for grantee in _grantees(user):
         for binding in grants.given_everywhere(grantee):
             yield from rules_behind(binding.role_ref, "", grants)
         for binding in grants.given_in(namespace, grantee) if namespace else ():
             yield from rules_behind(binding.role_ref, namespace, grants)
+        for binding in grants.given_in(home, grantee) if home not in {"", namespace} else ():
+            if is_of_organization(binding.role_ref):
+                yield from rules_behind(binding.role_ref, namespace, grants)
+
+
+def rules_across(user: User, home: str, grants: Grants) -> Iterator[PolicyRule]:
+    """Every rule that holds for `user` in each project of the organisation whose own project is `home`."""
+    for grantee in _grantees(user):
+        for binding in grants.given_everywhere(grantee):
+            yield from rules_behind(binding.role_ref, "", grants)
+        for binding in grants.given_in(home, grantee):
+            if is_of_organization(binding.role_ref):
+                yield from rules_behind(binding.role_ref, home, grants)
+
+
+def is_of_organization(reference: RoleRef) -> bool:
+    """Whether a role is one that an organisation has: `organization-owner` and the like."""
+    return reference.kind == "ClusterRole" and reference.name in ORGANIZATION_ROLES.values()
 
 
 def rules_behind(reference: RoleRef, namespace: str, grants: Grants) -> Sequence[PolicyRule]:

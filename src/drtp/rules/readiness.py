@@ -34,6 +34,7 @@ class ServerFacts(NamedTuple):
     health: int | None
     draining: bool
     unschedulable: bool
+    denied: bool = False
 
 
 def alive(heard_at: datetime, now: datetime) -> bool:
@@ -41,8 +42,10 @@ def alive(heard_at: datetime, now: datetime) -> bool:
     return now - heard_at < LEASE
 
 
-def server_ready(facts: ServerFacts, now: datetime) -> Conclusion:
-    """DRTPServer `Ready`."""
+def server_ready(facts: ServerFacts, now: datetime) -> Conclusion:  # noqa: PLR0911 - one line each
+    """DRTPServer `Ready`. What was revoked is out at once, whatever it says itself."""
+    if facts.denied:
+        return no(Aspect.READY, Reason.REVOKED, "The POP's identity was revoked; nobody is sent to it (DRTP-2006).")
     if not alive(facts.heard_at, now):
         silent = int((now - facts.heard_at).total_seconds())
         return no(Aspect.READY, Reason.LEASE_EXPIRED, f"Nothing heard from this server for {silent} s (DRTP-6001).")

@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import itertools
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -36,6 +37,7 @@ from drtp.store.protocol import (
     WatchEvent,
     Write,
 )
+from drtp.store.quotas import QUOTA, implied
 from drtp.store.semantics import Effect, effect
 
 _Name = tuple[str, str]
@@ -85,6 +87,8 @@ class Engine:
         self._staged: dict[Key, Effect] = {}
         self._next_revision = revision + 1
         self._epoch = 0
+        self._has_quotas = bool(self._order.get(QUOTA))
+        """Whether there ever was one in this process: without, no write pays for them."""
 
     # ---- reading -------------------------------------------------------------------------------------------------
 
@@ -95,7 +99,7 @@ class Engine:
 
     async def get(self, key: Key) -> Stored:
         """One object. Raises: NotFound."""
-        stored = self._committed(key)
+        stored = self.committed_one(key)
         if stored is None:
             raise NotFound(key)
         return stored
@@ -149,10 +153,10 @@ class Engine:
 
     async def apply(self, writes: Sequence[Write]) -> tuple[Stored, ...]:
         """All of `writes` or none, durable when this returns. A caller that is cancelled may still have written."""
-        effects = self._judge(writes)
+        effects, besides = self._judge(writes)
         if not effects:
             return ()
-        changing = tuple(one for one in effects if one.changes)
+        changing = tuple(one for one in (*effects, *besides) if one.changes)
         for one in changing:
             self._staged[one.key] = one
         self._next_revision += len(changing)
@@ -165,27 +169,36 @@ class Engine:
 
     async def preview(self, writes: Sequence[Write]) -> tuple[Stored, ...]:
         """What `apply` would give."""
-        return tuple(one.result for one in self._judge(writes))
+        return tuple(one.result for one in self._judge(writes)[0])
 
-    def _judge(self, writes: Sequence[Write]) -> tuple[Effect, ...]:
-        """Every write's effect, later ones seeing earlier ones; changes nothing. Raises for the first that fails."""
+    def _judge(self, writes: Sequence[Write]) -> tuple[tuple[Effect, ...], tuple[Effect, ...]]:
+        """Every write's effect, later ones seeing earlier ones, and those on quotas; changes nothing.
+
+        Raises for the first that fails.
+        """
         mine: dict[Key, Stored | None] = {}
 
         def find(key: Key) -> Stored | None:
             if key in mine:
                 return mine[key]
-            return self._staged[key].after if key in self._staged else self._committed(key)
+            return self._staged[key].after if key in self._staged else self.committed_one(key)
 
-        effects: list[Effect] = []
-        revision = self._next_revision
         now = self._clock.now()
-        for write in writes:
-            one = effect(write, find, revision, now)
-            effects.append(one)
-            if one.changes:
-                mine[one.key] = one.after
-                revision += 1
-        return tuple(effects)
+
+        def judged(all_of: Iterable[Write], revision: int) -> Iterator[Effect]:
+            for write in all_of:
+                one = effect(write, find, revision, now)
+                if one.changes:
+                    mine[one.key] = one.after
+                    revision += 1
+                yield one
+
+        effects = tuple(judged(writes, self._next_revision))
+        self._has_quotas = self._has_quotas or any(one.key.kind == QUOTA for one in effects)
+        if not self._has_quotas:
+            return effects, ()
+        due = implied(effects, _Look(self, self._staged, {}), _Look(self, self._staged, mine))
+        return effects, tuple(judged(due, self._next_revision + sum(one.changes for one in effects)))
 
     def _settle(self, batches: Sequence[Batch], error: BaseException | None) -> None:
         if error is None:
@@ -214,7 +227,8 @@ class Engine:
 
     # ---- the table -----------------------------------------------------------------------------------------------
 
-    def _committed(self, key: Key) -> Stored | None:
+    def committed_one(self, key: Key) -> Stored | None:
+        """One object that is durable."""
         return self._objects.get(key.kind, {}).get((key.namespace, key.name))
 
     def _put(self, key: Key, stored: Stored | None) -> None:
@@ -229,6 +243,15 @@ class Engine:
             insort(order, name)
         held[name] = stored
 
+    def committed_in(self, kind: str, namespace: str) -> int:
+        """How many objects of a kind are in a namespace."""
+        order = self._order.get(kind, [])
+        return bisect_left(order, (namespace + "\0", "")) - bisect_left(order, (namespace, ""))
+
+    def committed(self, kind: str, namespace: str | None) -> Iterator[Stored]:
+        """Objects of a kind that are durable."""
+        return self._ordered(kind, namespace, None)
+
     def _ordered(self, kind: str, namespace: str | None, after: _Name | None) -> Iterator[Stored]:
         order = self._order.get(kind, [])
         first = 0 if namespace is None else bisect_left(order, (namespace, ""))
@@ -240,6 +263,42 @@ class Engine:
             if namespace is not None and name[0] != namespace:
                 return
             yield held[name]
+
+
+class _Look:
+    """What is committed, what is on its way, and `mine` on top (None: removed). Implements `quotas.Look`."""
+
+    def __init__(self, engine: Engine, staged: Mapping[Key, Effect], mine: Mapping[Key, Stored | None]) -> None:
+        self._engine = engine
+        self._staged = staged
+        self._mine = mine
+
+    def find(self, key: Key) -> Stored | None:
+        """As `Look`."""
+        if key in self._mine:
+            return self._mine[key]
+        return self._staged[key].after if key in self._staged else self._engine.committed_one(key)
+
+    def listed(self, kind: str, namespace: str | None) -> Iterator[Stored]:
+        """As `Look`."""
+        changed = self._changed(kind, namespace)
+        yield from (one for one in self._engine.committed(kind, namespace) if one.key not in changed)
+        yield from (one for one in map(self.find, changed) if one is not None)
+
+    def count(self, kind: str, namespace: str) -> int:
+        """As `Look`."""
+        came = sum(
+            (self.find(key) is not None) - (self._engine.committed_one(key) is not None)
+            for key in self._changed(kind, namespace)
+        )
+        return self._engine.committed_in(kind, namespace) + came
+
+    def _changed(self, kind: str, namespace: str | None) -> set[Key]:
+        return {
+            key
+            for key in itertools.chain(self._staged, self._mine)
+            if key.kind == kind and namespace in (None, key.namespace)
+        }
 
 
 def _event(one: Effect) -> WatchEvent:

@@ -23,8 +23,14 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from drtp.api.people import AUTHENTICATED, SYSTEM_MASTERS, IssuedToken, User
 from drtp.api.rbac import KINDS
 from drtp.api.revoking import Because, Withdrawn
+from drtp.apiserver.organizations import Organizations
 from drtp.apiserver.rbac import Rbac
 from drtp.apiserver.server import ApiServer, ServerInfo
+from drtp.apiserver.servicecredentials import ServiceCredentials
+from drtp.issuers.audit import AuditLog
+from drtp.issuers.digests import Pepper
+from drtp.issuers.invitations import Invitations
+from drtp.issuers.secrets import EnrolmentSecrets
 from drtp.kit.clock import SystemClock
 from drtp.kit.secret import Secret
 from drtp.main.roles import ensure_roles, set_projects
@@ -41,6 +47,9 @@ USERS = {
     EVE: User("eve", "u-eve", (AUTHENTICATED,)),
 }
 
+JOINED = f"@127.0.0.1:8443#{'A' * 43}"
+"""What follows a secret in the string that is given out."""
+
 NAMESPACES = ("default", "datum-system", "joe", "eve")
 
 
@@ -52,6 +61,9 @@ class Tokens:
 
     async def authenticate(self, token: str, peer_cert_der: bytes | None, remote: str) -> User | None:
         return self.users.get(token)
+
+    async def issue_to_program(self, namespace: str, name: str, uid: str, lifetime: datetime.timedelta) -> IssuedToken:
+        return await self.issue(f"system:serviceaccount:{namespace}:{name}", lifetime)
 
     async def issue(self, user: str, lifetime: datetime.timedelta, *, reinstate: bool = False) -> IssuedToken:
         self.users[f"{user}-token"] = User(user, f"u-{user}", (AUTHENTICATED,))
@@ -129,6 +141,10 @@ class Served:
     tokens: Tokens
     rbac: Rbac
     revocations: Revocations
+    audit: AuditLog
+    audit_path: Path
+    uids: dict[str, str]
+    """Of the namespaces, by name."""
 
     async def call(
         self, method: str, path: str, body: Any = None, *, token: str = ADMIN, **headers: str
@@ -158,18 +174,34 @@ async def _followed(view: View) -> AsyncGenerator[None]:
 async def serving(folder: Path, store: MemoryStore | None = None) -> AsyncGenerator[Served]:
     """A server with the usual namespaces and roles; joe and eve may edit what is theirs."""
     store = store or MemoryStore()
-    for name in NAMESPACES:
-        await store.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    uids = {
+        name: (await store.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})).uid
+        for name in NAMESPACES
+    }
     await ensure_roles(store)
     for user in ("joe", "eve"):
         await set_projects(store, f"u-{user}", user, [user])
     ca, context = make_certificate(folder)
     info = ServerInfo("https://127.0.0.1:1", "example.localhost", "drtp.test", "0.1.0")
-    view, tokens = View(store, (kind.key for kind in KINDS)), Tokens()
+    view, tokens, clock = View(store, ("Namespace", *(kind.key for kind in KINDS))), Tokens(), SystemClock()
     rbac, revocations = Rbac(view), Revocations()
-    api = ApiServer(store, tokens, rbac, info, SystemClock(), issuer=tokens, revoker=revocations)
-    async with _followed(view), api.serve("127.0.0.1", 0, context) as listening:
+    audit_path = folder / "audit" / "audit.log"
+    audit, pepper = AuditLog(audit_path, clock), Pepper(b"pepper")
+    audit.uid_of = lambda name: uids.get(name, "")
+    api = ApiServer(
+        store,
+        tokens,
+        rbac,
+        info,
+        clock,
+        issuer=tokens,
+        revoker=revocations,
+        audit=audit,
+        credentials=ServiceCredentials(store, rbac, EnrolmentSecrets(store, pepper, audit, clock), lambda: JOINED),
+        organizations=Organizations(store, rbac, Invitations(store, pepper, audit, clock), audit),
+    )
+    async with _followed(view), api.serve("127.0.0.1", 0, lambda: context) as listening:
         trust = ssl.create_default_context(cafile=str(ca))
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=trust, limit=0)) as session:
             url = f"https://127.0.0.1:{listening.port}"
-            yield Served(url, ca, store, session, api, tokens, rbac, revocations)
+            yield Served(url, ca, store, session, api, tokens, rbac, revocations, audit, audit_path, uids)

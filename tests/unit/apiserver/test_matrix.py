@@ -80,7 +80,7 @@ async def routes(api: Served) -> list[Route]:
                     found.append(Route(said, root, plural, kind, "", scope, kept))
                     for sub in one.get("subresources", ()):
                         part = sub["subresource"]
-                        found.append(Route(f"{said}/{part}", root, plural, kind, part, scope, kept))
+                        found.append(Route(f"{said}/{part}", root, plural, kind, part, scope, "get" in sub["verbs"]))
     return found
 
 
@@ -88,7 +88,10 @@ def asks(route: Route) -> Iterator[Ask]:
     """Every verb in every place where the route can be addressed."""
     if not route.kept:
         for place in (OWN, OTHER) if route.namespaced else ():
-            yield Ask(route, "create", place, "POST", f"{route.root}/namespaces/{place}/{route.plural}")
+            part = f"/gone/{route.subresource}" if route.subresource else ""
+            yield Ask(route, "create", place, "POST", f"{route.root}/namespaces/{place}/{route.plural}{part}")
+        if route.subresource:
+            return
         yield Ask(route, "create", EVERYWHERE, "POST", f"{route.root}/{route.plural}")
         return
     itself = route.plural == "namespaces"

@@ -74,3 +74,23 @@ async def test_a_shut_users_watches_end_and_no_others(api: Served) -> None:
     event = msgspec.json.decode(await asyncio.wait_for(eves.content.readline(), 5))
     assert event["object"]["metadata"]["name"] == "c"
     eves.close()
+
+
+async def test_a_watch_that_was_authenticated_before_its_user_was_shut_ends_too(api: Served) -> None:
+    account = {"apiVersion": "internal.datumapis.com/v1", "kind": "Account", "metadata": {"name": "u-joe"}}
+
+    async def watched() -> Any:
+        path = f"{api.url}/api/v1/namespaces/joe/configmaps?watch=1"
+        return await api.session.get(path, headers={"Authorization": "Bearer joe-token"})
+
+    await api.store.create(account | {"spec": {"name": "joe", "disabled": True}})
+    # The authenticator of this test still knows the user, as one did that answered a moment before.
+    for _ in range(2):
+        assert await asyncio.wait_for((await watched()).read(), 2) == b""
+    await api.store.update(account | {"spec": {"name": "joe"}})
+    config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c", "namespace": "joe"}}
+    again = await watched()
+    await api.store.create(config)
+    event = msgspec.json.decode(await asyncio.wait_for(again.content.readline(), 5))
+    assert event["object"]["metadata"]["name"] == "c"
+    again.close()

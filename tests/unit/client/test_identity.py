@@ -152,7 +152,7 @@ def test_join_string_is_read_and_mistakes_are_told_without_repeating_it():
 def test_only_the_pinned_root_is_taken_from_a_bundle():
     ours, other = certificate(new_key()), certificate(new_key())
     pin = pin_of(x509.load_pem_x509_certificate(ours))
-    assert pinned_root(other + ours, pin) == ours
+    assert pinned_root(other + ours, pin, SystemClock().now()) == ours
     for bundle in (other, b"nonsense", b""):
         with pytest.raises(Refused):
-            pinned_root(bundle, pin)
+            pinned_root(bundle, pin, SystemClock().now())

@@ -8,6 +8,8 @@ import socket
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
+import pytest
+
 from drtp.client import roundtrips
 from drtp.client.roundtrips import (
     EVERY_S,
@@ -105,6 +107,16 @@ async def test_who_is_aimed_at_no_more_is_forgotten_and_others_keep_their_histor
                     await asyncio.sleep(0.001)
             meter.aim((kept,))
             assert meter.paths.keys() == {"kept"}
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["169.254.169.254", "fe80::1", "fe80::1%eth0", "224.0.0.1", "0.0.0.0", "::"],
+)
+async def test_a_place_where_no_server_can_be_is_not_measured(address: str) -> None:
+    nyc = Target("nyc", "nyc.example", 443)
+    async with measuring(Target("bad", address, 80), nyc) as (meter, _):
+        assert meter.targets == {nyc}
 
 
 async def test_who_does_not_answer_is_unknown_and_is_tried_more_and_more_seldom() -> None:

@@ -21,7 +21,7 @@ from drtp.api.reports import (
     TunnelReport,
 )
 from drtp.api.snapshots import Backend, DenyEntry, MeasureTarget, PlanServer, PlanService, RouteEntry, TrustEntry
-from drtp.controllers.connection import DWELL
+from drtp.controllers.connection import DWELL, PLACED_BY
 from drtp.controllers.runtime import Change, World
 from drtp.rules.access import permits
 from tower import DRTP, FALSE, TRUE, Tower, service
@@ -199,6 +199,49 @@ async def test_a_revoked_agent_is_denied_everywhere_in_one_turn() -> None:
             assert denied.minimum_generation == {"a1": -1}
             assert [one.agents for one in entries.values() if isinstance(one, RouteEntry)] == [()]
         assert not tower.entries(EdgeRole.AGENT, "a1")
+
+
+async def test_a_revoked_pop_is_left_by_everybody_in_one_turn_though_it_goes_on_reporting() -> None:
+    async with Tower().running() as tower:
+        await tower.gateway()
+        await serving(tower, "a", "b")
+        await tower.pop("c")
+        bad = tower.servers["a"]
+
+        def told() -> tuple[set[str], set[str], set[str]]:
+            plan, table = tower.entries(EdgeRole.AGENT, "a1"), tower.entries(EdgeRole.GATEWAY, "gw-1")
+            dialled = {one.server for one in plan.values() if isinstance(one, PlanServer)}
+            measured = {one.server for one in plan.values() if isinstance(one, MeasureTarget)}
+            ends = {end.server for one in table.values() if isinstance(one, Backend) for end in one.endpoints}
+            return dialled, measured, ends
+
+        assert all(bad in servers for servers in told())
+        await tower.patch(EdgeIdentity, "", bad, {"spec": {"revoked": True}})
+        assert not any(bad in servers for servers in told())
+        assert tower.condition(tower.get(DRTPServer, "", "a"), "Ready") == (FALSE, "Revoked")
+        assert set(assigned(tower)) == {"b", "c"}
+        denied = tower.entries(EdgeRole.AGENT, "a1")["deny"]
+        assert isinstance(denied, DenyEntry)
+        assert denied.minimum_generation == {bad: -1}
+        await tower.say(bad, {"self": PopReport(health=100)})
+        assert tower.condition(tower.get(DRTPServer, "", "a"), "Ready") == (FALSE, "Revoked")
+        await tower.patch(EdgeIdentity, "", bad, {"spec": {"revoked": False}})
+        assert tower.condition(tower.get(DRTPServer, "", "a"), "Ready") == (TRUE, "Ready")
+        assert "deny" not in tower.entries(EdgeRole.AGENT, "a1")
+
+
+async def test_nobody_is_sent_to_a_revoked_pop_that_was_assigned_by_hand() -> None:
+    async with Tower().running() as tower:
+        await tower.gateway()
+        await serving(tower, "a", "b")
+        await tower.patch(DRTPConnection, "joe", "web-a1", {"metadata": {"annotations": {PLACED_BY: None}}})
+        await tower.patch(EdgeIdentity, "", tower.servers["a"], {"spec": {"revoked": True}})
+        assert assigned(tower) == ["a", "b"]
+        plan = tower.entries(EdgeRole.AGENT, "a1")
+        assert [one.server for one in plan.values() if isinstance(one, PlanServer)] == [tower.servers["b"]]
+        found = tower.get(DRTPConnection, "joe", "web-a1")
+        (message,) = (one.message for one in found.status.servers if one.server_ref.name == "a")
+        assert message == "Its POP was revoked."
 
 
 async def test_an_agent_of_another_tenant_never_gets_a_service() -> None:

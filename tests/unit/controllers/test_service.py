@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from drtp.api.core import Event
+from drtp.api.core import Event, Secret
 from drtp.api.drtp import (
     ADDRESSES_MAX,
     ClientStatus,
@@ -293,6 +293,25 @@ async def test_a_replayed_secret_shows_on_its_service_for_as_long_as_it_is_remem
         await tower.delete(EnrolmentSecret, "", "abcdefgh1234")
         types = {one.type for one in tower.get(DRTPService, "joe", "web").status.conditions}
         assert "SecretReplayed" not in types
+
+
+async def test_a_service_names_the_secret_that_holds_its_one_time_secret_while_it_is_there() -> None:
+    async with Tower().running() as tower:
+        await serving(tower)
+        uid = tower.get(DRTPService, "joe", "web").metadata.uid
+        owner = {"apiVersion": "datumapis.com/v1alpha", "kind": "DRTPService", "name": "web", "uid": uid}
+        kept = {"name": "web-agent", "namespace": "joe", "ownerReferences": [owner]}
+        bound = {"kind": "DRTPService.datumapis.com", "name": "web", "namespace": "joe", "uid": uid}
+        spec = {"digest": "d", "role": "agent", "bound": bound, "expiresAt": "2030-01-01T00:00:00Z"}
+        record = {"apiVersion": INTERNAL, "kind": "EnrolmentSecret", "metadata": {"name": "abcdefgh1234"}}
+        await tower.apply({**record, "spec": {**spec, "keptIn": "web-agent"}})
+        assert tower.get(DRTPService, "joe", "web").status.credentials_secret_ref is None
+        await tower.apply({"apiVersion": "v1", "kind": "Secret", "metadata": kept})
+        named = tower.get(DRTPService, "joe", "web").status.credentials_secret_ref
+        assert named is not None
+        assert named.name == "web-agent"
+        await tower.delete(Secret, "joe", "web-agent")
+        assert tower.get(DRTPService, "joe", "web").status.credentials_secret_ref is None
 
 
 async def test_a_pop_does_not_choose_that_gateways_reach_it_without_proof() -> None:

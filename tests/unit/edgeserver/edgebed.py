@@ -183,7 +183,7 @@ async def edge_bed(directory: Path, clock: Clock | None = None) -> AsyncGenerato
     async with asyncio.TaskGroup() as tasks:
         following = tasks.create_task(bed.view.run())
         await bed.view.synced.wait()
-        async with bed.server.serving("127.0.0.1", 0, bed.tls.context()) as bed.port:
+        async with bed.server.serving("127.0.0.1", 0, bed.tls.context) as bed.port:
             yield bed
         following.cancel()
 

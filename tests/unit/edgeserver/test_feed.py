@@ -110,7 +110,7 @@ async def test_edge_starts_from_its_disk_with_the_control_plane_down_and_catches
         assert again.state.value.code == "DRTP-3001"
         bed.server = bed.new_server()
         bed.snapshots.publish(EdgeRole.POP, identity.uid, entries("g2"))
-        async with bed.server.serving("127.0.0.1", port, bed.tls.context()):
+        async with bed.server.serving("127.0.0.1", port, bed.tls.context):
             await until(lambda: again.snapshot.value.entries == entries("g2"), 10)
 
 

@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from drtp.api.feed import EdgeRole
+from drtp.api.internal import EDGE_IDENTITY
 from drtp.api.revoking import Because
 from drtp.client.enrolment import enrol
 from drtp.client.feed import FeedPhase
@@ -19,6 +21,7 @@ from drtp.edgeserver.revocation import Revocation
 from drtp.issuers.tokens import account_uid
 from drtp.kit.errors import NotFound, Refused, Terminal
 from drtp.main.roles import set_projects
+from drtp.store.protocol import Write
 from unit.edgeserver.edgebed import AGENT, GATEWAY, Bed, edge_bed, pop, until
 
 WHY = Because("olga", "left the company")
@@ -32,7 +35,7 @@ async def bed(tmp_path: Path) -> AsyncIterator[Bed]:
 
 @pytest.fixture
 def revocation(bed: Bed) -> Revocation:
-    return Revocation(bed.store, bed.server.identities, bed.accounts, bed.audit)
+    return Revocation(bed.store, bed.server.identities, bed.accounts, bed.secrets, bed.audit)
 
 
 async def _revoked(bed: Bed, uid: str) -> bool:
@@ -111,6 +114,28 @@ async def test_a_revoked_user_is_nobody_and_takes_their_own_agents_along(bed: Be
     again = await bed.accounts.issue("bob", timedelta(hours=1), reinstate=True)
     assert (await bed.accounts.authenticate(again.token.reveal(), None, "")).uid == uid
     assert await _revoked(bed, own.uid)
+
+
+async def test_an_agent_that_enrols_while_its_user_is_revoked_is_revoked_too(
+    bed: Bed, revocation: Revocation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    issued = await bed.accounts.issue("bob", timedelta(hours=1))
+    await set_projects(bed.store, issued.uid, "bob", ["joe"])
+    await bed.authoriser.reached(bed.store.revision)
+    apply = bed.store.apply
+
+    async def applied_after_the_revocation(writes: Sequence[Write]) -> Any:
+        monkeypatch.setattr(bed.store, "apply", apply)
+        assert (await revocation.user("bob", WHY)).identities == ()
+        return await apply(writes)
+
+    monkeypatch.setattr(bed.store, "apply", applied_after_the_revocation)
+    with pytest.raises(Refused):
+        await enrol(
+            bed.address, bed.identities("own"), AGENT, token=issued.token, namespace="joe", services=("postgres",)
+        )
+    (record,) = (await bed.store.list(EDGE_IDENTITY)).items
+    assert record.object["spec"]["revoked"]
 
 
 async def test_a_revoked_user_does_not_come_back_by_a_token_of_the_operators_socket(

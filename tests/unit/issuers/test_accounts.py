@@ -18,7 +18,7 @@ from drtp.api.credentials import ENROLMENT_PREFIX, TOKEN_PREFIX, compose, read
 from drtp.api.meta import Key
 from drtp.api.people import AUTHENTICATED, SYSTEM_MASTERS
 from drtp.api.spiffe import PeerRole
-from drtp.issuers.audit import AuditLog, verify_audit
+from drtp.issuers.audit import PACED_BURST, AuditLog, verify_audit
 from drtp.issuers.authority import Authority
 from drtp.issuers.digests import Pepper
 from drtp.issuers.serving import ensure_serving_secret
@@ -75,11 +75,11 @@ async def test_a_narrowed_token_says_where_it_holds(office: Office):
 async def test_a_flood_of_bad_tokens_is_counted_and_fills_no_disk(office: Office, tmp_path: Path):
     for _ in range(500):
         assert await office.accounts.authenticate("drtp_pat_nobody", None, "198.51.100.1") is None
-    await office.clock.advance(1)
+    await office.clock.advance(2)
     assert await office.accounts.authenticate("drtp_pat_nobody", None, "198.51.100.1") is None
     lines = (tmp_path / "audit" / "audit.log").read_text().splitlines()
-    assert len(lines) == 22
-    assert '"count":"480"' in lines[20]
+    assert len(lines) == PACED_BURST + 1
+    assert f'"unsaid":"{500 - PACED_BURST}"' in lines[-1]
 
 
 async def test_user_certificate_proves_a_user_and_no_other_role_does(office: Office):

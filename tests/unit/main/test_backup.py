@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import tarfile
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from drtp.api.audit import AuditLine, AuditWanted
 from drtp.client.joining import parse_join
+from drtp.issuers.trail import Trail
 from drtp.kit.clock import SystemClock
 from drtp.kit.errors import Refused, Terminal
-from drtp.main.backup import back_up, restore
+from drtp.main.backup import back_up, record_backup, restore
 from drtp.main.controlplane import running_controlplane
 from drtp.store.incarnation import KEY
 from unit.main.controlplane_bed import operator, settings
@@ -43,6 +47,24 @@ async def test_a_restore_brings_everything_back_but_the_secrets(tmp_path: Path) 
         with pytest.raises(Refused, match="DRTP-2001"):
             await tower.secrets.admit(secret, "any key", "127.0.0.1")
     assert (tmp_path / "cp.before-restore").is_dir()
+
+
+async def test_backup_and_restore_are_in_the_audit_log_and_the_log_put_aside_is_named(tmp_path: Path) -> None:
+    where = settings(tmp_path)
+    backup = tmp_path / "backup"
+    async with running_controlplane(where, SystemClock()) as tower:
+        back_up(where.directory, backup)
+        await asyncio.to_thread(record_backup, where.directory, backup)
+        lost = tower.audit.head
+    record_backup(where.directory, backup)  # nobody runs: written here
+    trail = Trail(where.directory / "audit" / "audit.log")
+    made = [msgspec.json.decode(raw, type=AuditLine) for raw in trail.page(AuditWanted(event="backup made")).lines]
+    assert [line.fields["file"] for line in made] == [str(backup)] * 2
+    assert made[1].hash == lost
+    restore(backup, where.directory)
+    (said,) = trail.page(AuditWanted(event="control plane restored")).lines
+    assert msgspec.json.decode(said, type=AuditLine).fields["aside"] == made[0].hash
+    assert trail.verify().sound
 
 
 async def test_a_restore_onto_an_empty_machine_works(tmp_path: Path) -> None:

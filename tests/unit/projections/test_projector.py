@@ -174,6 +174,20 @@ def claims(draw: st.DrawFn) -> dict[str, Any]:
     return body(INTERNAL, "Claim", "", f"hostname.is-a.{SUFFIX}", {"kind": "Hostname", "value": f"a.{SUFFIX}", **owner})
 
 
+@st.composite
+def projects(draw: st.DrawFn) -> dict[str, Any]:
+    made = body("v1", "Namespace", "", draw(namespaces), {})
+    made["metadata"]["labels"] = {"datumapis.com/organization": draw(st.sampled_from(["joe", "eve", "none"]))}
+    return made
+
+
+@st.composite
+def quotas(draw: st.DrawFn) -> dict[str, Any]:
+    some = st.sampled_from(["datumapis.com/streams", "datumapis.com/new-streams-per-second"])
+    hard = draw(st.dictionaries(some, st.sampled_from(["5", "1k"])))
+    return body("v1", "ResourceQuota", draw(namespaces), draw(names), {"hard": hard})
+
+
 CLASS = body(GATEWAY_API, "GatewayClass", "", "datum", {"controllerName": "datumapis.com/drtp-gateway"})
 
 EVERYWHERE = {"namespaces": {"from": "All"}}
@@ -252,6 +266,8 @@ things = st.one_of(
     routes(),
     grants(),
     claims(),
+    projects(),
+    quotas(),
     st.just(CLASS),
 )
 steps = st.lists(st.tuples(st.sampled_from(["put", "put", "put", "delete"]), things), min_size=5, max_size=25)

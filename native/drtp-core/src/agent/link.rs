@@ -9,6 +9,7 @@ use super::course::{Course, Miss, Next, Ways};
 use super::dial::Purpose;
 use super::plan::ServerSpec;
 use super::{Agent, What};
+use crate::driver::LaneConn;
 use crate::driver::socket::Socket;
 use crate::driver::table::unix_ms;
 use crate::event::Event;
@@ -23,14 +24,21 @@ const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
 /// A POP that says no for good reason is asked more seldom.
 const REFUSED_WAIT: Duration = Duration::from_secs(20);
+const REFUSED_WAIT_MAX: Duration = Duration::from_secs(15 * 60);
+/// The first to come back finds out for the others.
+const BARRED_APART: Duration = Duration::from_secs(5);
 /// A session that lived this long starts the backoff anew.
 const STABLE: Duration = Duration::from_secs(5);
 /// A POP that says goodbye is likely to come back: it is tried at this pace, with full jitter, and refuses in the kernel
 /// while it drains. So long after its deadline the usual backoff begins.
 const RETURN_PACE: Duration = Duration::from_secs(2);
 const RETURN_WITHIN: Duration = Duration::from_secs(20);
+pub(super) const REVOKED: &str = "its POP was revoked";
 /// A POP that left the plan finishes its visitors within this.
 const LEAVING: Duration = Duration::from_secs(30);
+
+/// After so many failures in a row a POP counts as lost.
+const LOST: u32 = 6;
 
 /// Looking for a better way becomes as seldom as so many times the first pause.
 const LOOK_GROWTH_MAX: u32 = 20;
@@ -103,9 +111,30 @@ impl Agent {
         Duration::from_millis(u64::from(self.config.limits.handshake_ms))
     }
 
+    /// Many wrong passwords in a row lock an account: a proxy that refuses them is asked again seldom, and for all POPs
+    /// together, until the host says anew what to say there.
+    fn refused_by(&mut self, proxy: String) {
+        let now = self.core.now();
+        let (until, times) = self.refusals.entry(proxy).or_insert((now, 0));
+        if *until <= now {
+            *until = now + REFUSED_WAIT.saturating_mul(1 << (*times).min(10)).min(REFUSED_WAIT_MAX);
+            *times += 1;
+        }
+    }
+
+    /// Until when nobody asks the proxy at the beginning of a link's way.
+    fn barred(&self, link: usize) -> Option<Instant> {
+        let proxy = self.links.get(link)?.course.way().proxy.as_ref()?.to_string();
+        self.refusals.get(&proxy).map(|(until, _)| *until).filter(|until| *until > self.core.now())
+    }
+
     pub(super) fn start_link(&mut self, link: usize) {
         if self.fenced || self.draining() {
             return;
+        }
+        if let Some(until) = self.barred(link) {
+            let (serial, apart) = (self.links[link].serial, BARRED_APART.mul_f64(self.unit()));
+            return self.later(until + apart, What::Link(link, serial));
         }
         let Some(state) = self.links.get(link).filter(|state| state.session.is_none()) else { return };
         let (host, port) = state.hop(state.course.at());
@@ -183,6 +212,9 @@ impl Agent {
             Ok(peer) if state.tls.alpn() == Some(ALPN) => {
                 wish.proven = true;
                 wish.course.hit();
+                if let Some(proxy) = &wish.course.way().proxy {
+                    self.refusals.remove(&proxy.to_string());
+                }
                 state.trusted = true;
                 state.peer = Some(peer);
                 self.core.table.touch(session);
@@ -276,13 +308,23 @@ impl Agent {
     /// The host has said anew how POPs may be reached: sessions stay, and later tries go by the new word.
     pub(super) fn revise_courses(&mut self) {
         let mut waiting = Vec::new();
+        let mut revised = Vec::new();
         for (index, link) in &mut self.links {
             let ways = self.ways.get(&link.spec.server).cloned().unwrap_or_default();
-            if link.course.revise(ways) && link.session.is_none() {
-                link.serial = self.core.table.next_serial();
+            link.looks = 1;
+            if !link.course.revise(ways) {
+                continue;
+            }
+            self.refusals.clear();
+            // What is under way goes by numbers of the former word.
+            link.serial = self.core.table.next_serial();
+            revised.push(index);
+            if link.session.is_none() {
                 waiting.push(index);
             }
-            link.looks = 1;
+        }
+        for link in revised {
+            self.stop_looking(link);
         }
         for link in waiting {
             self.cancel_dials_to(link);
@@ -296,11 +338,11 @@ impl Agent {
             return;
         }
         let now = self.core.now();
-        // A POP at a time: while one changes its way, visitors have the others.
-        if !self.links.iter().all(|(_, link)| link.up && link.looking.is_none()) {
+        // A POP at a time: while one changes its way, visitors have the others. One that is lost is not waited for.
+        if !self.links.iter().all(|(_, link)| (link.up || link.failures >= LOST) && link.looking.is_none()) {
             return;
         }
-        let mut due = self.links.iter().filter(|(_, link)| link.look_at <= now);
+        let mut due = self.links.iter().filter(|(_, link)| link.up && link.look_at <= now);
         let Some((index, way)) = due.find_map(|(index, link)| Some((index, link.course.better()?))) else { return };
         self.look_later(index);
         let link = &mut self.links[index];
@@ -314,6 +356,17 @@ impl Agent {
         let (now, jitter) = (self.core.now(), self.unit());
         if let Some(link) = self.links.get_mut(link) {
             link.look_at = now + (pause * link.looks).mul_f64(0.75 + jitter / 2.0);
+        }
+    }
+
+    /// A look ends with the session that it is beside.
+    fn stop_looking(&mut self, link: usize) {
+        let looking = self.links.get_mut(link).and_then(|state| state.looking.take());
+        if let Some((session, _)) = looking {
+            if let Some(sess) = self.core.table.sessions.get_mut(session) {
+                sess.owner = usize::MAX;
+            }
+            self.core.close_session(session, "looks no more");
         }
     }
 
@@ -406,8 +459,12 @@ impl Agent {
         }
         let (at, reason) = (state.course.at(), intercepted(reason, state.course.way()));
         let next = state.course.miss(if refused { Miss::Refused } else { Miss::Unproven });
-        // A proxy that says no is asked again seldom: many wrong passwords in a row lock an account.
+        let wrong_credentials = refused && reason.starts_with("DRTP-4050");
+        let proxy = state.course.way_at(at).proxy.as_ref().filter(|_| wrong_credentials).map(ToString::to_string);
         state.not_before = refused.then_some(REFUSED_WAIT);
+        if let Some(proxy) = proxy {
+            self.refused_by(proxy);
+        }
         self.session_over(session, &reason);
         self.turn_aside(link.unwrap_or_default(), at, next);
     }
@@ -437,6 +494,7 @@ impl Agent {
         if was_up || first {
             self.emit(Event::TunnelDown { server, message });
         }
+        self.stop_looking(link);
         self.retry_link(link);
     }
 
@@ -476,9 +534,31 @@ impl Agent {
         self.later(now + wait, What::Link(link, serial));
     }
 
+    /// Ends at once every session with a POP that is denied, those that only finish included.
+    pub(super) fn cut_denied(&mut self) {
+        let denied = |agent: &Self, link: usize| agent.links.get(link).is_some_and(|l| agent.is_denied(&l.spec.server));
+        let gone: Vec<(String, usize)> = self
+            .link_by_key
+            .iter()
+            .filter(|(_, link)| denied(self, **link))
+            .map(|(key, link)| (key.clone(), *link))
+            .collect();
+        for (key, link) in gone {
+            self.link_by_key.remove(&key);
+            self.drop_link(link);
+        }
+        let to_them = |lane: &LaneConn| lane.peer.as_ref().is_some_and(|peer| self.is_denied(&peer.uid));
+        let live: Vec<usize> =
+            self.core.lanes.iter().filter(|(_, lane)| to_them(lane)).map(|(_, lane)| lane.session).collect();
+        for session in live {
+            self.core.close_session(session, REVOKED);
+        }
+    }
+
     /// A POP that is not in the plan any more: its visitors finish, no new ones come.
     pub(super) fn drop_link(&mut self, link: usize) {
         self.cancel_dials_to(link);
+        self.stop_looking(link);
         let Some(state) = self.links.try_remove(link) else { return };
         if let Some(session) = state.session {
             self.leave(session, LEAVING, "agent is assigned elsewhere");

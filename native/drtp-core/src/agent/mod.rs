@@ -13,7 +13,7 @@ mod report;
 mod resolve;
 mod sealed;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,7 +24,7 @@ use slab::Slab;
 
 pub(crate) use course::Ways;
 use dial::{Attempt, Dial, Purpose};
-use link::Link;
+use link::{Link, REVOKED};
 use listener::Listener;
 use local::Service;
 use plan::{Entry, ServerSpec, ServiceSpec};
@@ -89,6 +89,10 @@ pub(crate) struct Agent {
     /// How each POP may be reached, by server uid; straight where nothing is said.
     ways: BTreeMap<String, Ways>,
     random: u64,
+    /// Proxies that refused our credentials: until when they are left alone, and how often in a row.
+    refusals: HashMap<String, (Instant, u32)>,
+    /// POPs that are believed no more, by the plan's entry that says so.
+    denied: Option<(String, BTreeSet<String>)>,
     fenced: bool,
     /// Until when visitors may finish, once this agent is stopping.
     drain_until: Option<Instant>,
@@ -132,6 +136,8 @@ impl Agent {
             attempt_number: 0,
             ways: BTreeMap::new(),
             random: seed | 1,
+            refusals: HashMap::new(),
+            denied: None,
             fenced: false,
             drain_until: None,
             closed: false,
@@ -316,23 +322,22 @@ impl Agent {
 
     /// Idempotent; one bad entry never stops another.
     fn apply(&mut self, delta: &[u8]) -> ApplyOutcome {
-        let delta: Delta = match serde_json::from_slice(delta) {
+        let mut delta: Delta = match serde_json::from_slice(delta) {
             Ok(delta) => delta,
             Err(error) => return ApplyOutcome { error: Some(error.to_string()), ..ApplyOutcome::default() },
         };
-        if let Some(targets) = delta.targets {
+        if let Some(targets) = delta.targets.take() {
             self.config.targets = targets;
         }
-        if let Some(ways) = delta.ways {
+        if let Some(ways) = delta.ways.take() {
             self.ways = ways;
             self.revise_courses();
         }
-        let known = self
-            .link_by_key
-            .keys()
-            .chain(self.service_by_key.keys())
-            .chain(self.listener_by_key.keys())
-            .chain(self.port_by_key.keys());
+        let mut outcome = ApplyOutcome::default();
+        // First of all, for a POP that is denied leaves the plan at once, and gets no time to finish.
+        self.heed_denials(&mut delta, &mut outcome);
+        let known = self.link_by_key.keys().chain(self.service_by_key.keys()).chain(self.listener_by_key.keys());
+        let known = known.chain(self.port_by_key.keys());
         let gone: Vec<String> = if delta.whole {
             known.filter(|key| !delta.upsert.contains_key(*key)).cloned().collect()
         } else {
@@ -341,13 +346,9 @@ impl Agent {
         for key in gone {
             self.remove(&key);
         }
-        let mut outcome = ApplyOutcome::default();
         for (key, value) in delta.upsert {
             let result = match serde_json::from_value::<Entry>(value) {
-                Ok(Entry::Server(spec)) => {
-                    self.upsert_server(&key, spec);
-                    Ok(())
-                }
+                Ok(Entry::Server(spec)) => self.upsert_server(&key, spec),
                 Ok(Entry::Service(spec)) if self.role == Role::Agent => self.upsert_service(&key, *spec),
                 Ok(Entry::Listener(spec)) if self.role == Role::Gateway => {
                     outcome.entries.insert(key.clone(), self.upsert_listener(&key, *spec));
@@ -372,6 +373,33 @@ impl Agent {
         outcome
     }
 
+    /// Takes the list of denied POPs out of `delta`, and ends what leads to them.
+    fn heed_denials(&mut self, delta: &mut Delta, outcome: &mut ApplyOutcome) {
+        if let Some((key, _)) = &self.denied {
+            if delta.remove.contains(key) || delta.whole && !delta.upsert.contains_key(key) {
+                self.denied = None;
+            }
+        }
+        let said = |value: &serde_json::Value| value.get("type").is_some_and(|tag| tag == "deny");
+        let Some(key) = delta.upsert.iter().find(|(_, value)| said(value)).map(|(key, _)| key.clone()) else { return };
+        let Some(value) = delta.upsert.remove(&key) else { return };
+        // One that cannot be read leaves the former in force.
+        let error = match serde_json::from_value::<Entry>(value) {
+            Ok(Entry::Deny(spec)) => {
+                self.denied = Some((key.clone(), spec.denied()));
+                self.cut_denied();
+                None
+            }
+            Ok(_) => Some("a list of the denied of another kind".to_owned()),
+            Err(error) => Some(error.to_string()),
+        };
+        outcome.entries.insert(key, EntryOutcome { ok: error.is_none(), error, bound: None });
+    }
+
+    fn is_denied(&self, pop: &str) -> bool {
+        self.denied.as_ref().is_some_and(|(_, pops)| pops.contains(pop))
+    }
+
     fn remove(&mut self, key: &str) {
         self.remove_listener(key);
         self.remove_port(key);
@@ -388,10 +416,14 @@ impl Agent {
         }
     }
 
-    fn upsert_server(&mut self, key: &str, spec: ServerSpec) {
+    fn upsert_server(&mut self, key: &str, spec: ServerSpec) -> Result<(), String> {
+        if self.is_denied(&spec.server) {
+            self.remove(key);
+            return Err(REVOKED.to_owned());
+        }
         if let Some(link) = self.link_by_key.get(key).copied() {
             if self.links[link].spec == spec {
-                return;
+                return Ok(());
             }
             self.remove(key);
         }
@@ -400,6 +432,7 @@ impl Agent {
         let link = self.links.insert(Link::new(spec, ways, serial));
         self.link_by_key.insert(key.to_owned(), link);
         self.start_link(link);
+        Ok(())
     }
 
     fn upsert_service(&mut self, key: &str, spec: ServiceSpec) -> Result<(), String> {

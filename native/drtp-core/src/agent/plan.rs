@@ -1,5 +1,7 @@
 //! TunnelPlan entries (`drtp.api.snapshots` JSON), and the pin: an agent dials only what its own side declared.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde::Deserialize;
 
 use super::listener::ListenerSpec;
@@ -14,6 +16,20 @@ pub(super) enum Entry {
     Service(Box<ServiceSpec>),
     Listener(Box<ListenerSpec>),
     Port(Box<PortSpec>),
+    Deny(DenySpec),
+}
+
+/// POPs (uids) whose certificates prove nothing any more: those below zero.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct DenySpec {
+    minimum_generation: BTreeMap<String, i64>,
+}
+
+impl DenySpec {
+    pub(super) fn denied(self) -> BTreeSet<String> {
+        self.minimum_generation.into_iter().filter(|(_, least)| *least < 0).map(|(uid, _)| uid).collect()
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]

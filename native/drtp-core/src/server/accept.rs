@@ -20,13 +20,16 @@ use crate::proxy::{Header, Parsed, parse_any, parse_v2};
 use crate::session::Session;
 use crate::tls::Tls;
 
+/// Connections that are taken at a door before other sockets have their turn.
+const ACCEPTS_PER_TURN: u32 = 64;
 /// Accepting goes on after this when descriptors ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 impl Server {
-    /// Takes everybody who waits at a door.
+    /// Takes who waits at a door, but no more in a turn than find a place: what they have said already is read before the
+    /// next ones come, so that a burst of honest peers never looks like a crowd of silent strangers.
     pub(super) fn accept(&mut self, door: usize) {
-        loop {
+        for _ in 0..self.at_once() {
             let accepted = match self.doors.get(door) {
                 Some(Door::Agents(listener) | Door::Endpoint(_, listener)) => listener.accept(),
                 None => return,
@@ -40,6 +43,13 @@ impl Server {
                 Err(_) => return self.pause(door),
             }
         }
+        let next_turn = self.core.now();
+        self.core.role_timer(next_turn, door as u64);
+    }
+
+    fn at_once(&self) -> u32 {
+        let limits = self.config.limits;
+        (limits.pre_auth_max.min(limits.pre_auth_per_address_max) / 8).clamp(1, ACCEPTS_PER_TURN)
     }
 
     /// Out of descriptors: one waiting connection is turned away, the rest wait for a moment.

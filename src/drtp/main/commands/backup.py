@@ -23,9 +23,10 @@ _data_dir = click.option(
 @_data_dir
 def backup(file: Path, data_dir: Path) -> None:
     """Write a backup of the control plane to FILE, running or not. It holds the authority's keys: keep it safe."""
-    from drtp.main.backup import back_up
+    from drtp.main.backup import back_up, record_backup
 
     back_up(_directory(data_dir), file.absolute())
+    record_backup(_directory(data_dir), file.absolute())
     click.echo(
         f"{file} holds everything of the control plane. Whoever has it can pose as this control plane.", err=True
     )

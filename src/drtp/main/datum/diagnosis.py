@@ -106,7 +106,16 @@ class Diagnosis:
         self._edge: Place | None = None
 
     async def findings(self) -> AsyncIterator[Finding]:
-        """In the order in which a start needs them."""
+        """In the order in which a start needs them.
+
+        A proxy that refuses the credentials is asked once: more of the same may lock an account.
+        """
+        async for finding in self._looks():
+            yield finding
+            if finding.code == "DRTP-4050":
+                return
+
+    async def _looks(self) -> AsyncGenerator[Finding]:
         try:
             self._rules = proxies()
         except Invalid as error:

@@ -170,7 +170,7 @@ async def edge_address(api: ApiClient, context: Context) -> EdgeAddress:
     """Where edges connect, as the API says it; trusted by the roots that the API itself is trusted by."""
     answer = await api.request("GET", "/.well-known/drtp")
     parts = urlsplit(str(answer["edge"]))
-    return EdgeAddress(parts.hostname or "", parts.port or 443, bundle_pem=context.ca_pem)
+    return EdgeAddress(parts.hostname or "", parts.port or 443, bundle_pem=api.context.ca_pem)
 
 
 def _forget_replaced(state_dir: Path, uids: dict[str, str]) -> None:

@@ -8,6 +8,8 @@ import re
 import socket
 from pathlib import Path
 
+from drtp.main.shell import Misused
+
 _NAME_CHARS_MAX = 40
 """Leaves room below the 63 of a DNS label for the suffix of the connection's name."""
 
@@ -36,12 +38,25 @@ def default_name(target: str, on: str | None = None) -> str:
     return f"{host[: _NAME_CHARS_MAX - len(port) - 8].strip('-') or 'host'}-{port}-{digest}"
 
 
+def in_project(written: str, given: str | None, usual: str) -> tuple[str, str]:
+    """Project and name of what was written `NAME` or `PROJECT/NAME`; `given` by an option, `usual` the context's.
+
+    Raises: Misused (DRTP-7002) for two projects, or a name that is none.
+    """
+    project, slash, name = written.rpartition("/")
+    if not name or "/" in project or (slash and not project):
+        raise Misused("DRTP-7002", f"{written!r} is no name.", "Write NAME or PROJECT/NAME.")
+    if project and given and given != project:
+        raise Misused("DRTP-7002", f"{written} and --namespace {given} are two projects.", "Name one of them.")
+    return project or given or usual, name
+
+
 def slug(text: str) -> str:
     """Lower case letters, digits and single dashes; begins with a letter."""
     plain = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
     return plain if plain[:1].isalpha() else f"h-{plain}".rstrip("-")
 
 
-def state_key(api: str, ca_pem: str) -> str:
+def state_key(api: str, installation: str) -> str:
     """Eight letters that stand for one control plane, so that states of two never mix."""
-    return hashlib.sha256(f"{api}\0{ca_pem}".encode()).hexdigest()[:8]
+    return hashlib.sha256(f"{api}\0{installation}".encode()).hexdigest()[:8]

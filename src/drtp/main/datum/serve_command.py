@@ -24,7 +24,7 @@ INSPECTOR = ("127.0.0.1", 4040)
 @click.argument("target", required=False)
 @context_option
 @click.option("--name", envvar="DRTP_NAME", help="Name of the service; else made of machine and target.")
-@click.option("--service", envvar="DRTP_SERVICE", help="Serve a service that is defined already, without changing it.")
+@click.option("--service", envvar="DRTP_SERVICE", help="Serve a service that is defined already, NAME or PROJECT/NAME.")
 @click.option("--namespace", "-n", envvar="DRTP_NAMESPACE", help="Project to serve in; else the context's.")
 @click.option("--hostname", help="Public host name, for HTTP and TLS; else one is vended.")
 @click.option("--port", type=click.IntRange(1, 65535), help="Public port, for TCP and UDP; else one is vended.")
@@ -104,7 +104,7 @@ def _request(target: str | None, options: dict[str, Any]) -> ServeRequest:
     from drtp.main.datum.target import parse_target
 
     parsed = parse_target(target) if target else None
-    service: str | None = options["service"]
+    service, namespace = _service(options)
     if parsed is None and service is None and not _has_secret(options):
         raise Misused("DRTP-7002", "There is nothing to serve.", "Name a target, such as localhost:8080.")
     name: str = (
@@ -113,7 +113,7 @@ def _request(target: str | None, options: dict[str, Any]) -> ServeRequest:
     return check(
         ServeRequest(
             name=name,
-            namespace=options["namespace"],
+            namespace=namespace,
             target=parsed,
             predefined=service is not None or _has_secret(options),
             hostname=options["hostname"],
@@ -127,6 +127,17 @@ def _request(target: str | None, options: dict[str, Any]) -> ServeRequest:
             trust=options["trust"],
         )
     )
+
+
+def _service(options: dict[str, Any]) -> tuple[str | None, str | None]:
+    """Name and project of `--service NAME` or `PROJECT/NAME`, as far as they are said."""
+    from drtp.main.datum.naming import in_project
+
+    written: str | None = options["service"]
+    if written is None:
+        return None, options["namespace"]
+    project, name = in_project(written, options["namespace"], "")
+    return name, project or None
 
 
 def _has_secret(options: dict[str, Any]) -> bool:
@@ -150,10 +161,18 @@ def secret_of(options: dict[str, Any]) -> Secret[str] | None:
         else:
             text = from_environment
     except (OSError, UnicodeDecodeError) as fault:
+        if isinstance(fault, FileNotFoundError) and _is_enrolled(options["state_dir"]):
+            return None  # spent, and deleted: a restart needs none
         raise Misused("DRTP-7010", f"The secret cannot be read: {fault}.") from fault
     if text == "":
         raise Misused("DRTP-7010", "The secret is empty.")
     return None if text is None else Secret(text)
+
+
+def _is_enrolled(state_dir: Path | None) -> bool:
+    from drtp.main.datum.enrolling import has_identity
+
+    return state_dir is not None and has_identity(state_dir)
 
 
 def _inspector(options: dict[str, Any]) -> tuple[str, int] | None:

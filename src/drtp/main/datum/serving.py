@@ -257,5 +257,5 @@ def _state_dir(settings: ServeSettings, invocation: Invocation, context: Context
             raise Misused("DRTP-7010", "No service was named, and no secret was given.")
         # The id in the secret is public; the part after it is not used.
         names = "secret-" + settings.secret.reveal().removeprefix("drtp_enr_").partition("_")[0]
-    plane = state_key(context.api, context.ca_pem.decode()) if context else "by-secret"
+    plane = state_key(context.api, context.installation) if context else "by-secret"
     return invocation.state_root() / plane / f"{namespace}.{names}"[:200]

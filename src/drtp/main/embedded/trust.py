@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ NAMESPACE = "default"
 _LIFETIME_S = 30 * 24 * 3600
 _RENEW_AFTER_S = 10 * 24 * 3600
 """Well before they run out, so that an instance that is stopped for a fortnight still has good ones."""
-_CHECK_EVERY_S = 3600.0
+_CHECK_EVERY_S = 30.0
+"""A root that is rotated shows in the files before the control plane's doors change."""
 
 
 async def write_access(layout: Layout, operator: OperatorClient, clock: Clock) -> None:
@@ -40,11 +42,10 @@ async def keep_access(layout: Layout, operator: OperatorClient, clock: Clock) ->
     """Renew the tokens of an instance that runs for weeks."""
     while True:
         await clock.sleep(_CHECK_EVERY_S)
-        if not _fresh(layout.context, clock):
-            try:
-                await write_access(layout, operator, clock)
-            except Retryable as fault:
-                log.warning("tokens not renewed yet", reason=fault.what)
+        try:
+            await write_access(layout, operator, clock)
+        except Retryable as fault:
+            log.warning("files of access not renewed yet", reason=fault.what)
 
 
 def _write(layout: Layout, facts: dict[str, Any], user: Secret[str], admin: Secret[str]) -> None:
@@ -52,8 +53,10 @@ def _write(layout: Layout, facts: dict[str, Any], user: Secret[str], admin: Secr
     from drtp.client.context import Context, save_context, save_kubeconfig
 
     api, ca = str(facts["api"]), str(facts["ca"]).encode()
-    save_kubeconfig(layout.kubeconfig, Context(api=api, ca_pem=ca, namespace=NAMESPACE, token=admin))
-    save_context(layout.context, Context(api=api, ca_pem=ca, namespace=NAMESPACE, token=user))
+    founding = str(facts["foundingCa"]).encode()
+    context = Context(api=api, ca_pem=ca, namespace=NAMESPACE, founding_pem=b"" if founding == ca else founding)
+    save_kubeconfig(layout.kubeconfig, replace(context, token=admin))
+    save_context(layout.context, replace(context, token=user))
 
 
 async def _token(

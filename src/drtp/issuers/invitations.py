@@ -1,0 +1,97 @@
+"""Invitations into an organisation: one person, one role, some days; kept as digests, spent by a conditional write."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import msgspec
+
+from drtp.api.credentials import INVITATION_PREFIX, read
+from drtp.api.internal import INVITATION, Account, Invitation, InvitationSpec
+from drtp.api.meta import ObjectMeta
+from drtp.api.people import User
+from drtp.issuers.audit import AuditLog
+from drtp.issuers.digests import Pepper, new_credential
+from drtp.issuers.records import Held, as_object, find
+from drtp.issuers.secrets import Minted
+from drtp.kit.clock import Clock
+from drtp.kit.errors import NotFound, Refused
+from drtp.store.protocol import Object, Store
+
+LIFETIME_S = 7 * 24 * 3600
+LIFETIME_S_MAX = 30 * 24 * 3600
+
+
+class Invitations:
+    """The one place that knows how invitations are digested and spent."""
+
+    def __init__(self, store: Store, pepper: Pepper, audit: AuditLog, clock: Clock) -> None:
+        self._store = store
+        self._pepper = pepper
+        self._audit = audit
+        self._clock = clock
+
+    async def mint(
+        self, organization: str, organization_uid: str, role: str, inviter: User, lifetime: timedelta
+    ) -> Minted:
+        """An invitation, shown once. The caller has seen to it that `inviter` may give the role."""
+        name, secret = new_credential(INVITATION_PREFIX)
+        spec = InvitationSpec(
+            digest=self._pepper.digest(secret.reveal()),
+            organization=organization,
+            organization_uid=organization_uid,
+            role=role,
+            expires_at=self._clock.now() + lifetime,
+            inviter=inviter.name,
+            inviter_uid=inviter.uid,
+            inviter_groups=inviter.groups,
+        )
+        await self._store.create(as_object(Invitation(metadata=ObjectMeta(name=name), spec=spec)))
+        self._audit.write(
+            "invitation made", invitation=name, organization=organization, role=role, by=inviter.uid or inviter.name
+        )
+        return Minted(name, secret, spec.expires_at)
+
+    async def admit(self, text: str, user: User) -> Held[Invitation]:
+        """An invitation that `user` may accept, or has accepted. Raises: Refused DRTP-2022, alike for every cause."""
+        credential = read(text, INVITATION_PREFIX)
+        held = await find(self._store, Invitation, credential.id) if credential else None
+        # The digest is computed in every case, so that time does not tell which ids exist.
+        if not self._pepper.fits(text, held.record.spec.digest if held else "0" * 64) or held is None:
+            raise self._refused(credential.id if credential else "", "unknown", user)
+        spec, name = held.record.spec, held.record.metadata.name
+        if spec.accepted_by and spec.accepted_by != user.name:
+            raise self._refused(name, "accepted by somebody else", user)
+        if self._clock.now() >= spec.expires_at:
+            raise self._refused(name, "expired", user)
+        inviter = await find(self._store, Account, spec.inviter_uid) if spec.inviter_uid else None
+        if inviter is not None and inviter.record.spec.disabled:
+            raise self._refused(name, "inviter revoked", user)
+        return held
+
+    def withdrawn(self, held: Held[Invitation], user: User) -> Refused:
+        """The refusal of one whose inviter lost the right to invite."""
+        return self._refused(held.record.metadata.name, "inviter may not invite any more", user)
+
+    def consumed(self, held: Held[Invitation], user: User) -> Object:
+        """The write that spends it; it fails with Conflict if somebody else was faster."""
+        return held.replaced(
+            msgspec.structs.replace(held.record.spec, accepted_by=user.name, accepted_at=self._clock.now())
+        )
+
+    async def collect(self) -> int:
+        """Forget what expired more than a day ago; gives how many."""
+        horizon = self._clock.now() - timedelta(days=1)
+        gone = 0
+        for stored in (await self._store.list(INVITATION)).items:
+            if msgspec.json.decode(stored.raw, type=Invitation).spec.expires_at < horizon:
+                try:
+                    await self._store.delete(stored.key)
+                except NotFound:
+                    continue
+                gone += 1
+        return gone
+
+    def _refused(self, invitation: str, why: str, user: User) -> Refused:
+        self._audit.write("invitation refused", invitation=invitation, why=why, user=user.uid or user.name)
+        return Refused("DRTP-2022")

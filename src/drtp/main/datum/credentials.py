@@ -1,0 +1,116 @@
+"""`datumctl credentials`: a one-time secret for agents of a service, with how to start one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import click
+import msgspec
+
+from drtp.client.api import ApiClient
+from drtp.main.commands.options import OutputForm, output_option
+from drtp.main.datum.access import access, namespace_option
+from drtp.main.datum.instructions import IMAGE, Start, instructions
+from drtp.main.datum.invocation import Invocation, context_option
+from drtp.main.datum.naming import in_project
+from drtp.main.shell import run_async
+
+C = TypeVar("C", bound=Callable[..., Any])
+
+IDENTITY = "identity.datumapis.com/v1alpha"
+
+
+@dataclass(frozen=True)
+class SecretAsk:
+    """What the secret is to be good for. `kept_in`: the Secret that holds it, "" shows it."""
+
+    uses: int
+    lifetime_s: int
+    sources: tuple[str, ...]
+    kept_in: str
+    image: str
+
+    @classmethod
+    def of(cls, options: dict[str, Any]) -> SecretAsk:
+        """From the options of `secret_options`."""
+        return cls(
+            uses=options["uses"],
+            lifetime_s=options["lifetime"] * 60,
+            sources=options["sources"],
+            kept_in=options["keep_in"] or "",
+            image=options["image"],
+        )
+
+
+def secret_options(command: C) -> C:
+    """`--uses`, `--lifetime`, `--from`, `--keep-in`, `--image`."""
+    for option in (
+        click.option("--image", default=IMAGE, show_default=True, help="Image with datumctl, in the instructions."),
+        click.option("--keep-in", metavar="NAME", help="Do not show it: keep it in this Secret while it is good."),
+        click.option("--from", "sources", multiple=True, metavar="CIDR", help="Where it may be used; else anywhere."),
+        click.option("--lifetime", type=click.IntRange(1, 1440), default=30, show_default=True, help="Minutes."),
+        click.option(
+            "--uses", type=click.IntRange(1, 1000), default=1, show_default=True, help="Agents that may enrol with it."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+@click.command()
+@click.argument("service")
+@context_option
+@namespace_option
+@secret_options
+@output_option
+def credentials(service: str, *, namespace: str | None, output: OutputForm, **options: Any) -> int:
+    """Make a one-time secret for an agent that is to serve SERVICE, which is NAME or PROJECT/NAME.
+
+    It is printed once, on stdout alone, and kept nowhere.
+    """
+    return run_async(_credentials(Invocation.current(), service, namespace, SecretAsk.of(options), output))
+
+
+async def _credentials(
+    invocation: Invocation, service: str, namespace: str | None, ask: SecretAsk, output: OutputForm
+) -> int:
+    context = access(invocation)
+    where, name = in_project(service, namespace, context.namespace)
+    async with ApiClient(context) as api:
+        made = await make_secret(api, where, name, ask)
+    tell(made, output)
+    return 0
+
+
+async def make_secret(api: ApiClient, namespace: str, service: str, ask: SecretAsk) -> dict[str, Any]:
+    """What is told of it: service, uid, expires, and secret and instructions, or the Secret that it is kept in."""
+    spec: dict[str, Any] = {"service": service, "uses": ask.uses, "lifetimeSeconds": ask.lifetime_s}
+    spec |= {"sourceCIDRs": list(ask.sources)} if ask.sources else {}
+    spec |= {"secretName": ask.kept_in} if ask.kept_in else {}
+    posted = {"apiVersion": IDENTITY, "kind": "ServiceCredentials", "metadata": {}, "spec": spec}
+    status: dict[str, Any] = (await api.create(posted, "servicecredentials", namespace=namespace))["status"]
+    told = {"service": f"{namespace}/{service}", "uid": status["service"], "expires": status["expires"]}
+    told |= {"uses": ask.uses}
+    if ask.kept_in:
+        return told | {"keptIn": ask.kept_in}
+    start = Start(namespace, service, status["secret"], ask.uses, ask.image)
+    return told | {"secret": status["secret"], "instructions": instructions(start)}
+
+
+def tell(made: dict[str, Any], output: OutputForm) -> None:
+    """The secret alone on stdout; for people the instructions beside it."""
+    if output is OutputForm.JSON:
+        click.echo(msgspec.json.encode(made).decode())
+        return
+    agents = f"{made['uses']} agent{'s' if made['uses'] > 1 else ''}"
+    until = f"{made['expires'][:16].replace('T', ' ')} UTC"
+    if "secret" not in made:
+        click.echo(f"{made['service']}: in the Secret {made['keptIn']} until {until}, for {agents}", err=True)
+        return
+    click.echo(made["secret"])
+    click.echo(f"\n{made['service']} ({made['uid']})\nGood until {until}, for {agents}. Start one:", err=True)
+    titles = {"shell": "in a shell", "container": "in a container", "systemd": "as a service of systemd"}
+    for kind, text in made["instructions"].items():
+        click.echo(f"\n# ---- {titles.get(kind, 'in Kubernetes')} ----\n{text}", err=True, nl=False)

@@ -1,0 +1,140 @@
+"""How to start an agent with a one-time secret, as text to paste: for a shell, a container, systemd and Kubernetes.
+
+The secret is in a here-document or a manifest, never in the arguments of a program, and nothing else is needed on the
+machine. After the first start the agent lives on its state, and the secret is worth nothing.
+"""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+
+IMAGE = "drtp"
+"""An image that has `datumctl` on its path."""
+
+NAME_MAX = 52
+"""Of a StatefulSet: its pods' names and labels add to it."""
+
+_END = "END_OF_SECRET"
+
+
+@dataclass(frozen=True)
+class Start:
+    """What an agent is started for. `replicas`: as many as the secret lets in."""
+
+    namespace: str
+    service: str
+    secret: str
+    replicas: int = 1
+    image: str = IMAGE
+
+    @property
+    def named(self) -> str:
+        """`<namespace>/<service>`, as `--service` takes it."""
+        return f"{self.namespace}/{self.service}"
+
+    @property
+    def unit(self) -> str:
+        """A name for units, volumes and containers."""
+        return f"drtp-{self.namespace}-{self.service}".replace(".", "-")[:NAME_MAX].rstrip("-")
+
+
+def instructions(start: Start) -> dict[str, str]:
+    """Kind to text."""
+    return {
+        "shell": _shell(start),
+        "container": _container(start),
+        "systemd": _systemd(start),
+        "kubernetes": _kubernetes(start),
+    }
+
+
+def _shell(start: Start) -> str:
+    state = shlex.quote(f"./{start.unit}")
+    serve = f"datumctl serve --service {shlex.quote(start.named)} --state-dir {state}"
+    return f"""\
+# The next starts: {serve}
+{serve} --secret-file - <<'{_END}'
+{start.secret}
+{_END}
+"""
+
+
+def _container(start: Start) -> str:
+    return f"""\
+umask 077
+cat > {start.unit}.secret <<'{_END}'
+{start.secret}
+{_END}
+docker run --detach --restart unless-stopped --name {start.unit} \\
+  --volume {start.unit}:/state --volume "$PWD/{start.unit}.secret:/run/secrets/drtp:ro" \\
+  {shlex.quote(start.image)} \\
+  datumctl serve --service {start.named} --secret-file /run/secrets/drtp --state-dir /state
+"""
+
+
+def _systemd(start: Start) -> str:
+    return f"""\
+sudo install -d -m 700 /etc/drtp
+sudo install -m 600 /dev/stdin /etc/drtp/{start.unit}.secret <<'{_END}'
+{start.secret}
+{_END}
+sudo install -m 644 /dev/stdin /etc/systemd/system/{start.unit}.service <<'END_OF_UNIT'
+[Unit]
+Description=DRTP agent of {start.named}
+Wants=network-online.target
+After=network-online.target
+
+[Service]
+DynamicUser=yes
+StateDirectory={start.unit}
+StateDirectoryMode=0700
+LoadCredential=secret:/etc/drtp/{start.unit}.secret
+ExecStart=/usr/bin/env datumctl serve --service {start.named} --secret-file ${{CREDENTIALS_DIRECTORY}}/secret \
+--state-dir ${{STATE_DIRECTORY}}
+Restart=on-failure
+RestartSec=5
+# Wrong usage, a refusal, a wrong configuration: trying again changes nothing.
+RestartPreventExitStatus=64 77 78
+
+[Install]
+WantedBy=multi-user.target
+END_OF_UNIT
+sudo systemctl daemon-reload
+sudo systemctl enable --now {start.unit}.service
+"""
+
+
+def _kubernetes(start: Start) -> str:
+    return f"""\
+kubectl apply -f - <<'END_OF_MANIFEST'
+apiVersion: v1
+kind: Secret
+metadata: {{name: {start.unit}}}
+stringData: {{secret: "{start.secret}"}}
+---
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {{name: {start.unit}}}
+spec:
+  serviceName: {start.unit}
+  replicas: {start.replicas}
+  selector: {{matchLabels: {{app: {start.unit}}}}}
+  template:
+    metadata: {{labels: {{app: {start.unit}}}}}
+    spec:
+      containers:
+      - name: agent
+        image: {start.image}
+        command: [datumctl, serve, --service, {start.named}, --secret-file, /secret/secret, --state-dir, /state/agent]
+        volumeMounts:
+        - {{name: state, mountPath: /state}}
+        - {{name: secret, mountPath: /secret, readOnly: true}}
+      volumes:
+      # Optional: once it is spent it may be deleted.
+      - {{name: secret, secret: {{secretName: {start.unit}, optional: true}}}}
+  volumeClaimTemplates:
+  - metadata: {{name: state}}
+    spec: {{accessModes: [ReadWriteOnce], resources: {{requests: {{storage: 16Mi}}}}}}
+END_OF_MANIFEST
+"""
