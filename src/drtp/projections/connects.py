@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, cast
 
+from drtp.api.core import ORGANIZATION_LABEL, Namespace
 from drtp.api.drtp import DRTPConnection, DRTPServer, DRTPService, Protocol, Role
 from drtp.api.internal import CallerRecord, EdgeIdentity, EdgeRole
 from drtp.api.meta import ObjectMeta
@@ -67,6 +68,15 @@ class ReadGrants:
     def cluster_roles(self) -> Sequence[ClusterRole]:
         """As `Grants`."""
         return self._read.indexed(ClusterRole, "all", True)
+
+    def home_of(self, namespace: str) -> str:
+        """As `Grants`."""
+        home = self._organization(namespace)
+        return home if home and self._organization(home) == home else ""
+
+    def _organization(self, namespace: str) -> str:
+        project = self._read.get(Namespace, "", namespace)
+        return project.metadata.labels.get(ORGANIZATION_LABEL, "") if project is not None else ""
 
 
 def callers_of(read: Reader, service: DRTPService) -> tuple[Caller, ...]:

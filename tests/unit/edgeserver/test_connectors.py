@@ -74,7 +74,7 @@ async def test_a_revoked_user_takes_the_connectors_along(bed: Bed) -> None:
     feed = _feed(bed, "laptop")
     running = asyncio.ensure_future(feed.run())
     await until(lambda: feed.state.value.phase is FeedPhase.UP)
-    revocation = Revocation(bed.store, bed.server.identities, bed.accounts, bed.audit)
+    revocation = Revocation(bed.store, bed.server.identities, bed.accounts, bed.secrets, bed.audit)
     assert len((await revocation.user("bob", Because("olga", "left"))).identities) == 1
     with pytest.raises(Terminal):
         await asyncio.wait_for(running, 2)
