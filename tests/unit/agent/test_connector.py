@@ -12,11 +12,11 @@ import aiohttp
 import msgspec
 import pytest
 
-from drtp.agent import AgentHost, AgentPhase
+from drtp.agent import AgentHost, AgentPhase, PopView
 from drtp.agent.connector import ConnectorHost, ConnectorSettings
 from drtp.agent.connectplan import Port
 from drtp.agent.connectview import ConnectorView
-from drtp.api.drtp import EndpointMode
+from drtp.api.drtp import ClientStatus, EndpointMode
 from drtp.api.reports import ConnectorRegistration
 from drtp.api.snapshots import Caller, ConnectWay, Entry, PlanConnect
 from drtp.kit.errors import Terminal
@@ -102,10 +102,15 @@ async def test_a_call_passes_sealed_and_both_ends_know_whose_it_was(world: World
             tell(world, host, plan(pop))
             await until(lambda: seen(host).ready)
             assert seen(host).ports[0].pops == ("p1",)
-            await until(lambda: bool(agent.view.value and agent.view.value.pops[0].state.value == "Connected"))
+            await until(lambda: any(pop.state is ClientStatus.CONNECTED for pop in pops_of(agent)))
             assert await call(host, b"words") == b"words"
             await until(lambda: [flow.caller for flow in flows_of(agent)] == ["user:bob"])
             await until(lambda: [flow.outcome for flow in seen(host).flows] == ["finished"])
+
+
+def pops_of(agent: AgentHost) -> tuple[PopView, ...]:
+    assert agent.view.value is not None
+    return agent.view.value.pops
 
 
 def flows_of(agent: AgentHost) -> tuple[FlowRecord, ...]:
