@@ -214,3 +214,22 @@ def test_without_a_control_plane_a_pop_is_lost_and_new_connections_go_on(new_bed
 def _both_ways(panel: Panel) -> bool:
     with panel.call() as caller:
         return _says(caller, b"here") == b"here"
+
+
+def test_an_application_connects_as_its_service_account_and_goes_with_it(bed: Bed, tmp_path: Path) -> None:
+    """By a one-time secret alone: no context, and nobody's token."""
+    bed.kubectl("create", "serviceaccount", "cx-app", "--namespace", "default")
+    role = ("--clusterrole=edit", "--serviceaccount=default:cx-app", "--namespace", "default")
+    bed.kubectl("create", "rolebinding", "cx-app-connects", *role)
+    made = bed.datumctl("credentials", "--service-account", "cx-app", "--output", "json")
+    secret = {"DRTP_SECRET": json.loads(made.stdout)["secret"]}
+    with tcp_service(echo) as port:
+        _serve(bed, port, "cx-for-app")
+        argv = [BIN / "datumctl", "connect", "default/cx-for-app", "--state-dir", tmp_path / "app", "--output", "json"]
+        program = Program(argv, {**bed.env, **secret})
+        bed.programs.append(program)
+        panel = Panel(program, program.event("ready", 30.0))
+        assert _both_ways(panel)
+        bed.kubectl("delete", "serviceaccount", "cx-app", "--namespace", "default")
+        assert panel.program.process.wait(20) != 0
+        assert "DRTP-2006" in panel.program.story()
