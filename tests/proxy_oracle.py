@@ -14,7 +14,7 @@ import sys
 SIGNATURE = bytes.fromhex("0d0a0d0a000d0a515549540a")
 BODY_MAX = 1024
 LINE_MAX = 107
-STREAM_ID, SERVICE = 0xE0, 0xE1
+STREAM_ID, SERVICE, GATEWAY = 0xE0, 0xE1, 0xE2
 ADDRESS_BYTES = {0x00: 0, 0x11: 12, 0x12: 12, 0x21: 36, 0x22: 36, 0x31: 216, 0x32: 216}
 UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 NO_STREAM = "00000000-0000-0000-0000-000000000000"
@@ -75,26 +75,26 @@ def version_2(data: bytes) -> Verdict:
         ports = addresses[2 * width :]
         source = endpoint(packed(addresses[:width]), int.from_bytes(ports[:2], "big"))
         destination = endpoint(packed(addresses[width : 2 * width]), int.from_bytes(ports[2:], "big"))
-    stream, service = tlvs(rest)
-    return whole(16 + length, source, destination, stream, service)
+    stream, service, gateway = tlvs(rest)
+    return whole(16 + length, source, destination, stream, service, gateway)
 
 
-def tlvs(rest: bytes) -> tuple[str, str | None]:
-    """The stream id and the service. Each may be there once."""
+def tlvs(rest: bytes) -> tuple[str, str | None, str | None]:
+    """The stream id, the service and the gateway. Each may be there once."""
     found: dict[int, str] = {}
     while rest:
         if len(rest) < 3 or len(rest) < 3 + int.from_bytes(rest[1:3], "big"):
             raise Refused
         kind, size = rest[0], int.from_bytes(rest[1:3], "big")
         value, rest = rest[3 : 3 + size], rest[3 + size :]
-        if kind in (STREAM_ID, SERVICE):
+        if kind in (STREAM_ID, SERVICE, GATEWAY):
             if kind in found:
                 raise Refused
             found[kind] = text_of(value)
     stream = found.get(STREAM_ID, NO_STREAM)
     if UUID.fullmatch(stream) is None:
         raise Refused
-    return "" if stream == NO_STREAM else stream.lower(), found.get(SERVICE)
+    return "" if stream == NO_STREAM else stream.lower(), found.get(SERVICE), found.get(GATEWAY)
 
 
 def text_of(data: bytes) -> str:
@@ -141,9 +141,17 @@ def whole(
     destination: str | None = None,
     stream: str = "",
     service: str | None = None,
+    gateway: str | None = None,
 ) -> Verdict:
     """A header and its length."""
-    return {"length": length, "source": source, "destination": destination, "stream": stream, "service": service}
+    return {
+        "length": length,
+        "source": source,
+        "destination": destination,
+        "stream": stream,
+        "service": service,
+        "gateway": gateway,
+    }
 
 
 def main() -> None:

@@ -16,7 +16,9 @@ Address = tuple[str, int]
 
 
 def built() -> Path:
-    """The program, built for release."""
+    """The program, built for release, or the one that DRTP_LOAD names."""
+    if named := os.environ.get("DRTP_LOAD"):
+        return Path(named)
     target = Path(os.environ.get("CARGO_TARGET_DIR", NATIVE / "target"))
     subprocess.run(
         ["cargo", "build", "--release", "--quiet", "--locked", "-p", "drtp-load"],

@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Generator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,18 +19,23 @@ import msgspec
 
 from bench.tunnel.edge import SNAPSHOT
 from bench.tunnel.load import Address
-from bench.tunnel.ways import Way, answers_datagrams, free_port, running
+from bench.tunnel.ways import Opens, Way, answers, answers_datagrams, between, free_port, running
 from drtp.api.drtp import Protocol
 from drtp.api.snapshots import (
     Backend,
     EndpointMode,
     Entry,
+    GatewayListener,
+    ListenerProtocol,
     PopEndpoint,
     ProbeTarget,
+    TcpExposure,
     TrustEntry,
     UdpExposure,
     WeightedBackend,
 )
+from drtp.gateway.envoy import find_envoy
+from drtp.kit.sockets import directory_mark
 from edge_world import ANYONE, Authority, enrolled, plan_server, plan_service, route, snapshot
 
 EDGE = (sys.executable, "-m", "bench.tunnel.edge")
@@ -62,6 +68,85 @@ def drtp_datagrams(service: Address, scratch: Path) -> Generator[Way]:
             yield Way(at, (*tunnel.pids, gateway.pid))
 
 
+def whole(mode: EndpointMode) -> Opens:
+    """The whole path: Envoy under a gateway host, a hop in this mode to the POP, mutual TLS 1.3 on to the agent."""
+
+    @contextlib.contextmanager
+    def open_way(service: Address, scratch: Path) -> Generator[Way]:
+        authority = Authority()
+        with _tunnel(service, scratch, authority, Protocol.TCP, mode) as tunnel:
+            home, at = scratch / "gateway", ("127.0.0.1", free_port())
+            enrolled(home, authority.identity("gateway", "g1"))
+            _snapshot(home, _behind_envoy(at, tunnel, scratch / "pop" / "endpoints", mode))
+            log = scratch / "gateway.log"
+            argv = [*EDGE, "envoy", home, str(scratch / "pop" / "endpoints")]
+            with running(argv, log, env=_environment()) as gateway:
+                envoy = int(str(_said(gateway, log, "envoy")))
+                answers(at)
+                yield Way(at, (*tunnel.pids, gateway.pid, envoy))
+
+    return open_way
+
+
+def envoy_alone(service: Address, scratch: Path) -> AbstractContextManager[Way]:
+    """The same Envoy, as a TCP proxy straight to the service."""
+    return _envoy_alone(service, scratch)
+
+
+@contextlib.contextmanager
+def _envoy_alone(service: Address, scratch: Path) -> Generator[Way]:
+    at = ("127.0.0.1", free_port())
+    (scratch / "alone.json").write_bytes(msgspec.json.encode(_tcp_proxy(at, service)))
+    argv = [find_envoy(None), "-c", scratch / "alone.json", "--use-dynamic-base-id", "--log-level", "error"]
+    with running(argv, scratch / "alone.log") as envoy:
+        answers(at)
+        yield Way(at, (envoy.pid,))
+
+
+def _tcp_proxy(at: Address, service: Address) -> dict[str, object]:
+    def address(of: Address) -> dict[str, object]:
+        return {"address": {"socket_address": {"address": of[0], "port_value": of[1]}}}
+
+    kind = "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy"
+    proxy = {"name": "tcp", "typed_config": {"@type": kind, "stat_prefix": "alone", "cluster": "service"}}
+    ends = [{"lb_endpoints": [{"endpoint": address(service)}]}]
+    limits = {"thresholds": [{"max_connections": 100_000, "max_pending_requests": 100_000}]}
+    cluster = {
+        "name": "service",
+        "type": "STATIC",
+        "circuit_breakers": limits,
+        "load_assignment": {"cluster_name": "service", "endpoints": ends},
+    }
+    listener = {"name": "in", "enable_reuse_port": False, "filter_chains": [{"filters": [proxy]}], **address(at)}
+    return {"static_resources": {"listeners": [listener], "clusters": [cluster]}}
+
+
+def _behind_envoy(at: Address, tunnel: _Tunnel, sockets: Path, mode: EndpointMode) -> dict[str, Entry]:
+    """A gateway's table: the service behind one TCP port, on the one POP."""
+    name = "p1.tunnel.test.example"
+    host, _, port = tunnel.endpoint.rpartition(":")
+    path = str(sockets / "c1.sock") if mode is EndpointMode.UNIX else ""
+    end = PopEndpoint(
+        connection="c1", server="p1", server_name=name, mode=mode, address=host, port=int(port), path=path
+    )
+    shares = (WeightedBackend(service="s1"),)
+    listener = GatewayListener(address=at[0], port=at[1], protocol=ListenerProtocol.TCP)
+    return {
+        f"listener/{at[0]}/{at[1]}": listener,
+        f"tcp/{at[0]}/{at[1]}": TcpExposure(address=at[0], port=at[1], access=ANYONE, backends=shares),
+        "backend/s1": Backend(service="s1", namespace="joe", name="echo", protocol=Protocol.TCP, endpoints=(end,)),
+        "pop/p1": ProbeTarget(
+            server="p1",
+            name=name,
+            address="127.0.0.1",
+            health_port=tunnel.health,
+            tunnel_port=tunnel.listener,
+            sockets=str(sockets),
+            sockets_mark=directory_mark(sockets),
+        ),
+    }
+
+
 def _exposed(at: Address, tunnel_port: int) -> dict[str, Entry]:
     """A gateway's table: the service behind one UDP port, on the one POP."""
     name = "p1.tunnel.test.example"
@@ -80,23 +165,28 @@ class _Tunnel:
 
     listener: int
     endpoint: str
+    health: int
     pids: tuple[int, ...]
 
 
 @contextlib.contextmanager
-def _tunnel(service: Address, scratch: Path, authority: Authority, protocol: Protocol) -> Generator[_Tunnel]:
+def _tunnel(
+    service: Address, scratch: Path, authority: Authority, protocol: Protocol, mode: EndpointMode = EndpointMode.PLAIN
+) -> Generator[_Tunnel]:
     homes = {role: scratch / role for role in ("pop", "agent")}
     enrolled(homes["pop"], authority.identity("pop", "p1", "p1.tunnel.test.example"))
     enrolled(homes["agent"], authority.identity("agent", "a1"))
-    there = msgspec.structs.replace(route(), protocol=protocol)
+    there = msgspec.structs.replace(route(mode=mode), protocol=protocol)
     _snapshot(homes["pop"], {"route/c1": there, "trust": TrustEntry(("g1",))})
     log = scratch / "pop.log"
-    with running([*EDGE, "pop", homes["pop"], str(free_port())], log, env=_environment()) as pop:
-        listener = int(str(_said(pop, log, "listener")))
+    argv = [*EDGE, "pop", homes["pop"], str(free_port()), between.get().listens]
+    with running(argv, log, env=_environment()) as pop:
+        listener, health = (int(str(_said(pop, log, door))) for door in ("listener", "health"))
         here = msgspec.structs.replace(plan_service(service[1]), protocol=protocol)
-        _snapshot(homes["agent"], {"server/p1": plan_server("p1", listener), "service/c1": here})
+        dialled = msgspec.structs.replace(plan_server("p1", listener), address=between.get().dialled)
+        _snapshot(homes["agent"], {"server/p1": dialled, "service/c1": here})
         with running([*EDGE, "agent", homes["agent"]], scratch / "agent.log", env=_environment()) as agent:
-            yield _Tunnel(listener, str(_said(pop, log, "endpoint")), (pop.pid, agent.pid))
+            yield _Tunnel(listener, str(_said(pop, log, "endpoint")), health, (pop.pid, agent.pid))
 
 
 def _environment() -> dict[str, str]:

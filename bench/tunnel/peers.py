@@ -11,9 +11,10 @@ import shutil
 from pathlib import Path
 
 from bench.tunnel.others import haproxy_pair, ssh_forward
-from bench.tunnel.ours import direct, drtp, drtp_datagrams
+from bench.tunnel.ours import direct, drtp, drtp_datagrams, envoy_alone, whole
 from bench.tunnel.rathole import rathole
 from bench.tunnel.ways import Carries, Opens
+from drtp.api.drtp import EndpointMode
 
 Peers = dict[tuple[str, Carries], Opens]
 """By name, and by what they carry."""
@@ -27,6 +28,9 @@ def found() -> tuple[Peers, list[str]]:
         ("direct", datagrams): direct,
         ("drtp", stream): drtp,
         ("drtp", datagrams): drtp_datagrams,
+        ("whole path, Unix hop", stream): whole(EndpointMode.UNIX),
+        ("whole path, mutual-TLS hop", stream): whole(EndpointMode.MTLS),
+        ("Envoy alone", stream): envoy_alone,
     }
     missing: list[str] = []
     if program := _program("RATHOLE", "rathole"):

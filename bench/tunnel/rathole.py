@@ -9,7 +9,7 @@ from collections.abc import Generator
 from pathlib import Path
 
 from bench.tunnel.load import Address
-from bench.tunnel.ways import Carries, Opens, Way, answers, answers_datagrams, free_port, running
+from bench.tunnel.ways import Carries, Opens, Way, answers, answers_datagrams, between, free_port, running
 
 
 def rathole(program: str, transport: str, carries: Carries) -> Opens:
@@ -18,10 +18,13 @@ def rathole(program: str, transport: str, carries: Carries) -> Opens:
     @contextlib.contextmanager
     def open_path(service: Address, scratch: Path) -> Generator[Way]:
         control, endpoint = free_port(), free_port()
-        common = 'default_token = "bench"\n'
-        server = f'[server]\nbind_addr = "127.0.0.1:{control}"\n{common}{_rathole_tls(transport, scratch, server=True)}'
+        common, path = 'default_token = "bench"\n', between.get()
+        server = (
+            f'[server]\nbind_addr = "{path.listens}:{control}"\n{common}{_rathole_tls(transport, scratch, server=True)}'
+        )
         client = (
-            f'[client]\nremote_addr = "127.0.0.1:{control}"\n{common}{_rathole_tls(transport, scratch, server=False)}'
+            f'[client]\nremote_addr = "{path.dialled}:{control}"\n{common}'
+            f"{_rathole_tls(transport, scratch, server=False)}"
         )
         kind = f'type = "{carries.value}"\n'
         visited = f'[server.services.s]\n{kind}bind_addr = "127.0.0.1:{endpoint}"\n'

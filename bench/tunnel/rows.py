@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 
 import psutil
 
+from bench.figures import percentile
+from bench.tunnel import far
+from bench.tunnel.burst import bursts
 from bench.tunnel.load import Load
 from bench.tunnel.pairs import Figures
 from bench.tunnel.ways import Carries, Way
@@ -19,12 +22,20 @@ SETTLE_S = 0.5
 
 @dataclass(frozen=True)
 class Row:
-    """`goals`: figure -> (bound on ours by theirs, whether more is better)."""
+    """`goals`: figure -> (bound on ours by theirs, whether more is better). `path`: between the ends of the tunnel.
+
+    `ours`, `theirs`: who is measured, where it is not DRTP and the peer that is asked for. `most`: figure -> what ours
+    may be at most, whatever theirs is.
+    """
 
     name: str
     run: Callable[[Load, Way, float], Figures]
     goals: Mapping[str, tuple[float, bool]] = field(default_factory=dict[str, tuple[float, bool]])
     carries: Carries = Carries.STREAM
+    path: far.Path = far.NEAR
+    ours: str = "drtp"
+    theirs: str = ""
+    most: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
 def _cpu_s(way: Way) -> float:
@@ -115,6 +126,25 @@ def datagrams(size: int, flows: int = 4, window: int = 16, segments: int = 64) -
     return run
 
 
+ROUND_TRIP_S = 0.04
+_UNIX, _TLS = "whole path, Unix hop", "whole path, mutual-TLS hop"
+
+
+def first_bytes(visitors: int, round_trip_s: float) -> Callable[[Load, Way, float], Figures]:
+    """From dialling to the first byte of a verified answer, of visitors who come at once, in round trips."""
+
+    def run(_load: Load, way: Way, seconds: float) -> Figures:
+        before = _cpu_s(way)
+        times = bursts(way.endpoint, visitors, seconds)
+        return {
+            "round_trips_p50": percentile(times, 0.5) / round_trip_s,
+            "round_trips_p99": percentile(times, 0.99) / round_trip_s,
+            "cpu_us_each": (_cpu_s(way) - before) * 1e6 / len(times),
+        }
+
+    return run
+
+
 ROWS: tuple[Row, ...] = (
     Row("bulk, 1 flow down", bulk(1), {"gbit_s": (1.6, True), "cpu_s_per_gb": (0.6, False)}),
     Row("bulk, 1 flow up", bulk(1, "up"), {"gbit_s": (1.6, True), "cpu_s_per_gb": (0.6, False)}),
@@ -134,6 +164,21 @@ ROWS: tuple[Row, ...] = (
         {"per_s": (1.1, True), "p99_us": (0.5, False), "bulk_gbit_s": (0.9, True)},
     ),
     Row("50 beside 100 stalled readers", stalled),
+    Row(
+        "first byte at 40 ms, burst of 200",
+        first_bytes(200, ROUND_TRIP_S),
+        path=far.Path(ROUND_TRIP_S),
+        most={"round_trips_p50": 1.3},
+    ),
+    Row(
+        "1 % loss at 40 ms, 50 streams",
+        requests(50),
+        {"p99_us": (1.3, False)},
+        path=far.Path(ROUND_TRIP_S, loss=0.01),
+    ),
+    Row("whole path, 50 connections", requests(50), {"per_s": (0.7, True)}, ours=_UNIX, theirs="Envoy alone"),
+    Row("whole path by TLS, 50 connections", requests(50), {"per_s": (0.7, True)}, ours=_TLS, theirs="Envoy alone"),
+    Row("new visitors, Unix by TLS hop", connects, {"per_s": (2.0, True)}, ours=_UNIX, theirs=_TLS),
     Row("UDP, 64 B", datagrams(64), {"per_s": (2.0, True)}, Carries.DATAGRAMS),
     Row("UDP, 1200 B", datagrams(1200), {"per_s": (3.0, True)}, Carries.DATAGRAMS),
     Row("UDP, 64 B of 64 visitors", datagrams(64, flows=64, window=1), {"per_s": (2.0, True)}, Carries.DATAGRAMS),

@@ -9,10 +9,12 @@ import subprocess
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from bench.tunnel import far
 from bench.tunnel.load import Address
 
 START_DEADLINE_S = 20.0
@@ -34,7 +36,10 @@ class Carries(Enum):
 
 
 Opens = Callable[[Address, Path], AbstractContextManager[Way]]
-"""(service, scratch directory) -> a path that lives as long as the block."""
+"""(service, scratch directory) -> a way that lives as long as the block."""
+
+between: ContextVar[far.Path] = ContextVar("between", default=far.NEAR)
+"""The path between the two ends of a way that is opened now."""
 
 
 def free_port() -> int:

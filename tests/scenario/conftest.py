@@ -52,6 +52,13 @@ def _nothing_left_running(request: pytest.FixtureRequest) -> Iterator[None]:
             program.stop()
 
 
+@pytest.fixture(params=["unix", "mtls"])
+def hop(request: pytest.FixtureRequest) -> str:
+    """How the gateway reaches POPs: over sockets of their machine, or as if they were elsewhere. For `new_bed`."""
+    chosen: str = request.param
+    return chosen
+
+
 @pytest.fixture
 def new_bed(tmp_path: Path) -> Iterator[Callable[..., Bed]]:
     """Make a bed that this test may break: `new_bed("--no-restart", "pop")`."""

@@ -26,3 +26,13 @@ def read_proxy_v2(visitor: socket.socket) -> tuple[str, int, dict[int, bytes]]:
         tlvs[kind] = rest[3 : 3 + size]
         rest = rest[3 + size :]
     return source, port, tlvs
+
+
+def header(visitor: str, service: str = "", gateway: str = "") -> bytes:
+    """PROXY v2, as the gateway writes it."""
+    addresses = ipaddress.ip_address(visitor).packed + ipaddress.ip_address("192.0.2.1").packed
+    body = addresses + struct.pack("!HH", 4711, 80)
+    for kind, value in ((0xE1, service), (0xE2, gateway)):
+        if value:
+            body += struct.pack("!BH", kind, len(value)) + value.encode()
+    return SIGNATURE + struct.pack("!BBH", 0x21, 0x11, len(body)) + body

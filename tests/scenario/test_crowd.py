@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import resource
+import socket
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 import psutil
 import pytest
+from cryptography import x509
 
-from scenario.bed import Bed
+from drtp.api.spiffe import identity_of
+from scenario.bed import Bed, eventually
+from scenario.load import local_service
+from scenario.proxy import header
 
 BURST = 300
 IDLE = 2_000
 IDLE_STEP = 100
+MANY = 10_000
+MANY_KB_MAX = 1.5
+"""User memory of one of ten thousand idle visitors, at its POP or at its agent."""
 NEW_PER_S = 200
 NEW_FOR_S = 8.0
 VISIT_DEADLINE_S = 15.0
@@ -107,6 +116,50 @@ async def test_a_burst_a_stream_and_a_crowd_of_visitors_lose_nobody(bed: Bed) ->
     agent_kb = grown.pop("agent")
     assert agent_kb <= AGENT_IDLE_KB_MAX, agent_kb
     assert max(grown.values()) <= POP_IDLE_KB_MAX, grown
+
+
+@pytest.mark.timeout(120)
+def test_ten_thousand_visitors_stay_at_one_pop_and_are_served_again(bed: Bed) -> None:
+    """At the POP's socket, as a gateway brings them: Envoy needs two descriptors for each, more than many may have."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < MANY + 500:
+        pytest.skip(f"ulimit -n is {hard}, {MANY + 500} are needed")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    with local_service() as port, contextlib.ExitStack() as staying:
+        serving = bed.serve(f"tcp://localhost:{port}", "--name", "many")
+        eventually(lambda: len(bed.endpoints("many")) == 2)
+        place = next(one for one in bed.connections("many")[0]["status"]["servers"] if one["role"] == "Primary")
+        parts = pids(bed, serving.program.pid)
+        two = {"agent": parts["agent"], "POP": parts[place["serverRef"]["name"]]}
+        preface = header("203.0.113.7", gateway=_gateway_uid(bed))
+        before = {name: resident_kb(pid) for name, pid in two.items()}
+        began = time.monotonic()
+        visitors = [staying.enter_context(_brought(place["podPath"], preface)) for _ in range(MANY)]
+        took = time.monotonic() - began
+        grown = {name: (resident_kb(pid) - before[name]) / MANY for name, pid in two.items()}
+        print(f"{MANY} visitors in {took:.1f} s, kB of user memory each:", {k: round(kb, 2) for k, kb in grown.items()})
+        for number, visitor in enumerate(visitors):
+            word = number.to_bytes(4, "big")
+            visitor.sendall(word)
+            assert visitor.recv(4, socket.MSG_WAITALL) == word
+    serving.stop()
+    assert max(grown.values()) <= MANY_KB_MAX, grown
+
+
+def _gateway_uid(bed: Bed) -> str:
+    """The gateway's own uid, by its certificate."""
+    chain = (bed.data / "gateway" / "identity" / "current" / "chain.pem").read_bytes()
+    return identity_of(x509.load_pem_x509_certificate(chain)).uid
+
+
+def _brought(path: str, preface: bytes) -> socket.socket:
+    """A visitor whom the gateway has brought, and who was served once."""
+    visitor = socket.socket(socket.AF_UNIX)
+    visitor.settimeout(VISIT_DEADLINE_S)
+    visitor.connect(path)
+    visitor.sendall(preface + b"hi")
+    assert visitor.recv(2, socket.MSG_WAITALL) == b"hi"
+    return visitor
 
 
 async def stream_of_visitors(endpoint: tuple[str, int]) -> None:

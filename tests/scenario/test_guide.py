@@ -19,7 +19,16 @@ PAGES = [
     "README.md",
     *(
         f"docs/guide/{name}.md"
-        for name in ("serve", "networks", "connect", "database", "credentials", "routes", "tenants")
+        for name in (
+            "serve",
+            "networks",
+            "connect",
+            "database",
+            "credentials",
+            "routes",
+            "tenants",
+            "catalogue",
+        )
     ),
     "docs/operations/README.md",
 ]

@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import json
 import shutil
 import socket
 import ssl
-import struct
 from pathlib import Path
 
 from scenario.bed import Bed, Serving, echo, eventually, read_exactly, tcp_service
-from scenario.proxy import SIGNATURE
+from scenario.proxy import header
 
 HALF_WRITTEN = shutil.ignore_patterns(".*.tmp")
 """Gone again before they can be copied."""
 ALLOWED, DENIED = "203.0.113.7", "198.51.100.7"
-
-
-def header(visitor: str, service: str = "") -> bytes:
-    """PROXY v2, as the gateway writes it."""
-    addresses = ipaddress.ip_address(visitor).packed + ipaddress.ip_address("192.0.2.1").packed
-    body = addresses + struct.pack("!HH", 4711, 80)
-    if service:
-        body += struct.pack("!BH", 0xE1, len(service)) + service.encode()
-    return SIGNATURE + struct.pack("!BBH", 0x21, 0x11, len(body)) + body
 
 
 class Endpoint:

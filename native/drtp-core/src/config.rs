@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -153,6 +154,10 @@ pub struct ServerConfig {
     /// What the WebSocket at the agents' door shows; the POP's own certificate when absent.
     #[serde(default)]
     pub web: Option<WebIdentity>,
+    /// A Unix socket at which the driver answers each connection with one byte, and closes it: who waits in vain knows
+    /// that it stands still.
+    #[serde(default)]
+    pub pulse: Option<PathBuf>,
     /// Liveness of agents' lanes.
     #[serde(default)]
     pub liveness: Liveness,

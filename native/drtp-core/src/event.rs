@@ -45,8 +45,10 @@ pub enum Event {
         key: String,
         /// Connection uid.
         connection: String,
-        /// `address:port`, or the path of a Unix socket.
+        /// `address:port`; "" if it has only a Unix socket.
         bound: String,
+        /// The Unix socket for gateways on this machine.
+        path: Option<String>,
     },
     /// POP: an endpoint could not be bound or listened on; others go on.
     RouteFailed {

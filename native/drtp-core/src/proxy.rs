@@ -14,8 +14,10 @@ const V1_LINE_MAX: usize = 107;
 const TLV_STREAM_ID: u8 = 0xe0;
 /// TLV: the service id.
 const TLV_SERVICE: u8 = 0xe1;
+/// TLV: the gateway's uid, which counts where nothing but a file's mode says who it is.
+const TLV_GATEWAY: u8 = 0xe2;
 /// TLV, to local services only: who called by `connect`, `user:<name>` or `app:<name>`, as it has proven to the agent.
-const TLV_CALLER: u8 = 0xe2;
+const TLV_CALLER: u8 = 0xe3;
 /// Text of one TLV that is written.
 const TLV_TEXT_MAX: usize = 256;
 
@@ -30,6 +32,8 @@ pub struct Header {
     pub stream_id: [u8; 16],
     /// The service that the gateway meant.
     pub service: Option<String>,
+    /// The gateway's own uid, as it says.
+    pub gateway: Option<String>,
 }
 
 /// A header that must not be believed.
@@ -137,9 +141,10 @@ fn tlvs(mut rest: &[u8], header: &mut Header) -> Result<(), ProxyError> {
                     return Err(ProxyError::Malformed);
                 }
             }
-            TLV_SERVICE => {
+            TLV_SERVICE | TLV_GATEWAY => {
+                let field = if *kind == TLV_SERVICE { &mut header.service } else { &mut header.gateway };
                 let text = std::str::from_utf8(value).map_err(|_| ProxyError::Malformed)?;
-                if header.service.replace(text.to_owned()).is_some() {
+                if field.replace(text.to_owned()).is_some() {
                     return Err(ProxyError::Malformed);
                 }
             }

@@ -24,9 +24,12 @@ pub struct EntryOutcome {
     /// What is wrong, for people.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// POP: the endpoint's `address:port`, or its path.
+    /// POP: the endpoint's `address:port`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bound: Option<String>,
+    /// POP: its Unix socket.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
 }
 
 /// A lane as measured.

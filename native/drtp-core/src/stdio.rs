@@ -10,7 +10,7 @@ use std::path::Path;
 use crate::error::CoreError;
 
 /// Copies both ways until the service has ended its direction. What is still to come from standard input is let go then,
-/// as `ssh` does. Whether the end was an orderly one is in the connector's statistics: a Unix socket has no reset.
+/// as `ssh` does. Whether the end was an orderly one is in the connector's statistics.
 pub fn carry_stdio(path: &Path) -> Result<(), CoreError> {
     carry(path).map_err(|error| CoreError::io("standard input and output", error))
 }
@@ -26,6 +26,8 @@ fn carry(path: &Path) -> io::Result<()> {
         let _ = io::copy(&mut input, &mut up);
         let _ = up.shutdown(Shutdown::Write);
     })?;
-    io::copy(&mut down, &mut output)?;
-    Ok(())
+    match io::copy(&mut down, &mut output) {
+        Err(error) if error.kind() != io::ErrorKind::ConnectionReset => Err(error),
+        _ => Ok(()),
+    }
 }

@@ -77,6 +77,7 @@ impl Panel {
                     authority.identity(&format!("spiffe://td/pop/{name}"), &[&format!("{name}.tunnel.test")]);
                 let pop = TunnelServer::new(drtp_core::ServerConfig {
                     web: None,
+                    pulse: None,
                     identity,
                     listeners: vec!["127.0.0.1:0".parse().unwrap()],
                     liveness: quick(),
@@ -250,7 +251,7 @@ fn the_service_is_told_who_calls_by_a_header_of_its_agent() {
     let panel = Panel::build(service, 1, json!({"proxyProtocol": "V2"}));
     let mut told = Vec::new();
     panel.call().read_to_end(&mut told).unwrap();
-    let caller = b"\xe2\x00\x08user:joe";
+    let caller = b"\xe3\x00\x08user:joe";
     assert!(told.windows(caller.len()).any(|window| window == caller), "{told:?}");
 }
 

@@ -4,8 +4,6 @@ mod world;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -169,24 +167,6 @@ fn a_plain_endpoint_without_an_agent_does_not_listen() {
     assert_eq!(outcome.entries["route/c-1"].bound.as_deref(), Some(format!("127.0.0.1:{port}").as_str()));
     let error = TcpStream::connect(("127.0.0.1", port)).unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
-}
-
-#[test]
-fn a_unix_endpoint_is_for_its_owner_alone_and_comes_and_goes_with_the_agent() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("c-1.sock");
-    let bind = json!({"mode": "unix", "bind": {"path": path}});
-    let world = World::build(service(echo), |r| with(r, bind), |c| c, |s| s);
-    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-    let mut visitor = UnixStream::connect(&path).unwrap();
-    visitor.set_read_timeout(Some(PATIENCE)).unwrap();
-    visitor.write_all(&proxy_v2([203, 0, 113, 9], "s-1")).unwrap();
-    visitor.write_all(b"hello").unwrap();
-    let mut back = [0; 5];
-    visitor.read_exact(&mut back).unwrap();
-    assert_eq!(&back, b"hello");
-    world.agent.close();
-    until("the endpoint to be deaf", || UnixStream::connect(&path).is_err());
 }
 
 #[test]
@@ -462,6 +442,7 @@ fn a_bad_identity_is_refused_and_the_old_one_stays() {
     assert!(!format!("{:?}", world.authority.pop()).contains("PRIVATE"));
     let config = ServerConfig {
         web: None,
+        pulse: None,
         identity: world.authority.agent("a-1"),
         listeners: vec![],
         liveness: quick(),
@@ -649,6 +630,7 @@ fn readers_that_do_not_read_cannot_take_the_pops_memory() {
     let flow = drtp_core::Flow { budget_bytes: 2 * 1024 * 1024, ..drtp_core::Flow::default() };
     let pop = TunnelServer::new(ServerConfig {
         web: None,
+        pulse: None,
         identity: authority.pop(),
         listeners: vec!["127.0.0.1:0".parse().unwrap()],
         liveness: quick(),

@@ -79,6 +79,7 @@ fn agents_come_back_to_a_restarted_pop() {
     event(|n| agent.events(n), |e| matches!(e, Event::TunnelDown { .. }));
     let config = drtp_core::ServerConfig {
         web: None,
+        pulse: None,
         identity: authority.pop(),
         listeners: vec![address],
         liveness: quick(),
@@ -158,6 +159,7 @@ fn an_agent_is_back_within_seconds_of_a_pop_that_said_goodbye() {
     drop(pop);
     let config = drtp_core::ServerConfig {
         web: None,
+        pulse: None,
         identity: authority.pop(),
         listeners: vec![address],
         liveness: quick(),

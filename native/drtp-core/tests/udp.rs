@@ -127,6 +127,7 @@ fn quick_limits() -> CoreLimits {
 fn json_server(identity: drtp_core::Identity) -> drtp_core::ServerConfig {
     drtp_core::ServerConfig {
         web: None,
+        pulse: None,
         identity,
         listeners: vec!["127.0.0.1:0".parse().unwrap()],
         liveness: quick(),

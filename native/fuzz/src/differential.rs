@@ -21,6 +21,7 @@ fn verdict(parsed: Result<Parsed, ProxyError>) -> Value {
             "destination": header.destination.map(|address| address.to_string()),
             "stream": uuid_text(header.stream_id),
             "service": header.service,
+            "gateway": header.gateway,
         }),
     }
 }

@@ -82,6 +82,9 @@ fn proxy() -> Vec<Seed> {
     let mut service = write_v2(Transport::Bytes, v4, other, "");
     service.extend_from_slice(&[0xe1, 0, 4, b'9', b'a', b'0', b'2']);
     service[15] += 7;
+    let mut gateway = service.clone();
+    gateway.extend_from_slice(&[0xe2, 0, 3, b'g', b'-', b'1']);
+    gateway[15] += 6;
     let mut twice = write_v2(Transport::Bytes, v4, other, ID);
     let tlv = twice[28..].to_vec();
     twice[15] += tlv.len() as u8;
@@ -93,6 +96,7 @@ fn proxy() -> Vec<Seed> {
         ("v2-ipv6", write_v2(Transport::Bytes, v6, v6, ID)),
         ("v2-mixed", write_v2(Transport::Bytes, v4, v6, "")),
         ("v2-service", service),
+        ("v2-gateway", gateway),
         ("v2-twice", twice),
         ("v2-local", local),
         ("v1-ipv4", write_v1(v4, other)),

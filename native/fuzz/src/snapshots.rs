@@ -79,6 +79,7 @@ impl World {
         let authority = authority();
         let pop = ServerConfig {
             web: None,
+            pulse: None,
             identity: identity(&authority, "spiffe://td/pop/p-1"),
             listeners: Vec::new(),
             liveness: Liveness::default(),

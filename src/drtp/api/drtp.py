@@ -170,6 +170,13 @@ class ServerListener(Model, frozen=True):
     port: Port
 
 
+class ServerSockets(Model, frozen=True):
+    """Where gateways on the server's own machine find its endpoints: only they see this directory with this mark."""
+
+    directory: Annotated[Text1024, Meta(description="Absolute path, as the server sees it.")]
+    mark: Annotated[Text63, Meta(description="Of kernel, file system and directory; another after each restart.")]
+
+
 class DRTPServerSpec(Model, frozen=True):
     """What a tunnel server says of itself when it registers."""
 
@@ -180,6 +187,10 @@ class DRTPServerSpec(Model, frozen=True):
         tuple[ServerListener, ...], Meta(min_length=1, max_length=8, extra_json_schema=list_map("transport"))
     ]
     health_port: Annotated[Port | None, Meta(description="Where gateways probe the server over HTTPS.")] = None
+    sockets: Annotated[
+        ServerSockets | None,
+        Meta(description="Unix sockets for gateways on the same machine; absent where it has none."),
+    ] = None
     node_name: Annotated[Text253 | None, Meta(description="Bare metal host the instance runs on.")] = None
     instance_id: Annotated[Text253 | None, Meta(description="Pod or process, for debugging.")] = msgspec.field(
         name="instanceID", default=None
@@ -415,7 +426,7 @@ class DRTPConnectionSpec(Model, frozen=True):
 class ServerStatus(Model, frozen=True):
     """One assigned server's side. `pod_address`:`pod_port` is where a gateway reaches this connection on that POP.
 
-    Where `endpoint_mode` is `unix`, `pod_path` takes the place of address and port.
+    Where `endpoint_mode` is `unix`, gateways on the POP's own machine take `pod_path` instead.
     """
 
     role: Role

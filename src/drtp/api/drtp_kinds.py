@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from drtp.api import drtp
+from drtp.api import catalogue_kinds, drtp
 from drtp.api.kinds import AGE, KindInfo, PrinterColumn, condition_column
 
 CATEGORIES = ("drtp", "datum")
@@ -97,4 +97,4 @@ ACCESS_POLICY = KindInfo(
     ),
 )
 
-KINDS = (SERVER, SERVICE, CONNECTION, ACCESS_POLICY)
+KINDS = (SERVER, SERVICE, CONNECTION, ACCESS_POLICY, *catalogue_kinds.KINDS)

@@ -7,6 +7,7 @@ There is no parameter that names a snapshot: the certificate decides what an edg
 from __future__ import annotations
 
 import hashlib
+from datetime import datetime
 from enum import Enum
 
 import msgspec
@@ -178,6 +179,23 @@ class RenewRequest(Model, frozen=True):
 def renewal_proof(nonce: str, csr_pem: str, generation: int) -> bytes:
     """What the old key signs; the first line keeps it from being taken for anything else."""
     return "\n".join(("drtp-renewal-1", nonce, str(generation), csr_pem)).encode()
+
+
+class SecretRequest(Model, frozen=True):
+    """POST `/v1/secrets` with a user token: a one-time secret for a service that the user may change."""
+
+    namespace: str
+    service: str
+    uses: int = 1
+    lifetime_s: int = 1800
+    source_cidrs: tuple[str, ...] = ()
+
+
+class SecretResponse(Model, frozen=True):
+    """`secret` is one string that suffices: `drtp_enr_...@host:port#pin`."""
+
+    secret: str
+    expires_at: datetime
 
 
 class Fault(Model, frozen=True):

@@ -34,7 +34,8 @@ class KindInfo:
     """One kind, as discovery, validation, tables and stores see it.
 
     `model` is None where DRTP never reads the kind itself. `also_versions` are served too, with the same shape;
-    `version` is the one stored. `internal` kinds live in the store and are never served.
+    `version` is the one stored. `internal` kinds live in the store and are never served; `computed` ones are made for
+    each reader, get and list only, and never stored.
     """
 
     kind: str
@@ -51,6 +52,7 @@ class KindInfo:
     selectable_fields: tuple[str, ...] = ()
     also_versions: tuple[str, ...] = ()
     internal: bool = False
+    computed: bool = False
     load_schema: Callable[[], Schema] | None = field(default=None, compare=False, repr=False)
 
     @property

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 
-from drtp.api import core_kinds, drtp_kinds, rbac
+from drtp.api import catalogue_kinds, core_kinds, drtp_kinds, rbac
 from drtp.api.crds import gateway_kinds
 from drtp.api.kinds import KindInfo, PrinterColumn, kind_key
 from drtp.api.meta import Model
@@ -59,5 +59,7 @@ class Registry:
         return self._by_model[model]
 
 
-REGISTRY = Registry((*drtp_kinds.KINDS, *core_kinds.KINDS, *rbac.KINDS, *core_kinds.INTERNAL))
+REGISTRY = Registry(
+    (*drtp_kinds.KINDS, catalogue_kinds.ENTRY, *core_kinds.KINDS, *rbac.KINDS, *core_kinds.INTERNAL),
+)
 """The one registry of this process."""

@@ -221,7 +221,10 @@ class ServingCertificate(Model, frozen=True, tag="certificate", tag_field="type"
 
 
 class PopEndpoint(Model, frozen=True):
-    """One connection on one POP. `unix`: `path` instead of address and port. Lower priority is used first."""
+    """One connection on one POP. Lower priority is used first.
+
+    `unix`: gateways that share its machine take `path`; for all others it is an `mtls` one.
+    """
 
     connection: str
     server: str
@@ -368,7 +371,8 @@ class SniExposure(Model, frozen=True, tag="sni", tag_field="type"):
 class ProbeTarget(Model, frozen=True, tag="pop", tag_field="type"):
     """Key `pop/<server uid>`. A POP that the gateway host probes by itself over HTTPS with mutual TLS.
 
-    `tunnel_port`: where it takes lanes, which carry UDP; 0: nowhere.
+    `tunnel_port`: where it takes lanes, which carry UDP; 0: nowhere. `sockets`: where its endpoints' Unix sockets are,
+    and the mark by which a gateway on its machine knows that directory.
     """
 
     server: str
@@ -376,6 +380,8 @@ class ProbeTarget(Model, frozen=True, tag="pop", tag_field="type"):
     address: str
     health_port: int
     tunnel_port: int = 0
+    sockets: str = ""
+    sockets_mark: str = ""
     sources: tuple[Source, ...] = ()
 
 

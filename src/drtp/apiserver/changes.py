@@ -103,6 +103,34 @@ def _reference_grant(new: JsonObject, old: JsonObject) -> _Judged:
     return (_happened("reference grant", new, old), {}) if new.get("spec") != old.get("spec") or not new else _NOTHING
 
 
+def _publication(new: JsonObject, old: JsonObject) -> _Judged:
+    return (_happened("publication", new, old), {}) if new.get("spec") != old.get("spec") or not new else _NOTHING
+
+
+def _subscription(new: JsonObject, old: JsonObject) -> _Judged:
+    if new and old and new.get("spec") == old.get("spec"):
+        return _NOTHING
+    reference = _member(_member(new or old, "spec"), "publicationRef")
+    asked = {"publication": f"{reference.get('namespace', '')}/{reference.get('name', '')}"}
+    return _happened("subscription", new, old), asked
+
+
+def _approval(new: JsonObject, old: JsonObject) -> _Judged:
+    """The publisher's word on a subscription; who gave it is told to the publisher's side alone."""
+    before, after = _member(old, "spec"), _member(new, "spec")
+    if new and before == after:
+        return _NOTHING
+    subscriber = _member(after or before, "subscriber")
+    facts = {
+        "publication": str(_member(after or before, "publicationRef").get("name", "")),
+        "subscription": f"{subscriber.get('namespace', '')}/{subscriber.get('name', '')}",
+        "said": str(after.get("decision", "")),
+        "reason": str(after.get("reason") or ""),
+    }
+    decided = bool(new) and before.get("decision", "Pending") != after.get("decision", "Pending")
+    return ("subscription decided on" if decided else _happened("approval", new, old)), facts
+
+
 def _namespace(new: JsonObject, old: JsonObject) -> _Judged:
     if new and old and _organization(new) == _organization(old):
         return _NOTHING
@@ -148,6 +176,9 @@ _JUDGES: dict[str, Callable[[JsonObject, JsonObject], _Judged]] = {
     f"DRTPService.{drtp.GROUP}": _service,
     f"DRTPAccessPolicy.{drtp.GROUP}": _policy,
     f"DRTPServer.{drtp.GROUP}": _server,
+    f"DRTPPublication.{drtp.GROUP}": _publication,
+    f"DRTPSubscription.{drtp.GROUP}": _subscription,
+    f"DRTPApproval.{drtp.GROUP}": _approval,
     f"ReferenceGrant.{gatewayapi.GROUP}": _reference_grant,
     "Namespace": _namespace,
 }

@@ -13,6 +13,7 @@ AGGREGATED = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryLi
 """The content type that makes kubectl read an answer as aggregated discovery; without it, it falls back."""
 
 VERBS = ("create", "delete", "deletecollection", "get", "list", "patch", "update", "watch")
+COMPUTED_VERBS = ("get", "list")
 STATUS_VERBS = ("get", "patch", "update")
 
 
@@ -47,6 +48,11 @@ REVIEWS = (
     Review("identity.datumapis.com", "v1alpha", "ServiceCredentials", "servicecredentials", namespaced=True),
     Review("identity.datumapis.com", "v1alpha", "UserToken", "usertokens"),
 )
+
+
+def verbs_of(info: KindInfo) -> list[str]:
+    """What may be done with objects of a kind."""
+    return list(COMPUTED_VERBS if info.computed else VERBS)
 
 
 @cache
@@ -101,7 +107,7 @@ def _discovered(group: str, version: str, kinds: list[KindInfo]) -> list[JsonObj
             "responseKind": response,
             "scope": "Namespaced" if info.namespaced else "Cluster",
             "singularResource": info.singular,
-            "verbs": list(VERBS),
+            "verbs": verbs_of(info),
         }
         if info.short_names:
             resource["shortNames"] = list(info.short_names)
@@ -161,7 +167,7 @@ def _resources(group: str, version: str) -> JsonObject:
             "singularName": info.singular,
             "namespaced": info.namespaced,
             "kind": info.kind,
-            "verbs": list(VERBS),
+            "verbs": verbs_of(info),
         }
         if info.short_names:
             resource["shortNames"] = list(info.short_names)

@@ -69,7 +69,7 @@ def _loose(delete: Write) -> Write:
 @cache
 def contents() -> tuple[KindInfo, ...]:
     """Every kind that lives in namespaces. Events last: others' deletion makes some."""
-    kinds = [info for info in REGISTRY if info.namespaced]
+    kinds = [info for info in REGISTRY if info.namespaced and not info.computed]
     return tuple(sorted(kinds, key=lambda info: info.kind == "Event"))
 
 

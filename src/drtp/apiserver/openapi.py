@@ -143,6 +143,11 @@ def _paths(info: KindInfo, version: str) -> JsonObject:
         }
         return said | ({"requestBody": {"content": {"*/*": body}}} if takes_body else {})
 
+    if info.computed:
+        return {
+            f"{scope}/{info.plural}": {"get": operation("list", takes_body=False)},
+            f"{scope}/{info.plural}/{{name}}": {"get": operation("get", takes_body=False)},
+        }
     patch = operation("patch")
     patch["requestBody"] = {
         "content": {

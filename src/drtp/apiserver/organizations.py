@@ -52,7 +52,10 @@ class Organizations:
         # Conditional on the organisation as it was found: no project is made in one that goes at this moment.
         made = (await self._store.apply([Update(home.object), *namespaces.creation(admitted)]))[-1]
         await self._authoriser.reached(self._store.revision)
-        self._audit.write("project made", project=name, organization=organization, by=user.uid or user.name)
+        by = user.uid or user.name
+        self._audit.write(
+            "project created", project=name, also=(organization,), organization=organization, by=by, decision="allowed"
+        )
         return body | {"metadata": {"namespace": organization}, "status": {"project": name, "uid": made.uid}}
 
     async def invite(self, body: JsonObject, organization: str, user: User) -> JsonObject:
@@ -103,7 +106,14 @@ class Organizations:
             if writes:
                 who = {"user": user.uid or user.name, "name": user.name}
                 told = {"organization": found.organization, "role": found.role, "invited_by": found.inviter}
-                self._audit.write("invitation accepted", invitation=held.record.metadata.name, **told, **who)
+                self._audit.write(
+                    "invitation accepted",
+                    project=found.organization,
+                    invitation=held.record.metadata.name,
+                    decision="allowed",
+                    **told,
+                    **who,
+                )
             status = {"organization": found.organization, "role": found.role}
             return {**body, "metadata": {}, "spec": {}, "status": status}
         raise Conflict("DRTP-1003")

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Protocol
 
 import msgspec
 from aiohttp import web
 
 from drtp.api.jsonvalue import JsonObject
+from drtp.api.meta import Key
 from drtp.apiserver import tables
 from drtp.apiserver.calls import Call, Form
 from drtp.apiserver.failures import Failure, bad_request, expired, invalid_parameter
 from drtp.apiserver.selectors import compile_selectors
 from drtp.kit.clock import Clock
-from drtp.store.protocol import Listing, Store, Stored
+from drtp.store.protocol import Listing, Select, Stored
 
 CHUNK_BYTES = 256 * 1024
 """A list beyond this is sent in pieces, so that a slow reader does not hold it all in buffers."""
@@ -22,10 +24,35 @@ LIMIT_MAX = 10_000
 """The largest page; more is asked for with `continue`."""
 
 
+class Readable(Protocol):
+    """What get and list are answered from: a store, or something computed."""
+
+    @property
+    def revision(self) -> int:
+        """The newest visible revision."""
+        ...
+
+    async def get(self, key: Key) -> Stored:
+        """One object. Raises: store.NotFound."""
+        ...
+
+    async def list(
+        self,
+        kind: str,
+        namespace: str | None = None,
+        *,
+        limit: int = 0,
+        after: str | None = None,
+        select: Select | None = None,
+    ) -> Listing:
+        """As `Store.list`."""
+        ...
+
+
 class Reads:
     """Answers get and list from the store."""
 
-    def __init__(self, store: Store, clock: Clock) -> None:
+    def __init__(self, store: Readable, clock: Clock) -> None:
         self._store = store
         self._clock = clock
 

@@ -29,7 +29,7 @@ from drtp.apiserver.namespaces import Janitor
 from drtp.apiserver.organizations import Organizations
 from drtp.apiserver.paths import Target, kind_at, target_of, verb_of
 from drtp.apiserver.rbac import Rbac
-from drtp.apiserver.reads import Reads
+from drtp.apiserver.reads import Readable, Reads
 from drtp.apiserver.selectors import selected_name
 from drtp.apiserver.servicecredentials import ServiceCredentials
 from drtp.apiserver.watches import Watches
@@ -85,11 +85,12 @@ class ApiServer:
         *,
         issuer: TokenIssuer,
         revoker: Revoker,
+        catalogue: Readable,
         audit: AuditLog,
-        credentials: ServiceCredentials,
+        service_credentials: ServiceCredentials,
         organizations: Organizations,
     ) -> None:
-        self._credentials = credentials
+        self._service_credentials = service_credentials
         self._organizations = organizations
         self._issuer = issuer
         self._revoker = revoker
@@ -100,6 +101,7 @@ class ApiServer:
         self._store = store
         self._reads = Reads(store, clock)
         self._watches = Watches(store, self._reads, clock)
+        self._computed = Reads(catalogue, clock)
         self._writes = Writes(
             store, self._reads, Granting(authoriser), organizations=organizations, changes=Changes(audit), clock=clock
         )
@@ -302,6 +304,8 @@ class ApiServer:
             raise Failure(403, "DRTP-1012", f'forbidden: User "{user.name}" cannot {verb} path "{request.path}"')
 
     async def _dispatch(self, call: Call) -> web.StreamResponse:  # noqa: PLR0911 - one line each
+        if call.info.computed:
+            return await self._read_computed(call)
         match call.verb:
             case "get":
                 return await self._reads.get(call)
@@ -319,6 +323,16 @@ class ApiServer:
                 return await self._writes.delete(call)
             case _:
                 return await self._writes.delete_collection(call)
+
+    async def _read_computed(self, call: Call) -> web.StreamResponse:
+        """What is made for each reader is read, and nothing else. Raises: Failure 405."""
+        match call.verb:
+            case "get":
+                return await self._computed.get(call)
+            case "list":
+                return await self._computed.list(call)
+            case _:
+                raise Failure(405, "DRTP-1018", "the server does not allow this method on the requested resource")
 
     async def _review(self, request: web.Request, user: User, target: Target) -> web.Response:
         if request.method != "POST" or target.name:
@@ -342,7 +356,7 @@ class ApiServer:
             case "auditqueries" | "clusterauditqueries":
                 return await self._audit_queries.answer(body, namespace, await self._uid_of(target))
             case "servicecredentials":
-                return await self._credentials.make(body, namespace, user)
+                return await self._service_credentials.make(body, namespace, user)
             case "projectrequests":
                 return await self._organizations.make_project(body, namespace, user)
             case "invitations":

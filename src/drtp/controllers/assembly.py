@@ -5,6 +5,7 @@ from __future__ import annotations
 from drtp.api.internal import ENROLMENT_SECRET
 from drtp.controllers import (
     backendtls,
+    catalogue,
     claims,
     connection,
     events,
@@ -30,6 +31,7 @@ KINDS: tuple[str, ...] = tuple(
             "Lease.coordination.k8s.io",
             ENROLMENT_SECRET,
             *backendtls.KINDS,
+            *catalogue.KINDS,
             *garbage.KINDS,
             *claims.KINDS,
             *gateway.KINDS,
@@ -43,6 +45,7 @@ KINDS: tuple[str, ...] = tuple(
 def controllers(view: View, suffix: str) -> tuple[Controller, ...]:
     """Every controller; declares their indexes on `view`. `suffix`: of public hostnames."""
     surroundings.declare(view)
+    catalogue.declare(view)
     connection.declare(view)
     expose.declare(view)
     garbage.declare(view)
@@ -57,6 +60,8 @@ def controllers(view: View, suffix: str) -> tuple[Controller, ...]:
         gateway.ListenerSetController(suffix),
         routes.RouteController(suffix),
         policy.PolicyController(),
+        catalogue.PublicationController(),
+        catalogue.SubscriptionController(),
         backendtls.BackendTlsController(),
         garbage.GarbageController(),
         events.EventController(),

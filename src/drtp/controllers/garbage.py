@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from drtp.api import gatewayapi
+from drtp.api.catalogue import DRTPApproval, DRTPPublication, DRTPSubscription
 from drtp.api.core import Secret
 from drtp.api.drtp import DRTPAccessPolicy, DRTPConnection, DRTPServer, DRTPService
 from drtp.api.meta import Key
@@ -17,9 +18,12 @@ from drtp.store.view import View, kind_key
 _MODELS = (
     Secret,
     DRTPAccessPolicy,
+    DRTPApproval,
     DRTPConnection,
+    DRTPPublication,
     DRTPServer,
     DRTPService,
+    DRTPSubscription,
     gatewayapi.Gateway,
     gatewayapi.GRPCRoute,
     gatewayapi.HTTPRoute,

@@ -7,7 +7,7 @@ import base64
 import binascii
 import secrets as randomness
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import msgspec
 from aiohttp import web
@@ -17,26 +17,35 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from prometheus_client import Counter
 
+from drtp.api import drtp
 from drtp.api.feed import (
+    EdgeRole,
     EnrolRequest,
     EnrolResponse,
     RenewRequest,
+    SecretRequest,
+    SecretResponse,
     renewal_proof,
 )
-from drtp.api.people import Authenticator
+from drtp.api.internal import Bound
+from drtp.api.meta import Key
+from drtp.api.people import Authenticator, Authoriser
 from drtp.api.spiffe import PeerRole, SpiffeId
-from drtp.edgeserver.answers import answer, bearer_of, fault, key_of, plain_fault, remote_of
+from drtp.edgeserver.answers import answer, bearer_of, fault, key_of, leaf_of, plain_fault, remote_of
 from drtp.edgeserver.enrolment import Enrolled, Enrolment
 from drtp.edgeserver.identities import GRACE, Identities
 from drtp.edgeserver.limits import Buckets
+from drtp.edgeserver.registrations import SERVICE
 from drtp.issuers.audit import AuditLog
 from drtp.issuers.authority import Authority
 from drtp.issuers.digests import Pepper
 from drtp.issuers.requests import proven_key
+from drtp.issuers.secrets import EnrolmentSecrets
 from drtp.kit.clock import Clock
 from drtp.kit.door import network_of
 from drtp.kit.errors import DrtpError, Invalid, Refused
 from drtp.kit.observe import REGISTRY, logger
+from drtp.store.protocol import Store
 
 log = logger("edgeserver")
 
@@ -57,20 +66,26 @@ class Routes:
 
     def __init__(
         self,
+        store: Store,
         authority: Authority,
         enrolment: Enrolment,
         identities: Identities,
+        secrets: EnrolmentSecrets,
         *,
         authenticator: Authenticator,
+        authoriser: Authoriser,
         audit: AuditLog,
         attempts: Buckets,
         advertised: Callable[[], str],
         clock: Clock,
     ) -> None:
+        self._store = store
         self._authority = authority
         self._enrolment = enrolment
         self._identities = identities
+        self._secrets = secrets
         self._authenticator = authenticator
+        self._authoriser = authoriser
         self._audit = audit
         self._attempts = attempts
         self._advertised = advertised
@@ -84,6 +99,7 @@ class Routes:
         app.router.add_get("/v1/nonce", self._nonce)
         app.router.add_post("/v1/enrol", self._enrol)
         app.router.add_post("/v1/renew", self._renew)
+        app.router.add_post("/v1/secrets", self._mint)
 
     async def _health(self, _request: web.Request) -> web.Response:
         return web.Response(text="ok\n")
@@ -184,6 +200,32 @@ class Routes:
         name = self._authority.verify_edge(chain, chain[0].not_valid_after_utc - timedelta(seconds=1))
         return chain[0], name
 
+    async def _mint(self, request: web.Request) -> web.Response:
+        """A one-time secret for a service that the user may change; authorised before the service is looked up."""
+        remote = remote_of(request)
+        if not self._attempts.take(network_of(remote)):
+            return plain_fault("DRTP-2003", 429)
+        leaf = leaf_of(request)
+        user = await self._authenticator.authenticate(
+            bearer_of(request), leaf.public_bytes(_DER) if leaf else None, remote
+        )
+        if user is None:
+            return plain_fault("DRTP-2004", 401)
+        try:
+            wanted = msgspec.json.decode(await _body(request), type=SecretRequest)
+        except msgspec.DecodeError as error:
+            raise Invalid("DRTP-2020", f"The request cannot be read: {error}") from None
+        allowed = self._authoriser.decide(
+            user, "update", drtp.GROUP, "drtpservices", "", wanted.namespace, wanted.service
+        )
+        if not allowed.allowed:
+            raise Refused("DRTP-2005")
+        secret, expires_at = await mint_service_secret(
+            self._store, self._secrets, wanted, created_by=f"user {user.uid or user.name}"
+        )
+        joined = f"{secret}@{self._advertised()}#{self._authority.pin}"
+        return answer(SecretResponse(secret=joined, expires_at=expires_at))
+
 
 @web.middleware
 async def faults(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -212,6 +254,25 @@ async def _answered(request: web.Request, handler: Handler) -> web.StreamRespons
     except web.HTTPException as refusal:
         refusal.force_close()
         raise
+
+
+async def mint_service_secret(
+    store: Store, secrets: EnrolmentSecrets, wanted: SecretRequest, *, created_by: str
+) -> tuple[str, datetime]:
+    """A secret for a service that exists, and when it expires. Raises: store NotFound, Invalid.
+
+    The caller has been authorised, and makes the one string of it: `<secret>@<host>:<port>#<pin>`.
+    """
+    service = await store.get(Key(SERVICE, wanted.namespace, wanted.service))
+    minted = await secrets.mint(
+        EdgeRole.AGENT,
+        Bound(kind=SERVICE, name=wanted.service, namespace=wanted.namespace, uid=service.uid),
+        uses_max=wanted.uses,
+        lifetime_s=wanted.lifetime_s,
+        source_cidrs=wanted.source_cidrs,
+        created_by=created_by,
+    )
+    return minted.secret.reveal(), minted.expires_at
 
 
 async def _body(request: web.Request) -> bytes:

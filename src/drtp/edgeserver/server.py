@@ -114,10 +114,13 @@ class EdgeServer:
             clock=clock,
         )
         self._routes = Routes(
+            store,
             issuing.authority,
             enrolment,
             self.identities,
+            issuing.secrets,
             authenticator=authenticator,
+            authoriser=authoriser,
             audit=issuing.audit,
             attempts=Buckets(clock, burst=120, per_s=10),
             advertised=lambda: self.address,

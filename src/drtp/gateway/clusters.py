@@ -4,7 +4,10 @@ An `mtls` endpoint wants the PROXY header inside TLS, but Envoy writes it before
 cluster writes it into an internal connection; the one internal listener (in the bootstrap) carries that through
 the service's hop cluster, whose connections are mutual TLS. The front cluster's metadata names the hop, so one
 internal listener serves all services and never changes. Failover and retry happen at the hop, before the handshake
-has completed. Endpoints in mode `unix` and `plain` need no hop unless they stand beside `mtls` ones.
+has completed. Endpoints in mode `plain` need no hop unless they stand beside others.
+
+A `unix` endpoint of a POP on this machine is two to Envoy: its socket first, mutual TLS next. Whatever is wrong with
+the socket costs a refused connection, and nobody a visit.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from __future__ import annotations
 import base64
 import ipaddress
 from collections.abc import Collection, Mapping
-from enum import Enum
+from enum import Enum, IntEnum
 from functools import lru_cache
 from typing import Any
 
@@ -31,6 +34,8 @@ BUNDLE_SECRET = "bundle"  # noqa: S105 - a resource name
 
 SERVICE_TLV = 0xE1
 STREAM_TLV = 0xE0
+GATEWAY_TLV = 0xE2
+"""This gateway's uid: on a Unix socket it has no certificate to show."""
 STREAM_STATE = "drtp.stream"
 """Filter state of an HTTP visitor's connection: its id, a UUID, for the POP. Requests in it have ids of their own."""
 
@@ -83,8 +88,8 @@ def direct_name(service: str) -> str:
 
 
 def needs_hop(backend: Backend) -> bool:
-    """Any endpoint in mode `mtls`, or none at all (the usual mode stands ready)."""
-    return not backend.endpoints or any(endpoint.mode is EndpointMode.MTLS for endpoint in backend.endpoints)
+    """Any endpoint not in mode `plain`, or none at all (the usual mode stands ready)."""
+    return not backend.endpoints or any(endpoint.mode is not EndpointMode.PLAIN for endpoint in backend.endpoints)
 
 
 def endpoints_name(backend: Backend) -> str:
@@ -92,13 +97,16 @@ def endpoints_name(backend: Backend) -> str:
     return hop_name(backend.service) if needs_hop(backend) else direct_name(backend.service)
 
 
-def front_cluster(name: str, backend: Backend, carries: Carries, stream: StreamIdFrom) -> Json:
-    """The cluster that writes the PROXY header, straight to the endpoints or into the internal listener."""
+def front_cluster(name: str, backend: Backend, carries: Carries, stream: StreamIdFrom, gateway: str) -> Json:
+    """The cluster that writes the PROXY header, straight to the endpoints or into the internal listener.
+
+    `gateway`: this one's uid, "" while it has none.
+    """
     cluster: Json = {"name": name, **_limits()}
     if carries is Carries.HTTP:
         cluster["typed_extension_protocol_options"] = _http_options(backend.app_protocol)
         cluster["connection_pool_per_downstream_connection"] = True
-    proxy = _proxy_socket(backend.service, stream)
+    proxy = _proxy_socket(backend.service, stream, gateway)
     if not needs_hop(backend):
         return cluster | {"transport_socket": proxy} | _from_eds(direct_name(backend.service))
     return cluster | {
@@ -189,23 +197,30 @@ def avoided(backend: Backend, dead: Collection[str], leaving: Collection[str]) -
     return shunned if len(shunned) + len(going) == len(servers) else shunned | going
 
 
-def load_assignment(backend: Backend, shunned: Mapping[str, Shun]) -> Json:
+def load_assignment(backend: Backend, shunned: Mapping[str, Shun], near: Mapping[str, str]) -> Json:
     """The backend's endpoints by priority, without those that leave or have a fault.
 
-    `shunned`: as `avoided` has it. Duplicate addresses count once, or Envoy refuses all.
+    `shunned`: as `avoided` has it. `near`: directories of sockets by server uid, as `Neighbours` has it. Duplicate
+    addresses count once, or Envoy refuses all.
     """
-    endpoints = [one for one in backend.endpoints if shunned.get(one.server) is not Shun.LEAVING]
-    ranks = {priority: rank for rank, priority in enumerate(sorted({e.priority for e in endpoints}))}
-    groups: list[list[Json]] = [[] for _rank in ranks]
-    seen: set[tuple[str, int, str]] = set()
-    for endpoint in endpoints:
-        identity = (endpoint.address, endpoint.port, endpoint.path)
-        if identity not in seen and not _fault(endpoint):
-            seen.add(identity)
-            groups[ranks[endpoint.priority]].append(_endpoint(endpoint, endpoint.server in shunned))
+    ranked: dict[tuple[int, _Way], list[Json]] = {}
+    seen: set[tuple[str, int] | str] = set()
+    for endpoint in backend.endpoints:
+        if shunned.get(endpoint.server) is Shun.LEAVING:
+            continue
+        ways: dict[_Way, tuple[str, int] | str] = {}
+        if _is_near(endpoint, near):
+            ways[_Way.SOCKET] = endpoint.path
+        if not _fault(endpoint):
+            ways[_Way.ADDRESS] = (endpoint.address, endpoint.port)
+        for way, place in ways.items():
+            group = ranked.setdefault((endpoint.priority, way), [])
+            if place not in seen:
+                seen.add(place)
+                group.append(_endpoint(endpoint, way, endpoint.server in shunned))
     return {
         "cluster_name": endpoints_name(backend),
-        "endpoints": [{"priority": rank, "lb_endpoints": group} for rank, group in enumerate(groups)],
+        "endpoints": [{"priority": number, "lb_endpoints": ranked[rank]} for number, rank in enumerate(sorted(ranked))],
     }
 
 
@@ -233,26 +248,37 @@ def _is_address(text: str) -> bool:
 
 
 def _fault(endpoint: PopEndpoint) -> str:
-    """Why Envoy would refuse this endpoint, and with it all of the backend's; "" if it would not."""
-    if endpoint.mode is EndpointMode.UNIX:
-        return "" if endpoint.path.startswith("/") else "its socket path is not absolute"
+    """Why Envoy would refuse this endpoint's address, and with it all of the backend's; "" if it would not."""
     if not _is_address(endpoint.address):
         return f"{endpoint.address!r} is not an IP address"
     if not 0 < endpoint.port < 65536:
         return f"{endpoint.port} is not a port"
-    if endpoint.mode is EndpointMode.MTLS and not endpoint.server_name:
+    if endpoint.mode is not EndpointMode.PLAIN and not endpoint.server_name:
         return "there is no server name to hold its certificate against"
     return ""
 
 
-def _endpoint(endpoint: PopEndpoint, unhealthy: bool) -> Json:
+class _Way(IntEnum):
+    """How a POP is reached, the better one first."""
+
+    SOCKET = 0
+    ADDRESS = 1
+
+
+def _is_near(endpoint: PopEndpoint, near: Mapping[str, str]) -> bool:
+    """Its socket is in the very directory that was found to be its POP's."""
+    directory, _, name = endpoint.path.rpartition("/")
+    return bool(endpoint.mode is EndpointMode.UNIX and name and directory and near.get(endpoint.server) == directory)
+
+
+def _endpoint(endpoint: PopEndpoint, way: _Way, unhealthy: bool) -> Json:
     found: Json = {}
     entry: Json = {"endpoint": found}
-    if endpoint.mode is EndpointMode.UNIX:
+    if way is _Way.SOCKET:
         found["address"] = {"pipe": {"path": endpoint.path}}
     else:
         found["address"] = {"socket_address": {"address": endpoint.address, "port_value": endpoint.port}}
-    if endpoint.mode is EndpointMode.MTLS:
+    if way is _Way.ADDRESS and endpoint.mode is not EndpointMode.PLAIN:
         found["hostname"] = endpoint.server_name
     else:
         entry["metadata"] = {"filter_metadata": {"envoy.transport_socket_match": {"clear": True}}}
@@ -302,9 +328,12 @@ def _limits() -> Json:
     }
 
 
-def _proxy_socket(service: str, stream: StreamIdFrom) -> Json:
-    """PROXY v2 with the visitor's address, the service id, and the stream id unless the TCP proxy adds that."""
-    tlvs: list[Json] = [{"type": SERVICE_TLV, "value": base64.b64encode(service.encode()).decode()}]
+def _proxy_socket(service: str, stream: StreamIdFrom, gateway: str) -> Json:
+    """PROXY v2 with the visitor's address, service id, gateway, and the stream id unless the TCP proxy adds that."""
+    said = {SERVICE_TLV: service, GATEWAY_TLV: gateway}
+    tlvs: list[Json] = [
+        {"type": kind, "value": base64.b64encode(value.encode()).decode()} for kind, value in said.items() if value
+    ]
     if stream is StreamIdFrom.STATE:
         stated = f"%FILTER_STATE({STREAM_STATE}:PLAIN)%"
         tlvs.append({"type": STREAM_TLV, "format_string": {"text_format_source": {"inline_string": stated}}})

@@ -20,6 +20,7 @@ from drtp.gateway.culprits import Suspects
 from drtp.gateway.envoy import EnvoyProcess
 from drtp.gateway.flows import FlowBook, RotatingLog
 from drtp.gateway.ledger import Docket, Ledger
+from drtp.gateway.neighbours import Neighbours
 from drtp.gateway.probes import Findings, Prober, client_context
 from drtp.gateway.program import Builder, Credentials, Program
 from drtp.gateway.resources import Kind
@@ -65,6 +66,7 @@ class GatewayHost:
         self._docket = Docket(self._ledger)
         self._discovery = DiscoveryService(self._ledger, clock)
         self._prober = Prober(settings.probe_interval_s, clock)
+        self.neighbours = Neighbours(settings.pop_sockets, clock)
         self._audit = RotatingLog(places.audit_log, settings.access_log_bytes_max, settings.access_logs_kept)
         self.envoy = EnvoyProcess(settings, places, clock)
         logs = AccessLogs(audit_path=str(places.audit_log))
@@ -93,6 +95,7 @@ class GatewayHost:
         self._envoys = {key: entry for key, entry in snapshot.entries.items() if not is_udp(entry)}
         self._suspects.forget_changed(snapshot.entries)
         self._prober.aim(_targets(snapshot.entries))
+        self.neighbours.aim(_targets(snapshot.entries))
         self._rebuild()
 
     def use(self, credentials: Credentials) -> None:
@@ -112,6 +115,7 @@ class GatewayHost:
             credentials=self._credentials,
             dead=found.dead,
             leaving=found.leaving,
+            near=self.neighbours.found.value or {},
             refused=self._suspects.refused.keys(),
         )
         self._docket.follow(self._envoys, self._program)
@@ -183,9 +187,11 @@ class GatewayHost:
                             self._keep_envoy(),
                             self._settle(),
                             self._heed_probes(),
+                            self._heed_neighbours(),
                             self._offer_again(),
                             self._count(),
                             self._prober.run(),
+                            self.neighbours.run(),
                             self.udp.run(),
                             self._heed_udp(),
                         )
@@ -248,6 +254,10 @@ class GatewayHost:
 
     async def _heed_probes(self) -> None:
         async for _found in self._prober.found:
+            self._rebuild()
+
+    async def _heed_neighbours(self) -> None:
+        async for _found in self.neighbours.found:
             self._rebuild()
 
     async def _heed_udp(self) -> None:

@@ -23,7 +23,7 @@ from drtp.gateway.accesslogs import AccessLogs
 from drtp.gateway.clusters import CONNECTIONS_MAX
 from drtp.gateway.memo import Memo
 from drtp.gateway.resources import Kind, Ref, Resource, Resources, no_resources
-from drtp.gateway.slices import Credentials, Draft, Means, Part, Shaky, Slice
+from drtp.gateway.slices import Around, Credentials, Draft, Means, Part, Slice
 from drtp.rules import entrykeys
 
 __all__ = ["Builder", "Credentials", "Program"]
@@ -115,7 +115,7 @@ class Builder:
         self._users: dict[str, set[Unit]] = {}
         self._slices: dict[Unit, Slice] = {}
         self._credentials: Credentials | None = None
-        self._shaky = Shaky()
+        self._around = Around()
         self._refused: frozenset[str] = frozenset()
         self._resources = no_resources()
         self._kept: _Shelf[Ref, Resource] = _Shelf(_first)
@@ -137,9 +137,10 @@ class Builder:
         credentials: Credentials | None = None,
         dead: Collection[str] = (),
         leaving: Collection[str] = (),
+        near: Mapping[str, str] | None = None,
         refused: Collection[str] = (),
     ) -> Program:
-        """`dead`, `leaving`: POPs (server uids) that were found so.
+        """`dead`, `leaving`: POPs (server uids) that were found so. `near`: where those of this machine have sockets.
 
         `refused`: keys of hosts that Envoy did not take, which get a page.
         """
@@ -149,9 +150,9 @@ class Builder:
         if credentials != self._credentials:
             self._credentials = credentials
             dirty.add(_IDENTITY)
-        shaky = Shaky(frozenset(dead), frozenset(leaving))
-        if shaky != self._shaky:
-            self._shaky = shaky
+        around = Around(frozenset(dead), frozenset(leaving), near or {}, credentials.uid if credentials else "")
+        if around != self._around:
+            self._around = around
             dirty |= {unit for users in self._users.values() for unit in users}
         if (shunned := frozenset(refused)) != self._refused:
             touched |= shunned ^ self._refused
@@ -171,7 +172,7 @@ class Builder:
         )
 
     def _unused(self) -> frozenset[str]:
-        shaky = self._shaky.dead | self._shaky.leaving
+        shaky = self._around.dead | self._around.leaving
         return shaky.difference(*(one.serving for one in self._slices.values())) if shaky else shaky
 
     # ---- who is concerned ------------------------------------------------------------------------------------------
@@ -247,7 +248,7 @@ class Builder:
         """Build one slice; gives the resources that are others now."""
         self.runs += 1
         before = self._slices.pop(unit, _NOTHING)
-        draft = Draft(self._means, self._entries.get, self._shaky)
+        draft = Draft(self._means, self._entries.get, self._around)
         self._draw(unit, draft)
         after = draft.slice()
         self._means.encoded.want(unit, draft.names)

@@ -108,7 +108,12 @@ async def _serving(host: GatewayHost, announce: Callable[[str, int], None]) -> N
 
 def credentials_of(identity: Identity) -> Credentials:
     """What POPs see of this identity."""
-    return Credentials(chain_pem=identity.chain_pem, key_pem=identity.key_pem.reveal(), bundle_pem=identity.bundle_pem)
+    return Credentials(
+        chain_pem=identity.chain_pem,
+        key_pem=identity.key_pem.reveal(),
+        bundle_pem=identity.bundle_pem,
+        uid=identity.uid,
+    )
 
 
 @contextlib.contextmanager

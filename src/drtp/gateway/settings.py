@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from pathlib import Path
 
 import msgspec
 
 from drtp.kit.files import private_directory
+from drtp.kit.sockets import socket_directory
 
-UNIX_PATH_MAX = 107
-"""What the kernel takes."""
-LONGEST_SOCKET = "/h_udp_parent_9999999990"
+LONGEST_SOCKET = "h_udp_parent_9999999990"
 """Of the sockets in `run`; Envoy names those of its hot restarts."""
 BASE_IDS = 99_999_999
 """Ten times as many are still numbers to Envoy."""
@@ -26,7 +24,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     None: none. concurrency: Envoy's worker threads, 0: one for each core. connections_max: visitors at a time, 0: what
     the descriptors allow. heap_bytes_max: of Envoy, 0: half of this machine's memory. drain_timeout_s: for visitors of
     an Envoy that stops or is replaced. proxy_protocol_from: networks of load balancers in front, if any
-    (`balancers_of`).
+    (`balancers_of`). pop_sockets: directories in which POPs of this machine may have their endpoints' sockets.
     """
 
     directory: Path
@@ -39,6 +37,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     heap_bytes_max: int = 0
     drain_timeout_s: float = 5.0
     proxy_protocol_from: tuple[str, ...] = ()
+    pop_sockets: tuple[Path, ...] = ()
     probe_interval_s: float = 1.0
     access_log_bytes_max: int = 64 * 2**20
     access_logs_kept: int = 5
@@ -110,8 +109,4 @@ class Paths(msgspec.Struct, frozen=True):
 def paths(directory: Path) -> Paths:
     """Paths for this directory, made private. Sockets move to the temporary directory if it is too long for them."""
     directory = private_directory(directory.absolute())
-    run = directory / "run"
-    if len(str(run)) + len(LONGEST_SOCKET) > UNIX_PATH_MAX:
-        digest = hashlib.blake2b(str(directory).encode(), digest_size=8).hexdigest()
-        run = Path(tempfile.gettempdir()) / f"drtp-gateway-{os.getuid()}-{digest}"
-    return Paths(directory=directory, run=private_directory(run))
+    return Paths(directory=directory, run=socket_directory(directory / "run", LONGEST_SOCKET, "gateway"))

@@ -38,11 +38,12 @@ Named = tuple[str, Any]
 
 
 class Credentials(msgspec.Struct, frozen=True):
-    """What the gateway shows to POPs, and what it holds their certificates against. PEM."""
+    """What the gateway shows to POPs, and what it holds their certificates against, PEM. `uid`: its own."""
 
     chain_pem: bytes
     key_pem: bytes
     bundle_pem: bytes
+    uid: str = ""
 
     def __repr__(self) -> str:
         """Masked: the key is a secret."""
@@ -75,11 +76,16 @@ class Slice(msgspec.Struct, frozen=True):
     hosts: tuple[tuple[str, HttpHost], ...] = ()
 
 
-class Shaky(msgspec.Struct, frozen=True):
-    """POPs (server uids) that the gateway host found `dead`, or `leaving`."""
+class Around(msgspec.Struct, frozen=True):
+    """What the gateway host knows of itself and of POPs (server uids) beside the table.
+
+    `dead`, `leaving`: found so. `near`: directories of sockets of those on this machine. `gateway`: its own uid.
+    """
 
     dead: frozenset[str] = frozenset()
     leaving: frozenset[str] = frozenset()
+    near: Mapping[str, str] = {}
+    gateway: str = ""
 
 
 class Means(msgspec.Struct, frozen=True):
@@ -95,11 +101,11 @@ class Means(msgspec.Struct, frozen=True):
 class Draft:
     """One slice in the making."""
 
-    def __init__(self, means: Means, look: Callable[[str], Entry | None], shaky: Shaky) -> None:
+    def __init__(self, means: Means, look: Callable[[str], Entry | None], around: Around) -> None:
         """`look`: an entry of the table by its key."""
         self._means = means
         self._look = look
-        self._shaky = shaky
+        self._around = around
         self._serving: set[str] = set()
         self._resources: dict[Ref, Resource] = {}
         self._needs: defaultdict[str, list[Ref]] = defaultdict(list)
@@ -341,10 +347,14 @@ class Draft:
         hop = clusters.needs_hop(backend)
         stated = carries is Carries.HTTP or self._means.balancers
         stream = StreamIdFrom.STATE if stated else StreamIdFrom.TCP_PROXY
-        inputs = (backend.service, backend.app_protocol, hop, carries, stream)
+        gateway = self._around.gateway
+        inputs = (backend.service, backend.app_protocol, hop, carries, stream, gateway)
         direct = "" if hop else clusters.direct_name(backend.service)
-        front = clusters.front_cluster
-        yield self._add(Kind.CLUSTER, name, inputs, lambda: front(name, backend, carries, stream), endpoints=direct)
+
+        def front() -> Json:
+            return clusters.front_cluster(name, backend, carries, stream, gateway)
+
+        yield self._add(Kind.CLUSTER, name, inputs, front, endpoints=direct)
         self._services[name] = backend.service
         lives = self._needs[entrykeys.backend(backend.service)]
         lives.append(Ref(Kind.CLUSTER, name))
@@ -359,15 +369,16 @@ class Draft:
 
     def _endpoints(self, backend: Backend) -> Ref:
         name = clusters.endpoints_name(backend)
-        shunned = clusters.avoided(backend, self._shaky.dead, self._shaky.leaving)
-        self._serving |= {e.server for e in backend.endpoints} & (
-            self._shaky.dead | self._shaky.leaving
-        ) - shunned.keys()
+        around = self._around
+        shunned = clusters.avoided(backend, around.dead, around.leaving)
+        servers = {endpoint.server for endpoint in backend.endpoints}
+        self._serving |= servers & (around.dead | around.leaving) - shunned.keys()
+        near = {server: around.near[server] for server in sorted(servers & around.near.keys())}
         fault = clusters.endpoints_fault(backend)
         if fault:
             self._faults[entrykeys.backend(backend.service)] = fault
-        inputs = (name, backend.endpoints, shunned)
-        return self._add(Kind.ENDPOINTS, name, inputs, lambda: clusters.load_assignment(backend, shunned))
+        inputs = (name, backend.endpoints, shunned, near)
+        return self._add(Kind.ENDPOINTS, name, inputs, lambda: clusters.load_assignment(backend, shunned, near))
 
 
 def _pair(name: str, chain: str, key: str) -> Json:

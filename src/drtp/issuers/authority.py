@@ -231,10 +231,15 @@ class Authority:
         return self._roots[self._state.doors if usage is Usage.CONTROLPLANE else self._state.clients]
 
     def _retired(self) -> list[int]:
-        """Roots that are gone, and still vouch for those that came after."""
+        """Roots that are gone, and still vouch for those that count.
+
+        And those that are on disk and later than what is stored: a backup of before was restored, and edges may trust
+        them alone.
+        """
         now, state = self._clock.now(), self._state
-        due = [int(number) for number, until in state.retired.items() if until > now]
-        return [number for number in due if number in self._roots and number not in state.trusted]
+        due = {int(number) for number, until in state.retired.items() if until > now}
+        due |= {number for number in self._roots if number > max(state.trusted)}
+        return sorted(due & self._roots.keys() - set(state.trusted))
 
     def _newest(self, usage: Usage) -> int:
         return max((number for number, _ in self._intermediates[usage]), default=0)

@@ -48,7 +48,12 @@ class Invitations:
         )
         await self._store.create(as_object(Invitation(metadata=ObjectMeta(name=name), spec=spec)))
         self._audit.write(
-            "invitation made", invitation=name, organization=organization, role=role, by=inviter.uid or inviter.name
+            "invitation made",
+            project=organization,
+            invitation=name,
+            organization=organization,
+            role=role,
+            by=inviter.uid or inviter.name,
         )
         return Minted(name, secret, spec.expires_at)
 
@@ -93,5 +98,6 @@ class Invitations:
         return gone
 
     def _refused(self, invitation: str, why: str, user: User) -> Refused:
-        self._audit.write("invitation refused", invitation=invitation, why=why, user=user.uid or user.name)
+        by = user.uid or user.name
+        self._audit.write_paced("invitation refused", invitation=invitation, by=by, decision="refused", reason=why)
         return Refused("DRTP-2022")

@@ -566,6 +566,21 @@ GATEWAY: dict[str, Code] = {
         "There is no identity in the gateway's directory.",
         "Enrol it with a join secret first.",
     ),
+    "DRTP-5020": Code(
+        "Directory of endpoint sockets too long",
+        "Sockets in the directory given by --endpoint-sockets would have longer paths than the system allows.",
+        "Choose a directory with a shorter path, such as one below /run.",
+    ),
+    "DRTP-5021": Code(
+        "Directory of sockets in use",
+        "Another process has its sockets in this directory, or it belongs to another user.",
+        "Give each POP a directory of its own, owned by the user that it runs as.",
+    ),
+    "DRTP-5022": Code(
+        "Not a directory of POPs' sockets",
+        "A directory given by --pop-sockets cannot be used: a relative path names another place to each process.",
+        "Name the absolute path of the directory that the POP was given by --endpoint-sockets.",
+    ),
     "DRTP-5040": Code(
         "Not a load balancer's network",
         "A network given by --proxy-protocol-from cannot be used: PROXY headers from it would be believed.",
@@ -638,6 +653,41 @@ CONDITIONS: dict[str, Code] = {
         "Pool exhausted",
         "No free port, name or address was found in the pool.",
         "Ask for a particular one, or have the operator enlarge the pool.",
+    ),
+    "DRTP-6050": Code(
+        "Publication not found",
+        "There is no such publication, or it is not for this project to see. The two are never told apart.",
+        "See what there is with `datumctl catalog list`, or ask the publisher to put your organisation on the list.",
+    ),
+    "DRTP-6051": Code(
+        "Subscription rejected",
+        "The publisher has said no to the subscription.",
+        "Read the reason in the condition `Approved`, and speak with the publisher.",
+    ),
+    "DRTP-6052": Code(
+        "Subscription revoked",
+        "The publisher has taken the approval back, or has withdrawn the publication. Live connections are cut.",
+        "Read the reason in the condition `Approved`, and speak with the publisher.",
+    ),
+    "DRTP-6053": Code(
+        "Subscription expired",
+        "The date that the subscriber or the publisher gave has passed.",
+        "The publisher can move `spec.expires` of the approval; else delete the subscription and ask again.",
+    ),
+    "DRTP-6054": Code(
+        "Not on the list",
+        "The publication is for those on the publisher's list only.",
+        "Ask the publisher to add your organisation to `spec.access.allowed`, or to approve the subscription.",
+    ),
+    "DRTP-6055": Code(
+        "Too many subscriptions",
+        "One project has as many subscriptions to this publication as it may.",
+        "Delete one that is not needed, or use one that is there.",
+    ),
+    "DRTP-6056": Code(
+        "Offered service missing",
+        "A publication offers a service that does not exist; others do not see it.",
+        "Make the service, or delete the publication.",
     ),
     "DRTP-6014": Code(
         "Object left out",
@@ -763,6 +813,36 @@ COMMANDS: dict[str, Code] = {
         "Local target not pinned",
         "The service has a local target that was never agreed to on this machine.",
         "Name the target on the command line, or give --allow-target to accept what the service says.",
+    ),
+    "DRTP-7100": Code(
+        "Not in the catalogue",
+        "The catalogue has no such publication for your project. Whether it is there for others is not said.",
+        "See what there is with `datumctl catalog list`, or ask the publisher to put your organisation on the list.",
+    ),
+    "DRTP-7101": Code(
+        "No such subscriber",
+        "Nobody of that project has subscribed to the publication.",
+        "See who has with `datumctl catalog requests`.",
+    ),
+    "DRTP-7102": Code(
+        "Several subscriptions",
+        "The project has several subscriptions to the publication.",
+        "Name one, as PROJECT/SUBSCRIPTION.",
+    ),
+    "DRTP-7103": Code(
+        "Subscription not approved",
+        "The subscription is there, and the publisher does not let it in.",
+        "Read the reason that was given, and speak with the publisher.",
+    ),
+    "DRTP-7104": Code(
+        "No decision yet",
+        "The subscription was made, and what becomes of it was not known in time.",
+        "Look again with `datumctl catalog list`; the request stands.",
+    ),
+    "DRTP-7105": Code(
+        "Date not readable",
+        "A date or a duration is not one.",
+        "Give a duration such as 12h or 30d, or a date such as 2030-01-31T18:00:00+01:00.",
     ),
     "DRTP-7060": Code(
         "Failure inside",

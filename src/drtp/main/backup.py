@@ -24,7 +24,7 @@ from drtp.issuers.trail import Trail
 from drtp.kit.clock import SystemClock
 from drtp.kit.errors import Retryable, Terminal
 from drtp.kit.exclusive import exclusive
-from drtp.kit.files import private_directory, sync_directory
+from drtp.kit.files import private_directory, sync_directory, write_atomic
 from drtp.main.embedded.operator_client import OperatorClient
 from drtp.main.settings import SETTLED_FILE
 from drtp.store import database
@@ -80,8 +80,17 @@ def restore(backup: Path, directory: Path) -> None:
     leapt = fresh / STORE / f"{FILE}.leapt"
     database.restore(unpacked, leapt)
     leapt.replace(unpacked)
+    _keep_later_roots(fresh, directory)
     _record_restore(backup, fresh, directory)
     _switch(fresh, directory)
+
+
+def _keep_later_roots(fresh: Path, directory: Path) -> None:
+    """Roots newer than the backup stay on disk: edges that trust them alone learn from them what counts now."""
+    for path in (directory / AUTHORITY).glob("identity-root-*.pem"):
+        target = fresh / AUTHORITY / path.name
+        if not target.exists():
+            write_atomic(target, path.read_bytes())
 
 
 def record_backup(directory: Path, target: Path) -> None:

@@ -23,10 +23,12 @@ import msgspec
 from prometheus_client import Gauge
 
 from drtp import __version__
+from drtp.api.drtp import EndpointMode
 from drtp.api.feed import EdgeRole
 from drtp.api.internal import EdgeIdentity
 from drtp.api.meta import Key
 from drtp.api.registry import REGISTRY
+from drtp.apiserver.catalogue import Catalogue
 from drtp.apiserver.organizations import Organizations
 from drtp.apiserver.rbac import Rbac
 from drtp.apiserver.server import ApiServer, ServerInfo
@@ -52,6 +54,7 @@ from drtp.kit.files import private_directory
 from drtp.kit.observe import REGISTRY as METRICS
 from drtp.kit.observe import logger
 from drtp.main.bootstrap import SERVING_SECRET, bootstrap
+from drtp.main.catalogue_audit import CatalogueAudit
 from drtp.main.operator_socket import OperatorSocket, metrics_served
 from drtp.main.publisher import Publisher
 from drtp.main.settings import ControlPlaneSettings, settle
@@ -97,6 +100,7 @@ class Tower:
     authority: Authority
     rotation: Rotation
     audit: AuditLog
+    catalogue_audit: CatalogueAudit
     secrets: EnrolmentSecrets
     invitations: Invitations
     accounts: Accounts
@@ -183,12 +187,14 @@ async def _build(settings: ControlPlaneSettings, clock: Clock, stack: AsyncExitS
     await bootstrap(store, settings)
     # Before any gateway asks: a listener without its certificate would be published once as broken.
     await ensure_serving_secret(store, authority, clock, name=SERVING_SECRET, hosts=_public_hosts(settings))
-    view = View(store, (info.key for info in REGISTRY), clock)
+    view = View(store, (info.key for info in REGISTRY if not info.computed), clock)
     audit.uid_of = lambda project: stored.uid if (stored := view.stored(Key("Namespace", "", project))) else ""
     observed = Observed()
-    projector = Projector(view, ProjectionSettings(settings.suffix, settings.endpoint_mode, settings.plain_from))
+    mode = settings.endpoint_mode or EndpointMode.MTLS
+    projector = Projector(view, ProjectionSettings(settings.suffix, mode, settings.plain_from))
     controllers = assembly.controllers(view, settings.suffix)
     peppers = directory / "peppers"
+    once = Pepper.open(peppers, "enrolment")  # of all that is good once: a restore makes it anew
     return Tower(
         settings=settings,
         clock=clock,
@@ -198,8 +204,9 @@ async def _build(settings: ControlPlaneSettings, clock: Clock, stack: AsyncExitS
         authority=authority,
         rotation=rotation,
         audit=audit,
-        secrets=EnrolmentSecrets(store, Pepper.open(peppers, "enrolment"), audit, clock),
-        invitations=Invitations(store, Pepper.open(peppers, "invitations"), audit, clock),
+        catalogue_audit=CatalogueAudit(view, audit),
+        secrets=EnrolmentSecrets(store, once, audit, clock),
+        invitations=Invitations(store, once, audit, clock),
         accounts=Accounts(store, Pepper.open(peppers, "tokens"), audit, clock, settings.trust_domain),
         publisher=Publisher(view, projector, await next_incarnation(store, clock)),
         manager=Manager(store, World(view, observed), controllers, clock, recorder=events.record),
@@ -244,8 +251,9 @@ async def _doors(tower: Tower) -> AsyncGenerator[None]:
         issuer=tower.accounts,
         revoker=Revocation(tower.store, edges.identities, tower.accounts, tower.secrets, tower.audit),
         audit=tower.audit,
-        credentials=ServiceCredentials(tower.store, authoriser, tower.secrets, joined),
+        service_credentials=ServiceCredentials(tower.store, authoriser, tower.secrets, joined),
         organizations=Organizations(tower.store, authoriser, tower.invitations, tower.audit),
+        catalogue=Catalogue(tower.view, tower.clock),
     )
     operator = OperatorSocket(
         settings=settings,

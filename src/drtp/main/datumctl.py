@@ -24,6 +24,7 @@ cli = LazyGroup(
         "connect": "drtp.main.datum.connect_command:connect",
         "status": "drtp.main.datum.status:status",
         "servers": "drtp.main.datum.servers:servers",
+        "catalog": "drtp.main.datum.catalog:catalog",
         "diagnose": "drtp.main.datum.diagnose:diagnose",
         "get": "drtp.main.datum.resources:get",
         "describe": "drtp.main.datum.resources:describe",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from drtp.api import drtp, gatewayapi, rbac
+from drtp.api import catalogue, drtp, gatewayapi, rbac
 from drtp.api.internal import ACCOUNT
 from drtp.api.jsonvalue import JsonObject
 from drtp.api.meta import Key
@@ -27,7 +27,10 @@ TENANT_ROLE = "edit"
 READ = ["get", "list", "watch"]
 WRITE = ["create", "delete", "deletecollection", "patch", "update"]
 
-_DRTP = ["drtpservices", "drtpconnections", "drtpaccesspolicies"]
+_DRTP = [
+    *("drtpservices", "drtpconnections", "drtpaccesspolicies"),
+    *("drtppublications", "drtpsubscriptions", "drtpapprovals"),
+]
 _ROUTES = ["httproutes", "tcproutes", "tlsroutes", "udproutes", "grpcroutes"]
 _GATEWAY = [*_ROUTES, "listenersets", "referencegrants", "backendtlspolicies"]
 _WITH_STATUS = [*_ROUTES, "listenersets", "backendtlspolicies"]
@@ -48,10 +51,12 @@ _VIEW = [
     _rule(READ, "", "resourcequotas", "resourcequotas/status", "serviceaccounts"),
     _rule(READ, drtp.GROUP, *_DRTP, *_status(*_DRTP)),
     _rule(READ, gatewayapi.GROUP, *_GATEWAY, *_status(*_WITH_STATUS)),
+    _rule(READ, catalogue.CATALOG_GROUP, "catalogentries"),
 ]
 # EndpointSlices are in no role (CVE-2021-25740), and status is for controllers to write.
 _EDIT = [
     *_VIEW,
+    _rule(["connect"], drtp.GROUP, "drtpsubscriptions/connect"),
     _rule(READ, "", "secrets"),
     _rule(WRITE, "", "configmaps", "secrets", "serviceaccounts", "services"),
     _rule(WRITE, drtp.GROUP, *_DRTP),

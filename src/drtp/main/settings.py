@@ -41,7 +41,7 @@ class ControlPlaneSettings:
     edge_port: int = 0
     http_port: int = 0
     https_port: int = 0
-    endpoint_mode: EndpointMode = EndpointMode.MTLS
+    endpoint_mode: EndpointMode | None = None
     plain_from: tuple[str, ...] = ()
     metrics_port: int | None = None
     ready_fd: int | None = None
@@ -72,6 +72,7 @@ class _Settled(msgspec.Struct, frozen=True):
     edge: int = 0
     http: int = 0
     https: int = 0
+    endpoint_mode: EndpointMode = EndpointMode.MTLS
 
 
 def settle(settings: ControlPlaneSettings) -> ControlPlaneSettings:
@@ -92,6 +93,7 @@ def settle(settings: ControlPlaneSettings) -> ControlPlaneSettings:
         edge=settings.edge_port or earlier.edge or free.pop(),
         http=settings.http_port or earlier.http or free.pop(),
         https=settings.https_port or earlier.https or free.pop(),
+        endpoint_mode=settings.endpoint_mode or earlier.endpoint_mode,
     )
     if chosen != earlier:
         write_atomic(path, msgspec.json.encode(chosen))
@@ -104,6 +106,7 @@ def settle(settings: ControlPlaneSettings) -> ControlPlaneSettings:
         edge_port=chosen.edge,
         http_port=chosen.http,
         https_port=chosen.https,
+        endpoint_mode=chosen.endpoint_mode,
     )
 
 

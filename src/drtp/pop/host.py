@@ -14,12 +14,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from drtp.api.reports import Report
-from drtp.api.snapshots import EndpointMode, Snapshot
+from drtp.api.snapshots import Snapshot
 from drtp.client.reportboard import ReportBoard
 from drtp.client.roundtrips import RoundTripMeter, Target
 from drtp.kit.clock import Clock
 from drtp.kit.errors import Terminal
-from drtp.kit.files import private_directory
 from drtp.kit.latest import Latest
 from drtp.kit.memory import HighWater
 from drtp.kit.observe import logger
@@ -69,13 +68,14 @@ class PopHost:
         *,
         awaited: frozenset[str] = frozenset(),
     ) -> None:
-        """`sockets`: directory of Unix endpoints, made private. `awaited`: agents that were here before a planned stop.
+        """`sockets`: private directory of Unix endpoints, this process' alone; sockets of one before are removed.
 
-        Raises: Terminal for a looser directory.
+        `awaited`: agents that were here before a planned stop.
         """
         self._tunnel = tunnel
         self._book = book
-        self._sockets = private_directory(sockets)
+        self._sockets = sockets
+        _clear(sockets)
         self._reports = reports
         self._clock = clock
         self._crowd = HighWater()
@@ -157,15 +157,17 @@ class PopHost:
                 log.info("session down", agent=agent, reason=reason)
             case Refused(subject=agent, reason=reason):
                 log.warning("agent refused", agent=agent, reason=reason)
-            case RouteBound(key=key, bound=bound):
+            case RouteBound(key=key, bound=bound, path=path):
                 if key in self.table.routes:
                     self.standing.failed.pop(key, None)
                     self.standing.bound[key] = bound
+                    _set_or_drop(self.standing.paths, key, path)
             case RouteFailed(key=key, message=message):
                 log.warning("endpoint failed", entry=key, reason=message)
                 if key in self.table.routes:
                     self.standing.failed[key] = message
                     self.standing.bound.pop(key, None)
+                    self.standing.paths.pop(key, None)
                 if self._applied is not None and key in self._applied:
                     # Given again with the next snapshot.
                     self._applied[key] = {}
@@ -243,12 +245,22 @@ def _taken_by_strangers(table: Table, outcome: ApplyOutcome) -> list[str]:
     return [
         key
         for key, entry in outcome.entries.items()
-        if not entry.ok
-        and _IN_USE in (entry.error or "")
-        and key in table.routes
-        and key in table.documents
-        and table.routes[key].mode is not EndpointMode.UNIX
+        if not entry.ok and _IN_USE in (entry.error or "") and key in table.routes and key in table.documents
     ]
+
+
+def _clear(sockets: Path) -> None:
+    """What a killed process left: a gateway would try each in vain."""
+    for left in sockets.glob("*.sock"):
+        if left.is_socket():
+            left.unlink(missing_ok=True)
+
+
+def _set_or_drop(column: dict[str, str], key: str, value: str | None) -> None:
+    if value:
+        column[key] = value
+    else:
+        column.pop(key, None)
 
 
 def _merged(first: ApplyOutcome, then: ApplyOutcome) -> ApplyOutcome:
@@ -260,19 +272,21 @@ def _standing(table: Table, outcome: ApplyOutcome, before: Standing) -> Standing
     kept = replace(
         before,
         bound={key: at for key, at in before.bound.items() if key in table.documents},
+        paths={key: at for key, at in before.paths.items() if key in table.documents},
         failed={key: why for key, why in before.failed.items() if key in table.documents},
         warnings={key: why for key, why in before.warnings.items() if key in table.documents},
     )
     for key, entry in outcome.entries.items():
         if key not in table.documents:
             continue
-        for column in (kept.bound, kept.failed, kept.warnings):
+        for column in (kept.bound, kept.paths, kept.failed, kept.warnings):
             column.pop(key, None)
         if not entry.ok:
             kept.failed[key] = entry.error or "The tunnel did not take it."
             continue
         if entry.bound:
             kept.bound[key] = entry.bound
+        _set_or_drop(kept.paths, key, entry.path)
         if entry.error:
             kept.warnings[key] = entry.error
     return kept

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from drtp.api.drtp import ClientStatus, ProgrammingStatus
 from drtp.api.reports import PeerPath, PeerPaths, PopReport, Report, RouteReport, SessionState
-from drtp.api.snapshots import EndpointMode, RouteEntry
+from drtp.api.snapshots import RouteEntry
 from drtp.client.roundtrips import Path
 from drtp.pop.table import Table
 from drtp.pop.vitals import Fitness, Vitals
@@ -18,9 +18,13 @@ from drtp.tunnel import SessionStats, Stats
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How the core took the table: `bound` addresses, `failed` entries, `warnings` of those that deny in part."""
+    """How the core took the table: `bound` addresses, `paths` of sockets beside them, `failed` entries, `warnings`.
+
+    A warning is of an entry that denies in part.
+    """
 
     bound: dict[str, str] = field(default_factory=dict[str, str])
+    paths: dict[str, str] = field(default_factory=dict[str, str])
     failed: dict[str, str] = field(default_factory=dict[str, str])
     warnings: dict[str, str] = field(default_factory=dict[str, str])
 
@@ -108,7 +112,7 @@ def _route_report(
             message=fault,
         )
     bound = standing.bound.get(key, "")
-    address, port, path = _split(entry.mode, bound)
+    address, port = _split(bound)
     programming = ProgrammingStatus.PROGRAMMED if bound else ProgrammingStatus.PROGRAMMING
     return RouteReport(
         connection=entry.connection,
@@ -116,7 +120,7 @@ def _route_report(
         mode=entry.mode,
         address=address,
         port=port,
-        path=path,
+        path=standing.paths.get(key, ""),
         session=_session(entry, sessions, before),
         visitors=visitors,
         message=standing.warnings.get(key, ""),
@@ -124,14 +128,12 @@ def _route_report(
     )
 
 
-def _split(mode: EndpointMode, bound: str) -> tuple[str, int, str]:
-    """(address, port, path) of what the core says is bound."""
+def _split(bound: str) -> tuple[str, int]:
+    """(address, port) of what the core says is bound."""
     if not bound:
-        return "", 0, ""
-    if mode is EndpointMode.UNIX:
-        return "", 0, bound
+        return "", 0
     address, _, port = bound.rpartition(":")
-    return address.strip("[]"), int(port), ""
+    return address.strip("[]"), int(port)
 
 
 def _session(entry: RouteEntry, sessions: Mapping[str, SessionStats], before: SessionState) -> SessionState:

@@ -7,8 +7,10 @@ import contextlib
 import signal
 import socket
 from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
 
-from drtp.api.drtp import DRTPServerSpec, Location, ServerListener, Transport
+from drtp.api.drtp import DRTPServerSpec, Location, ServerListener, ServerSockets, Transport
+from drtp.api.probing import LONGEST_SOCKET, PULSE
 from drtp.api.reports import PopRegistration
 from drtp.client.feed import Feed
 from drtp.client.identity import Identity, IdentityStore
@@ -18,6 +20,7 @@ from drtp.kit.errors import DrtpError, Retryable, Terminal
 from drtp.kit.exclusive import exclusive
 from drtp.kit.files import private_directory, read_private
 from drtp.kit.observe import REGISTRY, logger
+from drtp.kit.sockets import directory_mark, socket_directory
 from drtp.pop.farewell import MOVE_MAX_S, Farewell
 from drtp.pop.gateways import GatewayBook
 from drtp.pop.health import HealthDoor, gateways_and_control_plane
@@ -55,7 +58,11 @@ async def run_pop(
     address is taken.
     """
     directory = private_directory(settings.directory)
-    with exclusive(directory / "lock", "DRTP-4010", f"Another process runs with {directory}."):
+    sockets = sockets_of(settings)
+    with (
+        exclusive(directory / "lock", "DRTP-4010", f"Another process runs with {directory}."),
+        exclusive(sockets / "lock", "DRTP-5021", f"Another POP has its sockets in {sockets}."),
+    ):
         return await Pop(settings, clock or SystemClock(), announce).run()
 
 
@@ -66,6 +73,7 @@ class Pop:
         """Binds the listeners. Raises: as `run_pop`."""
         raise_descriptor_limit()
         self._settings = settings
+        self._sockets = sockets_of(settings)
         self._announce = announce
         self.gateways = GatewayBook()
         self._farewell = Farewell(settings.directory / "farewell.json")
@@ -83,13 +91,12 @@ class Pop:
                 liveness=QUICK,
                 limits=CoreLimits(pre_auth_max=pre_auth_max()),
                 web=_web_identity(settings),
+                pulse=str(self._sockets / PULSE),
             ),
             _tunnel_identity(identity),
         )
         self._health_listener = _listening(settings.health_address)
-        self.host = PopHost(
-            self.tunnel, book, settings.directory / "endpoints", self.feed.reports, clock, awaited=self._farewell.take()
-        )
+        self.host = PopHost(self.tunnel, book, self._sockets, self.feed.reports, clock, awaited=self._farewell.take())
         self._stops = 0
         self._stopping = asyncio.Event()
         self._forced = asyncio.Event()
@@ -242,6 +249,7 @@ class Pop:
                 server_ip=settings.server_ip,
                 listeners=(ServerListener(transport=Transport.TLS, port=self.listener_port),),
                 health_port=self.health_port,
+                sockets=_shown(self._sockets),
                 node_name=settings.node_name,
                 instance_id=settings.instance_id,
                 failure_domain=settings.failure_domain,
@@ -249,6 +257,17 @@ class Pop:
             ),
             version=settings.version,
         )
+
+
+def sockets_of(settings: PopSettings) -> Path:
+    """Where this POP's sockets are, made private. Raises: Terminal for a directory that others may use."""
+    wanted = settings.endpoint_sockets or settings.directory / "endpoints"
+    return socket_directory(wanted, LONGEST_SOCKET, "pop")
+
+
+def _shown(sockets: Path) -> ServerSockets | None:
+    mark = directory_mark(sockets)
+    return ServerSockets(directory=str(sockets), mark=mark) if mark else None
 
 
 def _listening(at: tuple[str, int]) -> socket.socket:

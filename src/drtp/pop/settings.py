@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 
+from drtp.api.probing import LONGEST_SOCKET
 from drtp.kit.errors import Invalid
+from drtp.kit.sockets import PATH_BYTES_MAX
 
 EPHEMERAL_FIRST = 32768
 """From here on the system hands ports out to outgoing connections, which then block a listener."""
@@ -19,8 +22,10 @@ class PopSettings:
     `name` is the DRTPServer's (`worker-001-nyc-ac.instance-xyz`). `listeners` are `address:port` where agents dial in;
     `listener_port` is what they are told if it differs from the bound one. Endpoints take ports from `endpoint_ports`
     (first, last) on the first of `endpoint_addresses` that has one free. Port 0 of `health_address` takes a free one.
+    `endpoint_sockets`: private directory for the sockets of `unix` endpoints; None: one in `directory`.
 
-    Raises: Invalid DRTP-4022 for a range that reaches into the ephemeral ports or has none, or for a bad address.
+    Raises: Invalid DRTP-4022 for a range that reaches into the ephemeral ports or has none, or for a bad address,
+    DRTP-5020 for a directory whose sockets would have too long paths.
     """
 
     directory: Path
@@ -33,6 +38,7 @@ class PopSettings:
     listener_port: int | None = None
     endpoint_addresses: tuple[str, ...] = ("127.0.0.1",)
     endpoint_ports: tuple[int, int] = (20000, 29999)
+    endpoint_sockets: Path | None = None
     web_certificate: tuple[Path, Path] | None = None
     """Chain and key that the WebSocket at the agents' door shows, PEM files, read at the start."""
     health_address: tuple[str, int] = ("127.0.0.1", 0)
@@ -48,6 +54,10 @@ class PopSettings:
         first, last = self.endpoint_ports
         if not 1024 <= first <= last < EPHEMERAL_FIRST:
             raise Invalid("DRTP-4022", f"Endpoint ports {first}-{last} are not within 1024-{EPHEMERAL_FIRST - 1}.")
+        if self.endpoint_sockets is not None:
+            longest = self.endpoint_sockets / LONGEST_SOCKET
+            if len(os.fsencode(longest)) > PATH_BYTES_MAX:
+                raise Invalid("DRTP-5020", f"{longest} would be longer than {PATH_BYTES_MAX} bytes.")
         if not self.endpoint_addresses:
             raise Invalid("DRTP-4022", "No address for endpoints is given.")
         for address in self.endpoint_addresses:

@@ -10,10 +10,8 @@ from typing import Any
 import msgspec
 
 from drtp.api.snapshots import DenyEntry, EndpointMode, MeasureTarget, RouteEntry, Snapshot, TrustEntry
+from drtp.kit.sockets import PATH_BYTES_MAX
 from drtp.pop.ports import Place
-
-PATH_BYTES_MAX = 107
-"""sockaddr_un holds 108 with the closing zero."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +26,8 @@ class Table:
 
 
 def port_users(snapshot: Snapshot) -> set[str]:
-    """Connections whose endpoint is a TCP port."""
-    return {
-        entry.connection
-        for entry in snapshot.entries.values()
-        if isinstance(entry, RouteEntry) and entry.mode is not EndpointMode.UNIX
-    }
+    """Connections whose endpoint has a TCP port: all of them, a `unix` one for gateways elsewhere."""
+    return {entry.connection for entry in snapshot.entries.values() if isinstance(entry, RouteEntry)}
 
 
 def read_table(
@@ -67,15 +61,15 @@ def read_table(
 
 def _bind(entry: RouteEntry, places: Mapping[str, Place | None], sockets: Path) -> dict[str, str | int] | str:
     """Where the endpoint is bound, or why nowhere."""
-    if entry.mode is EndpointMode.UNIX:
-        path = sockets / f"{entry.connection}.sock"
-        if "/" in entry.connection or len(bytes(path)) > PATH_BYTES_MAX:
-            return f"DRTP-4023: {path} cannot be the path of a socket."
-        return {"path": str(path)}
     place = places.get(entry.connection)
     if place is None:
         return "DRTP-4020: every endpoint port of this POP is in use or resting."
-    return {"address": place.address, "port": place.port}
+    if entry.mode is not EndpointMode.UNIX:
+        return {"address": place.address, "port": place.port}
+    path = sockets / f"{entry.connection}.sock"
+    if "/" in entry.connection or len(bytes(path)) > PATH_BYTES_MAX:
+        return f"DRTP-4023: {path} cannot be the path of a socket."
+    return {"address": place.address, "port": place.port, "path": str(path)}
 
 
 def _trusted(snapshot: Snapshot) -> frozenset[str]:

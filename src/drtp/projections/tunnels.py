@@ -266,6 +266,8 @@ def server(unit: Unit, read: Reader, settings: ProjectionSettings) -> Result:
         address=found.spec.server_ip,
         health_port=found.spec.health_port,
         tunnel_port=facts.tunnel_port(found) or 0,
+        sockets=found.spec.sockets.directory if found.spec.sockets else "",
+        sockets_mark=found.spec.sockets.mark if found.spec.sockets else "",
         sources=facts.sources([found.metadata]),
     )
     result.entries |= {(gateway.edge, entrykeys.pop(uid)): target for gateway in facts.gateways(read)}

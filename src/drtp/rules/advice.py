@@ -7,11 +7,12 @@ the rules and controllers, both ways.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from enum import Enum
-from typing import NamedTuple
 
 from drtp.api.meta import Condition, ConditionStatus
 from drtp.api.reasons import Aspect, Reason
+from drtp.rules import advice_catalogue
+from drtp.rules.advice_catalogue import PUBLICATION
+from drtp.rules.counsel import Advice, Speaks, Topic
 
 SERVER = "DRTPServer"
 CONNECTION = "DRTPConnection"
@@ -23,35 +24,6 @@ GATEWAY = "Gateway"
 LISTENER_SET = "ListenerSet"
 LISTENER = "listener"
 ROUTE = "route"
-
-
-class Speaks(Enum):
-    """When an Event tells of a reason that is no good news."""
-
-    ALWAYS = "from the first time"
-    LATER = "unless the object began with it"
-    NEVER = "never: it passes by itself"
-
-
-class Advice(NamedTuple):
-    """One reason. `on`: the kinds that have it; `look`: commands to run; `code`: the page of its error code."""
-
-    on: tuple[str, ...]
-    meaning: str
-    remedy: str = ""
-    look: tuple[str, ...] = ()
-    code: str = ""
-    speaks: Speaks = Speaks.ALWAYS
-
-
-class Topic(NamedTuple):
-    """One aspect. `good`: the status that nobody has to act on; `passes_on`: aspects whose reasons it repeats."""
-
-    meaning: str
-    reasons: Mapping[Reason, Advice]
-    look: tuple[str, ...]
-    good: ConditionStatus = ConditionStatus.TRUE
-    passes_on: tuple[Aspect, ...] = ()
 
 
 _SERVICE = "kubectl describe drtpservice NAME -n NAMESPACE"
@@ -69,7 +41,7 @@ _WAIT = "Wait a moment. If it stays, see the conditions that come before it on t
 
 _ACCEPTED: dict[Reason, Advice] = {
     Reason.ACCEPTED: Advice(
-        (SERVICE, POLICY, CLASS, GATEWAY, LISTENER_SET, LISTENER, ROUTE),
+        (SERVICE, POLICY, PUBLICATION, CLASS, GATEWAY, LISTENER_SET, LISTENER, ROUTE),
         "What the object asks for is in force. Of a route the message names hostnames that it does not get.",
         _SUITS,
     ),
@@ -401,7 +373,9 @@ _READY: dict[Reason, Advice] = {
         (_SERVERS, "kubectl get leases -n datum-system"),
         "DRTP-6001",
     ),
-    Reason.READY: Advice((SERVER, CONNECTION, SERVICE), "It works: a visitor would be served.", _SUITS),
+    Reason.READY: Advice(
+        (SERVER, CONNECTION, SERVICE, *advice_catalogue.ALL), "It works: a visitor would be served.", _SUITS
+    ),
     Reason.REGISTERING: Advice((SERVER,), "The server has enrolled and has not reported yet.", _WAIT),
     Reason.REVOKED: Advice(
         (SERVER,),
@@ -411,10 +385,10 @@ _READY: dict[Reason, Advice] = {
         "DRTP-2006",
     ),
     Reason.SERVICE_NOT_FOUND: Advice(
-        (CONNECTION,),
-        "The service that this connection is for does not exist.",
-        "Make the service again, or stop the agent; the connection is collected a day after.",
-        (_CONNECTION,),
+        (CONNECTION, *advice_catalogue.ALL),
+        "The service that this connection or publication is for does not exist.",
+        "Make the service again, or delete the publication; a connection is collected a day after its agent is gone.",
+        (_CONNECTION, advice_catalogue.LOOK_PUBLICATION),
     ),
     Reason.UNHEALTHY: Advice(
         (SERVER,),
@@ -511,7 +485,12 @@ _CERTIFICATE_ENDING: dict[Reason, Advice] = {
 }
 
 TOPICS: Mapping[Aspect, Topic] = {
-    Aspect.ACCEPTED: Topic("Whether what the object asks for can be had.", _ACCEPTED, (_SERVICE, _SET, _ROUTE)),
+    Aspect.ACCEPTED: Topic(
+        "Whether what the object asks for can be had.",
+        _ACCEPTED | advice_catalogue.ACCEPTED,
+        (_SERVICE, _SET, _ROUTE),
+    ),
+    Aspect.APPROVED: advice_catalogue.TOPIC,
     Aspect.CERTIFICATE_ENDING: Topic(
         "There only while the certificate of a connected edge ends without having been renewed.",
         _CERTIFICATE_ENDING,
@@ -543,7 +522,7 @@ TOPICS: Mapping[Aspect, Topic] = {
     ),
     Aspect.READY: Topic(
         "The conclusion of all others: whether a visitor would be served, or a server takes agents.",
-        _READY,
+        _READY | advice_catalogue.READY,
         (_SERVICE, _CONNECTIONS, _SERVERS),
         passes_on=(Aspect.ACCEPTED, Aspect.CONNECTED, Aspect.EXPOSED, Aspect.SCHEDULED, Aspect.PROGRAMMED),
     ),

@@ -120,6 +120,10 @@ class View:
         declared = self._indexes[kind_key(model), index]
         return self._decode_all(model, sorted(declared.keys.get(value, ())))
 
+    def count(self, model: type[M], index: str, value: Hashable) -> int:
+        """How many objects `indexed` would give, without looking at them."""
+        return len(self._indexes[kind_key(model), index].keys.get(value, ()))
+
     def typed(self, model: type[M], stored: Stored) -> M | None:
         """Decode, cached while this revision is current; None (quarantined, logged) if it does not decode."""
         held = self._typed.get(stored.key)

@@ -47,12 +47,16 @@ class WebIdentity(Model, frozen=True):
 
 
 class ServerConfig(Model, frozen=True):
-    """A POP's core. `listeners` are `address:port` (`[v6]:port`) where agents dial in; port 0 takes a free one."""
+    """A POP's core. `listeners` are `address:port` (`[v6]:port`) where agents dial in; port 0 takes a free one.
+
+    `pulse`: path of a Unix socket at which the driver answers whoever asks whether it runs.
+    """
 
     listeners: tuple[str, ...]
     liveness: Liveness = Liveness()
     limits: CoreLimits = CoreLimits()
     web: WebIdentity | None = None
+    pulse: str | None = None
 
 
 class TargetTls(Model, frozen=True):

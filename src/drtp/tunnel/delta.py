@@ -26,11 +26,15 @@ class Delta(Model, frozen=True, omit_defaults=False):
 
 
 class EntryOutcome(Model, frozen=True):
-    """`ok`: in force, though `error` may say that part of it denies. `bound`: an endpoint's `address:port` or path."""
+    """`ok`: in force, though `error` may say that part of it denies.
+
+    `bound`, `path`: an endpoint's `address:port` and its Unix socket.
+    """
 
     ok: bool
     error: str | None = None
     bound: str | None = None
+    path: str | None = None
 
 
 class ApplyOutcome(Model, frozen=True):

@@ -30,11 +30,12 @@ class Refused(Model, frozen=True, tag="refused"):
 
 
 class RouteBound(Model, frozen=True, tag="routeBound"):
-    """POP: an endpoint is bound, and listens as soon as an agent is there."""
+    """POP: an endpoint is bound, and listens as soon as an agent is there. `path`: its Unix socket."""
 
     key: str
     connection: str
     bound: str
+    path: str | None = None
 
 
 class RouteFailed(Model, frozen=True, tag="routeFailed"):

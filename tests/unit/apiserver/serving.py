@@ -23,6 +23,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from drtp.api.people import AUTHENTICATED, SYSTEM_MASTERS, IssuedToken, User
 from drtp.api.rbac import KINDS
 from drtp.api.revoking import Because, Withdrawn
+from drtp.apiserver.catalogue import Catalogue
 from drtp.apiserver.organizations import Organizations
 from drtp.apiserver.rbac import Rbac
 from drtp.apiserver.server import ApiServer, ServerInfo
@@ -34,8 +35,9 @@ from drtp.issuers.secrets import EnrolmentSecrets
 from drtp.kit.clock import SystemClock
 from drtp.kit.secret import Secret
 from drtp.main.roles import ensure_roles, set_projects
+from drtp.rules import catalogue_indexes
 from drtp.store.memory import MemoryStore
-from drtp.store.view import View
+from drtp.store.view import View, kind_key
 
 ADMIN = "admin-token"
 JOE = "joe-token"
@@ -183,7 +185,8 @@ async def serving(folder: Path, store: MemoryStore | None = None) -> AsyncGenera
         await set_projects(store, f"u-{user}", user, [user])
     ca, context = make_certificate(folder)
     info = ServerInfo("https://127.0.0.1:1", "example.localhost", "drtp.test", "0.1.0")
-    view, tokens, clock = View(store, ("Namespace", *(kind.key for kind in KINDS))), Tokens(), SystemClock()
+    followed = (*(kind.key for kind in KINDS), *(kind_key(model) for model in catalogue_indexes.KINDS))
+    view, tokens, clock = View(store, followed), Tokens(), SystemClock()
     rbac, revocations = Rbac(view), Revocations()
     audit_path = folder / "audit" / "audit.log"
     audit, pepper = AuditLog(audit_path, clock), Pepper(b"pepper")
@@ -197,8 +200,11 @@ async def serving(folder: Path, store: MemoryStore | None = None) -> AsyncGenera
         issuer=tokens,
         revoker=revocations,
         audit=audit,
-        credentials=ServiceCredentials(store, rbac, EnrolmentSecrets(store, pepper, audit, clock), lambda: JOINED),
+        service_credentials=ServiceCredentials(
+            store, rbac, EnrolmentSecrets(store, pepper, audit, clock), lambda: JOINED
+        ),
         organizations=Organizations(store, rbac, Invitations(store, pepper, audit, clock), audit),
+        catalogue=Catalogue(view, clock),
     )
     async with _followed(view), api.serve("127.0.0.1", 0, lambda: context) as listening:
         trust = ssl.create_default_context(cafile=str(ca))

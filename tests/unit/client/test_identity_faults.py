@@ -146,7 +146,10 @@ def test_whatever_fails_an_identity_works_and_the_next_attempt_succeeds(
         other = store.other()
         assert other is None or other.generation in {1, 2}
         # And a renewal from there goes through, by the key that may have been asked for already.
-        following = identity(store.pending_key(), generation=held.generation + 1)
+        # But not by the one in use: the authority would take it for a copy, and lock the identity.
+        asking = store.pending_key()
+        assert asking != held.key_pem, fault.hit
+        following = identity(asking, generation=held.generation + 1)
         store.install(following)
         store.confirm(following)
         assert IdentityStore(state).load() == following

@@ -20,14 +20,14 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from drtp.api.feed import EdgeRole, EnrolRequest, Fault, RenewRequest, renewal_proof
+from drtp.api.feed import EdgeRole, EnrolRequest, Fault, RenewRequest, SecretRequest, SecretResponse, renewal_proof
 from drtp.api.internal import EnrolmentSecret
 from drtp.api.meta import Key
 from drtp.api.spiffe import PeerRole, identity_of
 from drtp.client.enrolment import bind_services, enrol
 from drtp.client.feed import FeedPhase
 from drtp.client.identity import build_identity
-from drtp.client.joining import EdgeAddress
+from drtp.client.joining import EdgeAddress, parse_join
 from drtp.client.keys import new_key, request_for, sign
 from drtp.client.tls import trusting
 from drtp.issuers.audit import verify_audit
@@ -374,6 +374,20 @@ async def test_user_enrols_for_services_of_the_namespaces_they_work_in_only(tmp_
         assert refused.value.code == "DRTP-2004"
 
 
+async def test_user_makes_a_secret_that_is_one_string(tmp_path: Path):
+    async with edge_bed(tmp_path) as bed:
+        token = (await bed.token("joe")).reveal()
+        wanted = msgspec.json.encode(SecretRequest(namespace="joe", service="postgres"))
+        status, body = await post(bed, "/v1/secrets", wanted, Authorization=f"Bearer {token}")
+        assert status == 200
+        join = parse_join(msgspec.json.decode(body, type=SecretResponse).secret)
+        identity = await enrol(join.edge, bed.identities("agent"), AGENT, secret=join.secret)
+        assert identity.uri.startswith("spiffe://drtp.test/org/")
+        foreign = msgspec.json.encode(SecretRequest(namespace="eve", service="postgres"))
+        assert (await post(bed, "/v1/secrets", foreign, Authorization=f"Bearer {token}"))[0] == 403
+        assert (await post(bed, "/v1/secrets", wanted))[0] == 401
+
+
 async def expire(bed: Bed, name: str, days: int) -> None:
     """Replace an agent's certificate by one for the same key that ended `days` - 1 ago."""
     store = bed.identities(name)
@@ -521,7 +535,7 @@ async def test_no_header_stands_in_for_a_certificate_ghsa_cc5m_7mhm_xh9f_ghsa_4h
         async with aiohttp.ClientSession(connector=connector) as http:
             async with http.get(f"{bed.address.url}/v1/feed", headers=headers) as answer:
                 assert answer.status == 401
-            for path in ("/v1/enrol",):
+            for path in ("/v1/secrets", "/v1/enrol"):
                 wanted = {"namespace": "joe", "service": "postgres", "csrPem": "", "registration": {"type": "agent"}}
                 async with http.post(f"{bed.address.url}{path}", json=wanted, headers=headers) as answer:
                     assert answer.status in {401, 403}

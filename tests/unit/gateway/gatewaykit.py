@@ -149,7 +149,7 @@ class Authority:
 
     def credentials(self, uid: str = "g1") -> Credentials:
         pair = self.issue(uri=f"spiffe://drtp.test/gateway/{uid}")
-        return Credentials(chain_pem=pair.chain_pem, key_pem=pair.key_pem, bundle_pem=self.bundle_pem)
+        return Credentials(chain_pem=pair.chain_pem, key_pem=pair.key_pem, bundle_pem=self.bundle_pem, uid=uid)
 
     def server_context(self, directory: Path, *names: str) -> ssl.SSLContext:
         """A POP's side: its own certificate, client certificates required."""
@@ -191,6 +191,8 @@ class Visit:
     source_port: int
     tlvs: dict[int, bytes]
     peer_uris: tuple[str, ...]
+    local: bool
+    """Over a Unix socket."""
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
 
@@ -228,7 +230,7 @@ class Pop:
     def endpoint(self, priority: int = 0) -> PopEndpoint:
         return PopEndpoint(
             connection="c1", server=self.server, server_name=f"{self.server}.tunnel.test", mode=self.mode,
-            address="" if self.path else "127.0.0.1", port=self.port, path=self.path, priority=priority,
+            address="127.0.0.1", port=self.port, path=self.path, priority=priority,
         )  # fmt: skip
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -237,7 +239,8 @@ class Pop:
             source, port, tlvs = await read_proxy(reader)
             certificate: dict[str, Any] = writer.get_extra_info("peercert") or {}
             uris = tuple(value for kind, value in certificate.get("subjectAltName", ()) if kind == "URI")
-            visit = Visit(source, port, tlvs, uris, reader, writer)
+            local = writer.get_extra_info("socket").family == socket.AF_UNIX
+            visit = Visit(source, port, tlvs, uris, local, reader, writer)
             self.visits.append(visit)
             await self.serve(visit)
         except (asyncio.IncompleteReadError, ConnectionError, ssl.SSLError):
@@ -265,16 +268,17 @@ async def pop(
     path: Path | None = None,
 ) -> AsyncGenerator[Pop]:
     stand_in = Pop(server, serve, mode)
+    listening = await asyncio.start_server(stand_in.handle, "127.0.0.1", 0, ssl=tls)
+    stand_in.port = listening.sockets[0].getsockname()[1]
+    doors = [listening]
     if path is not None:
-        listening = await asyncio.start_unix_server(stand_in.handle, path)
+        doors.append(await asyncio.start_unix_server(stand_in.handle, path))
         stand_in.path = str(path)
-    else:
-        listening = await asyncio.start_server(stand_in.handle, "127.0.0.1", 0, ssl=tls)
-        stand_in.port = listening.sockets[0].getsockname()[1]
     try:
         yield stand_in
     finally:
-        listening.close()
+        for door in doors:
+            door.close()
         for visit in stand_in.visits:
             visit.writer.close()
 

@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from google.protobuf import json_format
 
@@ -47,7 +48,16 @@ def endpoints() -> tuple[PopEndpoint, ...]:
             connection="c", server="p1", server_name="p1.t", mode=EndpointMode.MTLS, address="192.0.2.1", port=1
         ),
         PopEndpoint(connection="c", server="p2", server_name="p2.t", mode=EndpointMode.PLAIN, address="::1", port=2),
-        PopEndpoint(connection="c", server="p3", server_name="p3.t", mode=EndpointMode.UNIX, path="/x", priority=5),
+        PopEndpoint(
+            connection="c",
+            server="p3",
+            server_name="p3.t",
+            mode=EndpointMode.UNIX,
+            address="192.0.2.3",
+            port=3,
+            path="/run/p/c.sock",
+            priority=5,
+        ),
     )
 
 
@@ -143,12 +153,24 @@ def test_a_pop_that_leaves_is_left_out_where_another_serves_and_counts_as_used_w
     first, second, third = endpoints()
     table = {**backend(first, second, third), **tcp(1001)}
     going = builder.build(table, leaving={"p1"})
-    assert (_ports(going.resources), going.unused) == ([2, None], {"p1"})
+    assert (_ports(going.resources), going.unused) == ([2, 3], {"p1"})
     last_one = builder.build(table, dead={"p2", "p3"}, leaving={"p1"})
-    assert (_ports(last_one.resources), last_one.unused) == ([1, 2, None], {"p2", "p3"})
+    assert (_ports(last_one.resources), last_one.unused) == ([1, 2, 3], {"p2", "p3"})
     assert _unhealthy(last_one.resources) == 2
     elsewhere = {**table, **backend(first, service="s2"), **tcp(1002, service="s2")}
     assert builder.build(elsewhere, leaving={"p1"}).unused == set(), "a service has no other POP"
+
+
+def test_a_neighbours_socket_comes_before_its_address_and_nobody_elses() -> None:
+    builder = Builder(AccessLogs())
+    first, second, third = endpoints()
+    foreign = msgspec.structs.replace(third, server="p4", path="/run/p/other.sock", port=4)
+    table = {**backend(first, second, third, foreign), **tcp(1001)}
+    assert _ports(builder.build(table).resources) == [1, 2, 3, 4]
+    near = builder.build(table, near={"p3": "/run/p", "p4": "/run/other", "p1": "/run/p"})
+    assert _ports(near.resources) == [1, 2, None, 3, 4]
+    dead = builder.build(table, near={"p3": "/run/p"}, dead={"p3"})
+    assert _unhealthy(dead.resources) == 2, "its socket and its address"
 
 
 def test_faults_name_their_entry_and_spare_the_others() -> None:

@@ -41,16 +41,6 @@ async def test_visitor_reaches_a_plain_endpoint_with_address_stream_and_service(
         writer.close()
 
 
-async def test_unix_endpoint_is_reached(tmp_path: Path) -> None:
-    port = free_port()
-    socket = tmp_path / "pop.sock"
-    async with pop("p1", mode=EndpointMode.UNIX, path=socket) as endpoint, gateway(tmp_path / "g") as running:
-        await running.programmed({**backend(endpoint.endpoint()), **tcp(port)})
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        assert await line(reader) == "banner 127.0.0.1"
-        writer.close()
-
-
 async def test_mtls_endpoint_gets_the_proxy_header_inside_tls(tmp_path: Path) -> None:
     port, authority = free_port(), Authority()
     tls = authority.server_context(tmp_path, "p1.tunnel.test")

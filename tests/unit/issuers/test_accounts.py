@@ -158,3 +158,21 @@ async def test_the_api_makes_no_token_of_a_user_in_groups_or_of_a_shut_one(offic
     with pytest.raises(Refused) as refused:
         await office.accounts.issue("root", timedelta(hours=1))
     assert refused.value.code == "DRTP-1031"
+
+
+async def test_a_programs_token_ends_with_its_service_account_also_if_one_of_its_name_follows(tmp_path: Path):
+    office = Office(tmp_path)
+    account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "robot", "namespace": "joe"}}
+    first = await office.store.create(account)
+    issued = await office.accounts.issue_to_program("joe", "robot", first.uid, timedelta(hours=1))
+    user = await office.accounts.authenticate(issued.token.reveal(), None, "")
+    assert (user.name, user.uid) == ("system:serviceaccount:joe:robot", first.uid)
+    assert user.groups == ("system:serviceaccounts", "system:serviceaccounts:joe", AUTHENTICATED)
+    await office.store.delete(Key("ServiceAccount", "joe", "robot"))
+    assert await office.accounts.authenticate(issued.token.reveal(), None, "") is None
+    second = await office.store.create(account)
+    assert await office.accounts.authenticate(issued.token.reveal(), None, "") is None
+    again = await office.accounts.issue_to_program("joe", "robot", second.uid, timedelta(hours=1))
+    assert (await office.accounts.authenticate(again.token.reveal(), None, "")).uid == second.uid
+    await office.clock.advance(7200)
+    assert await office.accounts.authenticate(again.token.reveal(), None, "") is None

@@ -5,13 +5,19 @@ from __future__ import annotations
 import asyncio
 import io
 import tarfile
+from datetime import timedelta
 from pathlib import Path
 
 import msgspec
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from drtp.api.audit import AuditLine, AuditWanted
+from drtp.api.people import User
+from drtp.api.spiffe import PeerRole
 from drtp.client.joining import parse_join
+from drtp.client.vouching import read_roots, successors
 from drtp.issuers.trail import Trail
 from drtp.kit.clock import SystemClock
 from drtp.kit.errors import Refused, Terminal
@@ -27,6 +33,7 @@ async def test_a_restore_brings_everything_back_but_the_secrets(tmp_path: Path) 
     async with running_controlplane(where, SystemClock()) as tower:
         kept = await tower.store.create(service("kept"))
         _, minted = await operator(where, "POST", "/v1/secrets", {"role": "pop", "name": "pop-1"})
+        invited = await tower.invitations.mint("acme", "uid", "viewer", User("joe"), timedelta(days=1))
         back_up(where.directory, tmp_path / "backup")
         assert (tmp_path / "backup").stat().st_mode & 0o777 == 0o600
         await tower.store.create(service("lost"))
@@ -46,7 +53,32 @@ async def test_a_restore_brings_everything_back_but_the_secrets(tmp_path: Path) 
         secret = parse_join(minted["secret"]).secret.reveal()
         with pytest.raises(Refused, match="DRTP-2001"):
             await tower.secrets.admit(secret, "any key", "127.0.0.1")
+        with pytest.raises(Refused, match="DRTP-2022"):
+            await tower.invitations.admit(invited.secret.reveal(), User("eve"))
     assert (tmp_path / "cp.before-restore").is_dir()
+
+
+async def test_a_restore_of_a_backup_from_before_a_rotation_strands_nobody_who_trusts_the_later_root_alone(
+    tmp_path: Path,
+) -> None:
+    where = settings(tmp_path)
+    backup = tmp_path / "backup"
+    async with running_controlplane(where, SystemClock()) as tower:
+        back_up(where.directory, backup)
+        await tower.rotation.begin("test", hold=timedelta(), grace=timedelta())
+        while tower.authority.state.next:
+            await tower.rotation.step("test", force=True)
+        trusted = read_roots(tower.authority.bundle_pem)
+        name = tower.authority.identity(PeerRole.POP, "p")
+        issued = tower.authority.issue(name, ec.generate_private_key(ec.SECP256R1()).public_key())
+    restore(backup, where.directory)
+    async with running_controlplane(where, SystemClock()) as tower:
+        now = SystemClock().now()
+        counts = read_roots(tower.authority.bundle_pem)
+        assert counts != trusted
+        assert successors(trusted, tower.authority.public_bundle_pem, now) == counts
+        chain = x509.load_pem_x509_certificates(issued.chain_pem.encode())
+        assert tower.authority.verify_edge(chain, now) == name
 
 
 async def test_backup_and_restore_are_in_the_audit_log_and_the_log_put_aside_is_named(tmp_path: Path) -> None:

@@ -92,6 +92,19 @@ def test_the_ephemeral_range_is_refused(tmp_path: Path, first: int, last: int) -
         )
 
 
+def test_a_directory_too_deep_for_sockets_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Invalid, match="DRTP-5020"):
+        PopSettings(
+            directory=tmp_path,
+            name="w.i",
+            pop="p",
+            latitude="0",
+            longitude="0",
+            server_ip="127.0.0.1",
+            endpoint_sockets=tmp_path / ("d" * 60),
+        )
+
+
 # Every step is synced to a disk whose speed is not the subject here.
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.sets(st.sampled_from("abcdefgh"), max_size=6), max_size=12))

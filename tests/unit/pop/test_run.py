@@ -14,8 +14,10 @@ from typing import Any
 import aiohttp
 import pytest
 
+from drtp.api.probing import PULSE
 from drtp.kit.errors import Retryable, Terminal
 from drtp.pop import PopSettings, run_pop
+from drtp.pop.run import sockets_of
 from edge_world import Authority, enrolled, until
 
 
@@ -59,6 +61,23 @@ async def test_two_processes_never_share_a_directory(directory: Path) -> None:
     async with living(settings(directory)):
         with pytest.raises(Terminal, match="DRTP-4010"):
             await run_pop(settings(directory))
+
+
+async def test_two_pops_never_share_a_directory_of_sockets(directory: Path, tmp_path: Path) -> None:
+    other = enrolled(tmp_path / "other", Authority().identity("pop", "p2", "p2.tunnel.test.example"))
+    async with living(settings(directory)):
+        with pytest.raises(Terminal, match="DRTP-5021"):
+            await run_pop(settings(other, endpoint_sockets=sockets_of(settings(directory))))
+
+
+async def test_sockets_of_a_killed_process_are_gone_and_other_files_stay(directory: Path) -> None:
+    sockets = sockets_of(settings(directory))
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(sockets / "c9.sock"))
+    (sockets / "notes.sock").write_text("no socket")
+    async with living(settings(directory)):
+        found = {path.name for path in sockets.iterdir()}
+    assert found == {"lock", "notes.sock", PULSE}
 
 
 async def test_a_pop_that_is_not_enrolled_says_so(tmp_path: Path) -> None:

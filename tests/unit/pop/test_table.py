@@ -16,17 +16,21 @@ SOCKETS = Path("/run/drtp/endpoints")
 def test_each_route_gets_its_own_endpoint() -> None:
     table = read_table(
         snapshot({"route/c1": route("c1"), "route/c2": route("c2", mode=EndpointMode.UNIX)}),
-        {"c1": Place("127.0.0.1", 20000)},
+        {"c1": Place("127.0.0.1", 20000), "c2": Place("127.0.0.1", 20001)},
         SOCKETS,
     )
     assert table.documents["route/c1"]["bind"] == {"address": "127.0.0.1", "port": 20000}
-    assert table.documents["route/c2"]["bind"] == {"path": "/run/drtp/endpoints/c2.sock"}
+    assert table.documents["route/c2"]["bind"] == {
+        "address": "127.0.0.1",
+        "port": 20001,
+        "path": "/run/drtp/endpoints/c2.sock",
+    }
     assert not table.refused
 
 
-def test_only_tcp_endpoints_use_ports() -> None:
+def test_endpoints_with_sockets_have_ports_too_for_gateways_elsewhere() -> None:
     both = snapshot({"route/c1": route("c1"), "route/c2": route("c2", mode=EndpointMode.UNIX)})
-    assert port_users(both) == {"c1"}
+    assert port_users(both) == {"c1", "c2"}
 
 
 def test_a_route_without_a_free_port_is_refused_by_itself() -> None:
@@ -44,7 +48,8 @@ def test_a_path_that_is_no_socket_path_is_refused() -> None:
         "route/long": route("x" * 120, mode=EndpointMode.UNIX),
         "route/up": route("../../etc/x", mode=EndpointMode.UNIX),
     }
-    table = read_table(snapshot(dict(entries)), {}, SOCKETS)
+    places = {entry.connection: Place("127.0.0.1", 20000) for entry in entries.values()}
+    table = read_table(snapshot(dict(entries)), places, SOCKETS)
     assert not table.documents
     assert all("DRTP-4023" in reason for reason in table.refused.values())
 

@@ -131,6 +131,7 @@ impl Agent {
             ok: opened.is_ok(),
             error: opened.err().or(complaint),
             bound: bound.map(|address| address.to_string()),
+            path: None,
         }
     }
 
@@ -180,7 +181,12 @@ impl Agent {
             if self.open_listener(index).is_ok() {
                 let listener = &self.listeners[index];
                 let bound = SocketAddr::new(listener.spec.address, listener.spec.port).to_string();
-                self.emit(Event::RouteBound { key: listener.key.clone(), connection: String::new(), bound });
+                self.emit(Event::RouteBound {
+                    key: listener.key.clone(),
+                    connection: String::new(),
+                    bound,
+                    path: None,
+                });
             }
         }
     }

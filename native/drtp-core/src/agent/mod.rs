@@ -366,7 +366,7 @@ impl Agent {
                     Err(error.to_string())
                 }
             };
-            let entry = EntryOutcome { ok: result.is_ok(), error: result.err(), bound: None };
+            let entry = EntryOutcome { ok: result.is_ok(), error: result.err(), ..EntryOutcome::default() };
             outcome.entries.insert(key, entry);
         }
         self.probe_due();
@@ -393,7 +393,7 @@ impl Agent {
             Ok(_) => Some("a list of the denied of another kind".to_owned()),
             Err(error) => Some(error.to_string()),
         };
-        outcome.entries.insert(key, EntryOutcome { ok: error.is_none(), error, bound: None });
+        outcome.entries.insert(key, EntryOutcome { ok: error.is_none(), error, ..EntryOutcome::default() });
     }
 
     fn is_denied(&self, pop: &str) -> bool {

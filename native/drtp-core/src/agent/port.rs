@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use super::{Agent, What};
 use crate::access::parse_net;
+use crate::driver::hop::SuddenEnd;
 use crate::driver::listener_token;
 use crate::driver::relay::{Outcome, Phase, Relay};
 use crate::driver::socket::{Socket, would_block};
@@ -101,7 +102,7 @@ impl Agent {
             self.remove_port(key);
             return fail(error);
         }
-        EntryOutcome { ok: true, error: None, bound: Some(self.ports[index].bound()) }
+        EntryOutcome { ok: true, bound: Some(self.ports[index].bound()), ..EntryOutcome::default() }
     }
 
     fn open_port(&mut self, index: usize) -> std::io::Result<()> {
@@ -158,7 +159,8 @@ impl Agent {
     pub(super) fn port_news(&mut self, index: usize) {
         loop {
             let accepted = match self.ports.get(index).and_then(|port| port.listener.as_ref()) {
-                Some(listener) => listener.accept(),
+                // Programs close when they have no more to say.
+                Some(listener) => listener.accept(SuddenEnd::Finish),
                 None => return,
             };
             match accepted {

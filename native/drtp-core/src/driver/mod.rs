@@ -4,6 +4,7 @@
 
 pub(crate) mod batch;
 pub(crate) mod flow;
+pub(crate) mod hop;
 mod lanes;
 pub(crate) mod relay;
 mod relays;
@@ -253,7 +254,15 @@ impl Core {
             }
             return self.read_soon(index);
         }
-        relay.hung_up |= event.is_read_closed();
+        if event.is_read_closed() {
+            relay.hung_up = true;
+            if let Some(socket) = relay.socket.as_mut() {
+                socket.note_end(event.is_write_closed());
+                if socket.is_deserted() {
+                    return self.table.end_relay(index, Err(ResetCode::Reset));
+                }
+            }
+        }
         relay.readable |= event.is_readable() || relay.hung_up;
         if event.is_writable() && !relay.writable {
             relay.writable = true;

@@ -5,11 +5,12 @@ use std::net::{Shutdown, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use mio::net::{TcpStream, UnixStream};
+use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 use rustls::ServerConfig;
 use socket2::SockRef;
 
+use super::hop::Hop;
 use crate::through::{Goal, Through, Way};
 
 /// Unacknowledged bytes for this long: the path is dead, whatever keeps the socket open.
@@ -20,7 +21,8 @@ const NOTSENT_LOWAT_BYTES: u32 = 128 * 1024;
 
 pub(crate) enum Socket {
     Tcp(TcpStream),
-    Unix(UnixStream),
+    /// A gateway's, on this machine.
+    Unix(Hop),
     /// A lane's, by a proxy or in a WebSocket.
     Through(Box<Through>),
 }
@@ -63,17 +65,31 @@ impl Socket {
 
     /// From now on closing is an orderly end.
     pub(crate) fn end_orderly(&self) {
-        if let Socket::Tcp(stream) = self {
+        match self {
             // Failing leaves the reset, which is the safe side.
-            let _ = SockRef::from(stream).set_linger(None);
+            Socket::Tcp(stream) => drop(SockRef::from(stream).set_linger(None)),
+            Socket::Unix(hop) => hop.end_orderly(),
+            Socket::Through(_) => {}
         }
+    }
+
+    /// The event said that the other end sends no more, or (`wholly`) that it is closed.
+    pub(crate) fn note_end(&mut self, wholly: bool) {
+        if let Socket::Unix(hop) = self {
+            hop.note_end(wholly);
+        }
+    }
+
+    /// The other end has gone before this one's bytes had ended, which TCP shows by a reset.
+    pub(crate) fn is_deserted(&self) -> bool {
+        matches!(self, Socket::Unix(hop) if hop.is_deserted())
     }
 
     pub(crate) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
         let both = Interest::READABLE | Interest::WRITABLE;
         match self {
             Socket::Tcp(stream) => registry.register(stream, token, both),
-            Socket::Unix(stream) => registry.register(stream, token, both),
+            Socket::Unix(hop) => hop.register(registry, token, both),
             Socket::Through(way) => match way.stream() {
                 Some(stream) => registry.register(stream, token, both),
                 None => Err(io::ErrorKind::NotConnected.into()),
@@ -85,7 +101,7 @@ impl Socket {
         loop {
             let result = match self {
                 Socket::Tcp(stream) => stream.read(buffer),
-                Socket::Unix(stream) => stream.read(buffer),
+                Socket::Unix(hop) => hop.read(buffer),
                 Socket::Through(way) => way.read(buffer),
             };
             if !matches!(&result, Err(error) if error.kind() == io::ErrorKind::Interrupted) {
@@ -98,7 +114,7 @@ impl Socket {
         loop {
             let result = match self {
                 Socket::Tcp(stream) => stream.write(bytes),
-                Socket::Unix(stream) => stream.write(bytes),
+                Socket::Unix(hop) => hop.write(bytes),
                 Socket::Through(way) => way.write(bytes),
             };
             if !matches!(&result, Err(error) if error.kind() == io::ErrorKind::Interrupted) {
@@ -110,7 +126,7 @@ impl Socket {
     pub(crate) fn shutdown_write(&mut self) -> io::Result<()> {
         match self {
             Socket::Tcp(stream) => stream.shutdown(Shutdown::Write),
-            Socket::Unix(stream) => stream.shutdown(Shutdown::Write),
+            Socket::Unix(hop) => hop.shutdown_write(),
             Socket::Through(way) => way.shutdown_write(),
         }
     }
@@ -146,7 +162,7 @@ impl Socket {
     pub(crate) fn failure(&self) -> Option<io::Error> {
         match self {
             Socket::Tcp(stream) => stream.take_error().ok().flatten(),
-            Socket::Unix(stream) => stream.take_error().ok().flatten(),
+            Socket::Unix(hop) => hop.failure(),
             Socket::Through(_) => None,
         }
     }

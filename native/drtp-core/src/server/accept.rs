@@ -11,6 +11,7 @@ use super::entries::Mode;
 use super::listener::out_of_descriptors;
 use super::{Door, Server};
 use crate::driver::LaneConn;
+use crate::driver::hop::SuddenEnd;
 use crate::driver::relay::{Phase, Relay, Relays};
 use crate::driver::socket::{Socket, would_block};
 use crate::driver::table::canonical;
@@ -22,6 +23,8 @@ use crate::tls::Tls;
 
 /// Connections that are taken at a door before other sockets have their turn.
 const ACCEPTS_PER_TURN: u32 = 64;
+/// What the pulse says.
+const PULSE: &[u8] = b".";
 /// Accepting goes on after this when descriptors ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -31,7 +34,8 @@ impl Server {
     pub(super) fn accept(&mut self, door: usize) {
         for _ in 0..self.at_once() {
             let accepted = match self.doors.get(door) {
-                Some(Door::Agents(listener) | Door::Endpoint(_, listener)) => listener.accept(),
+                Some(Door::Agents(listener) | Door::Pulse(listener)) => listener.accept(SuddenEnd::Finish),
+                Some(Door::Endpoint(route, listener)) => listener.accept(self.sudden_end(*route)),
                 None => return,
             };
             match accepted {
@@ -55,18 +59,36 @@ impl Server {
     /// Out of descriptors: one waiting connection is turned away, the rest wait for a moment.
     fn pause(&mut self, door: usize) {
         self.accept_paused_total += 1;
-        if let Some(Door::Agents(listener) | Door::Endpoint(_, listener)) = self.doors.get(door) {
+        if let Some(Door::Agents(listener) | Door::Pulse(listener) | Door::Endpoint(_, listener)) = self.doors.get(door)
+        {
             self.reserve.turn_away(listener);
         }
         let at = self.core.now() + ACCEPT_PAUSE;
         self.core.role_timer(at, door as u64);
     }
 
-    fn admit(&mut self, door: usize, socket: Socket, peer: Option<SocketAddr>) {
+    fn admit(&mut self, door: usize, mut socket: Socket, peer: Option<SocketAddr>) {
         match self.doors.get(door) {
             Some(Door::Agents(_)) => self.admit_agent(socket, peer),
             Some(Door::Endpoint(route, _)) => self.admit_visitor(*route, socket, peer),
+            // Whoever does not take it has asked in vain.
+            Some(Door::Pulse(_)) => drop(socket.write(PULSE)),
             None => {}
+        }
+    }
+
+    /// What a gateway's close means on the Unix hop of a route, where nothing else has ended yet.
+    fn sudden_end(&self, route: usize) -> SuddenEnd {
+        let http = self.routes.get(route).is_some_and(|route| matches!(route.spec.protocol.as_str(), "HTTP" | "HTTPS"));
+        if http { SuddenEnd::Finish } else { SuddenEnd::Reset }
+    }
+
+    /// How a visitor came: a `unix` endpoint has an `mtls` entrance beside its own.
+    fn mode_of(&self, route: usize, socket: Option<&Socket>) -> Mode {
+        match self.routes.get(route).map(|route| route.spec.mode) {
+            _ if matches!(socket, Some(Socket::Unix(_))) => Mode::Unix,
+            Some(Mode::Plain) => Mode::Plain,
+            _ => Mode::Mtls,
         }
     }
 
@@ -150,17 +172,22 @@ impl Server {
     // ---- visitors --------------------------------------------------------------------------------------------------
 
     fn admit_visitor(&mut self, route: usize, socket: Socket, peer: Option<SocketAddr>) {
+        let mode = self.mode_of(route, Some(&socket));
+        let mut owner = route;
         // Without an agent the handshake is never completed: the gateway tries the next POP.
         if self.draining.is_some() || !self.is_served(route) || !self.within_rate(route) {
             if let Some(route) = self.routes.get_mut(route) {
                 route.denied_total += 1;
             }
-            return;
+            if mode != Mode::Unix {
+                return;
+            }
+            // There an end before its first byte would be a clean one: its header is awaited, and leads nowhere.
+            owner = usize::MAX;
         }
-        let Some(state) = self.routes.get(route) else { return };
-        let mode = state.spec.mode;
         let known = peer.unwrap_or_else(|| SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)));
-        let declared = mode != Mode::Plain || state.plain_from.iter().any(|net| net.contains(&known.ip()));
+        let nets = self.routes.get(route).map_or(&[][..], |route| &route.plain_from);
+        let declared = mode != Mode::Plain || nets.iter().any(|net| net.contains(&known.ip()));
         // All visitors of a gateway come from its one address, so a burst of them may take most of what there is.
         let most = self.config.limits.pre_auth_max;
         let places = Places { all: most, of_address: most };
@@ -171,7 +198,7 @@ impl Server {
         }
         let serial = self.core.table.next_serial();
         let destination = if declared { None } else { socket.local_address().map(canonical) };
-        let relay = self.core.table.relays.insert(Relay::new(Phase::Preamble, route, serial, now));
+        let relay = self.core.table.relays.insert(Relay::new(Phase::Preamble, owner, serial, now));
         self.waiting_peer.insert(relay, known);
         let relays = &self.core.table.relays;
         self.visitors.seat((relay, serial), known.ip(), now, |guest| is_in_preamble(relays, guest));
@@ -200,10 +227,14 @@ impl Server {
         let Some(state) = self.core.table.relays.get(relay).filter(|r| !r.dead && r.phase == Phase::Preamble) else {
             return;
         };
-        let Some(route) = self.routes.get(state.owner) else {
+        if !self.routes.contains(state.owner) {
+            // Of who has said nothing yet the end would be a clean one on a Unix socket.
+            if state.unsent().is_empty() && !state.ended_early && matches!(state.socket, Some(Socket::Unix(_))) {
+                return;
+            }
             return self.core.table.end_relay(relay, Err(ResetCode::NoRoute));
-        };
-        let mode = route.spec.mode;
+        }
+        let mode = self.mode_of(state.owner, state.socket.as_ref());
         if mode == Mode::Mtls {
             let tls = state.tls.as_ref().map(|state| &state.tls).filter(|tls| tls.established());
             let Some(tls) = tls else { return self.give_up_if_ended(relay) };
@@ -232,6 +263,9 @@ impl Server {
                 if mode != Mode::Mtls {
                     self.remember_visitors_peer(relay); // a gateway's was at its certificate
                 }
+                if mode == Mode::Unix && !self.brought_by(relay, &header) {
+                    return self.deny(relay, ResetCode::Denied);
+                }
                 self.meet(relay, &header);
             }
             Err(crate::proxy::ProxyError::Missing) if mode == Mode::Plain => {
@@ -258,6 +292,14 @@ impl Server {
             return Err(ResetCode::Denied);
         }
         Ok((peer.uid, peer.not_after))
+    }
+
+    /// On a Unix socket the file's mode says that this is a gateway of this machine, and the gateway which: one that this
+    /// POP trusts, for as long as it does.
+    fn brought_by(&mut self, relay: usize, header: &Header) -> bool {
+        let Some(gateway) = header.gateway.as_ref().filter(|gateway| self.trusts(gateway)) else { return false };
+        self.core.table.relays[relay].gateway = Some(Box::new((gateway.clone(), i64::MAX)));
+        true
     }
 
     /// A gateway of the table, and not revoked.

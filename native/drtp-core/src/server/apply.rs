@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::entries::{Entry, Mode, Place, RouteSpec};
 use super::listener::Bound;
-use super::{Delta, Door, Route, Server};
+use super::{Delta, Door, Entrance, Route, Server};
 use crate::access::{Access, parse_net};
 use crate::driver::listener_token;
 use crate::event::Event;
@@ -69,12 +69,14 @@ impl Server {
         self.deny_keys.remove(key);
         let Some(index) = self.by_key.remove(key) else { return };
         let route = self.routes.remove(index);
-        if let Some(door) = route.door {
-            self.doors.try_remove(door);
-        }
-        if let Place::Unix(path) = &route.place {
-            // A path that is gone already is what was wanted.
-            let _ = std::fs::remove_file(path);
+        for entrance in route.entrances {
+            if let Some(door) = entrance.door {
+                self.doors.try_remove(door);
+            }
+            if let Place::Unix(path) = &entrance.place {
+                // A path that is gone already is what was wanted.
+                let _ = std::fs::remove_file(path);
+            }
         }
         for relay in route.visitors {
             self.core.table.end_relay(relay, Err(ResetCode::NoRoute));
@@ -98,8 +100,8 @@ impl Server {
             complaint.get_or_insert_with(|| "unreadable plainFrom: that part declares nobody".to_owned());
         }
         let plain_from = nets.into_iter().flatten().collect();
-        let place = match spec.bind.place(spec.mode) {
-            Ok(place) => place,
+        let places = match spec.bind.places(spec.mode) {
+            Ok(places) => places,
             Err(error) => {
                 self.remove(key);
                 return EntryOutcome { error: Some(error), ..EntryOutcome::default() };
@@ -117,13 +119,18 @@ impl Server {
             (route.spec, route.access, route.plain_from) = (spec, access, plain_from);
             index
         } else {
-            let index = self.routes.insert(Route::new(key, spec, access, plain_from, place, self.core.now()));
+            let index = self.routes.insert(Route::new(key, spec, access, plain_from, places, self.core.now()));
             self.by_key.insert(key.to_owned(), index);
             index
         };
-        let bound = self.open_door(index);
+        let (bound, without) = (self.open_doors(index), self.local_complaint.take());
         let route = &self.routes[index];
-        EntryOutcome { ok: bound.is_ok(), error: bound.err().or(complaint), bound: route.bound.clone() }
+        EntryOutcome {
+            ok: bound.is_ok(),
+            error: bound.err().or(complaint).or(without),
+            bound: route.bound(),
+            path: route.path(),
+        }
     }
 
     /// Re-judges every session and every live visitor by what is in force now, and resets who may not stay.
@@ -193,7 +200,7 @@ impl Server {
     /// All endpoints of one agent open or close as its session comes and goes.
     pub(super) fn refresh_doors(&mut self, uid: &str) {
         for route in self.by_agent.get(uid).cloned().unwrap_or_default() {
-            if let Err(message) = self.open_door(route) {
+            if let Err(message) = self.open_doors(route) {
                 self.door_failed(route, message);
             }
         }
@@ -207,47 +214,68 @@ impl Server {
 
     /// Endpoints that could not be bound are tried again.
     pub(super) fn retry_doors(&mut self) {
-        let shut = |route: &Route| route.door.is_none() && route.deaf.is_none();
+        let shut = |route: &Route| route.entrances.iter().any(Entrance::is_shut);
         let routes: Vec<usize> = self.routes.iter().filter(|(_, r)| shut(r)).map(|(index, _)| index).collect();
         for route in routes {
             // Reported when it first failed; its success is an event of its own.
-            let _ = self.open_door(route);
+            let _ = self.open_doors(route);
         }
     }
 
-    /// Brings an endpoint to what it should be: bound always; listening always (`mtls`), or while an agent serves.
-    fn open_door(&mut self, index: usize) -> Result<(), String> {
+    /// Brings an endpoint to what it should be. A Unix socket that cannot be had where there is an address beside it is
+    /// no failure: gateways take the address.
+    fn open_doors(&mut self, index: usize) -> Result<(), String> {
+        let before = (self.routes[index].bound(), self.routes[index].path());
+        let mut failure = None;
+        for number in 0..self.routes[index].entrances.len() {
+            let spare = number > 0;
+            match self.open_door(index, number) {
+                Err(message) if spare => drop(self.local_complaint.replace(message)),
+                Err(message) => failure = Some(message),
+                Ok(()) => {}
+            }
+        }
+        let route = &self.routes[index];
+        let now = (route.bound(), route.path());
+        if now != before {
+            let (key, connection) = (route.key.clone(), route.spec.connection.clone());
+            let (bound, path) = (now.0.unwrap_or_default(), now.1);
+            self.emit(Event::RouteBound { key, connection, bound, path });
+        }
+        failure.map_or(Ok(()), Err)
+    }
+
+    /// One entrance: bound always; listening always (behind TLS), or while an agent serves.
+    fn open_door(&mut self, index: usize, number: usize) -> Result<(), String> {
         let serving = self.is_served(index) && self.draining.is_none();
         let route = &mut self.routes[index];
-        let listening = route.spec.mode == Mode::Mtls || serving;
+        let clear = route.spec.mode == Mode::Plain;
+        let entrance = &mut route.entrances[number];
+        let listening = serving || matches!(entrance.place, Place::Tcp(_)) && !clear;
         if !listening {
-            if let Some(door) = route.door.take() {
+            if let Some(door) = entrance.door.take() {
                 self.doors.try_remove(door);
             }
         }
-        if route.door.is_some() {
+        if entrance.door.is_some() {
             return Ok(());
         }
-        if route.deaf.is_none() {
-            let bound = Bound::bind(&route.place).map_err(|error| format!("cannot bind: {error}"))?;
-            route.place = bound.place.clone();
-            let text = match &bound.place {
+        if entrance.deaf.is_none() {
+            let bound = Bound::bind(&entrance.place).map_err(|error| format!("cannot bind: {error}"))?;
+            entrance.place = bound.place.clone();
+            entrance.bound = Some(match &bound.place {
                 Place::Tcp(address) => address.to_string(),
                 Place::Unix(path) => path.display().to_string(),
-            };
-            route.deaf = Some(bound);
-            if route.bound.replace(text.clone()).as_ref() != Some(&text) {
-                let (key, connection) = (route.key.clone(), route.spec.connection.clone());
-                self.core.inbox.shared.events.push(Event::RouteBound { key, connection, bound: text });
-            }
+            });
+            entrance.deaf = Some(bound);
         }
         if listening {
-            if let Some(deaf) = route.deaf.take() {
+            if let Some(deaf) = entrance.deaf.take() {
                 let slot = self.doors.vacant_entry();
                 let token = listener_token(slot.key());
                 let listener = deaf.listen(self.core.poll.registry(), token);
                 let listener = listener.map_err(|error| format!("cannot listen: {error}"))?;
-                route.door = Some(slot.key());
+                entrance.door = Some(slot.key());
                 slot.insert(Door::Endpoint(index, listener));
             }
         }

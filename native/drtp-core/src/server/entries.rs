@@ -108,7 +108,7 @@ const fn yes() -> bool {
     true
 }
 
-/// `{"address": "127.0.0.1", "port": 31001}` or `{"path": "/run/…"}`.
+/// `{"address": "127.0.0.1", "port": 31001}`, `{"path": "/run/…"}`, or both.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub(crate) struct BindSpec {
     #[serde(default)]
@@ -129,15 +129,21 @@ pub(crate) enum Place {
 impl BindSpec {
     /// A connector's port: a path, or an address.
     pub(crate) fn local(&self) -> Option<Place> {
-        let (mode, address) = (if self.path.is_some() { Mode::Unix } else { Mode::Plain }, self.address);
-        self.place(mode).ok().filter(|_| address.is_some() != self.path.is_some())
+        match (self.address, &self.path) {
+            (Some(address), None) => Some(Place::Tcp(SocketAddr::new(address, self.port))),
+            (None, Some(path)) => Some(Place::Unix(path.clone())),
+            _ => None,
+        }
     }
 
-    /// A Unix endpoint has a path, the others an address.
-    pub(super) fn place(&self, mode: Mode) -> Result<Place, String> {
-        match (mode, self.address, &self.path) {
-            (Mode::Unix, None, Some(path)) => Ok(Place::Unix(path.clone())),
-            (Mode::Mtls | Mode::Plain, Some(address), None) => Ok(Place::Tcp(SocketAddr::new(address, self.port))),
+    /// A `unix` endpoint has a path, and an address beside it for gateways elsewhere; the others have an address.
+    pub(super) fn places(&self, mode: Mode) -> Result<Vec<Place>, String> {
+        let address = self.address.map(|address| Place::Tcp(SocketAddr::new(address, self.port)));
+        let path = self.path.clone().map(Place::Unix);
+        match (mode, &address, &path) {
+            (Mode::Unix, _, Some(_)) | (Mode::Mtls | Mode::Plain, Some(_), None) => {
+                Ok(address.into_iter().chain(path).collect())
+            }
             _ => Err("bind does not fit the endpoint's mode".to_owned()),
         }
     }

@@ -13,6 +13,7 @@ use mio::{Interest, Registry, Token};
 use socket2::{Domain, SockAddr, Socket as RawSocket, TcpKeepalive, Type};
 
 use super::Place;
+use crate::driver::hop::{Hop, SuddenEnd};
 use crate::driver::socket::{Socket, inherited};
 
 /// A visitor that is silent for this long is asked whether it is still there.
@@ -94,13 +95,13 @@ fn clear_path(path: &Path) -> io::Result<()> {
 
 impl Listener {
     /// One connection, with its peer; `None` peer on a Unix socket.
-    pub(crate) fn accept(&self) -> io::Result<(Socket, Option<SocketAddr>)> {
+    pub(crate) fn accept(&self, sudden: SuddenEnd) -> io::Result<(Socket, Option<SocketAddr>)> {
         match self {
             Listener::Tcp(listener) => {
                 let (stream, peer) = listener.accept()?;
                 Ok((Socket::accepted(stream), Some(peer)))
             }
-            Listener::Unix(listener) => Ok((Socket::Unix(listener.accept()?.0), None)),
+            Listener::Unix(listener) => Ok((Socket::Unix(Hop::new(listener.accept()?.0, sudden)), None)),
         }
     }
 }
@@ -118,7 +119,7 @@ impl Reserve {
     pub(crate) fn turn_away(&mut self, listener: &Listener) {
         self.0 = None;
         // Taking it is all; dropping it resets it.
-        let _ = listener.accept();
+        let _ = listener.accept(SuddenEnd::Reset);
         self.0 = File::open("/dev/null").ok();
     }
 }

@@ -53,6 +53,28 @@ const UNKNOWN_RETRY_MS: u32 = 500;
 enum Door {
     Agents(Listener),
     Endpoint(usize, Listener),
+    /// Says to gateways on this machine that the driver runs.
+    Pulse(Listener),
+}
+
+/// One socket of an endpoint.
+struct Entrance {
+    place: Place,
+    /// Bound but deaf: without TLS an entrance listens only while an agent is there.
+    deaf: Option<Bound>,
+    door: Option<usize>,
+    bound: Option<String>,
+}
+
+impl Entrance {
+    fn new(place: Place) -> Self {
+        Self { place, deaf: None, door: None, bound: None }
+    }
+
+    /// It is neither bound nor listening.
+    fn is_shut(&self) -> bool {
+        self.door.is_none() && self.deaf.is_none()
+    }
 }
 
 /// One connection's endpoint.
@@ -61,11 +83,8 @@ struct Route {
     spec: RouteSpec,
     access: Access,
     plain_from: Vec<ipnet::IpNet>,
-    place: Place,
-    /// Bound but deaf: clear and Unix endpoints listen only while an agent is there.
-    deaf: Option<Bound>,
-    door: Option<usize>,
-    bound: Option<String>,
+    /// The one with an address first.
+    entrances: Vec<Entrance>,
     /// Streams by relay index.
     visitors: BTreeSet<usize>,
     next_agent: usize,
@@ -83,7 +102,7 @@ impl Route {
         spec: RouteSpec,
         access: Access,
         plain_from: Vec<ipnet::IpNet>,
-        place: Place,
+        places: Vec<Place>,
         now: Instant,
     ) -> Self {
         Self {
@@ -91,10 +110,7 @@ impl Route {
             spec,
             access,
             plain_from,
-            place,
-            deaf: None,
-            door: None,
-            bound: None,
+            entrances: places.into_iter().map(Entrance::new).collect(),
             visitors: BTreeSet::new(),
             next_agent: 0,
             streams_total: 0,
@@ -105,6 +121,16 @@ impl Route {
             tokens: f64::INFINITY,
             tokens_at: now,
         }
+    }
+
+    /// `address:port`, once bound.
+    fn bound(&self) -> Option<String> {
+        self.entrances.iter().find(|one| matches!(one.place, Place::Tcp(_))).and_then(|one| one.bound.clone())
+    }
+
+    /// The Unix socket, once bound.
+    fn path(&self) -> Option<String> {
+        self.entrances.iter().find(|one| matches!(one.place, Place::Unix(_))).and_then(|one| one.bound.clone())
     }
 }
 
@@ -138,6 +164,8 @@ pub(crate) struct Server {
     /// Visitors in their preamble, with their socket's peer.
     waiting_peer: HashMap<usize, SocketAddr>,
     reserve: Reserve,
+    /// Why the endpoint that was opened last has no Unix socket, though it has an address.
+    local_complaint: Option<String>,
     accept_paused_total: u64,
     recent: VecDeque<FlowRecord>,
     draining: Option<Instant>,
@@ -158,6 +186,13 @@ pub(crate) fn bind(config: &ServerConfig, poll: &Poll) -> Result<(Vec<SocketAddr
         let slot = doors.vacant_entry();
         let listening = bound.listen(poll.registry(), listener_token(slot.key()));
         slot.insert(Door::Agents(listening.map_err(|error| CoreError::io(what(), error))?));
+    }
+    if let Some(path) = &config.pulse {
+        let what = || format!("pulse {}", path.display());
+        let bound = Bound::bind(&Place::Unix(path.clone())).map_err(|error| CoreError::io(what(), error))?;
+        let slot = doors.vacant_entry();
+        let listening = bound.listen(poll.registry(), listener_token(slot.key()));
+        slot.insert(Door::Pulse(listening.map_err(|error| CoreError::io(what(), error))?));
     }
     Ok((addresses, Doors(doors)))
 }
@@ -189,6 +224,7 @@ impl Server {
             visitors: Antechamber::default(),
             waiting_peer: HashMap::new(),
             reserve: Reserve::new(),
+            local_complaint: None,
             accept_paused_total: 0,
             recent: VecDeque::new(),
             draining: None,

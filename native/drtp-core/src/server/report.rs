@@ -49,7 +49,7 @@ impl Server {
             denied_total: route.denied_total,
             bytes_in: route.bytes_in + now(|relay| relay.bytes_read),
             bytes_out: route.bytes_out + now(|relay| relay.bytes_written),
-            bound: route.bound.clone(),
+            bound: route.bound().or_else(|| route.path()),
             live,
             local: None,
         }

@@ -70,6 +70,7 @@ pub fn pop(authority: &Authority) -> TunnelServer {
 pub fn pop_with(authority: &Authority, limits: CoreLimits) -> TunnelServer {
     TunnelServer::new(ServerConfig {
         web: None,
+        pulse: None,
         identity: authority.pop(),
         listeners: vec!["127.0.0.1:0".parse().unwrap(), "[::1]:0".parse().unwrap()],
         liveness: quick(),

@@ -55,6 +55,14 @@ balancers_option = click.option(
 )
 
 
+hop_option = click.option(
+    "--hop",
+    type=click.Choice(["mtls", "unix"]),
+    envvar="DRTP_HOP",
+    help="How gateways reach POPs: by mutual TLS, or over a Unix socket those of their own machine.",
+)
+
+
 class Location(click.ParamType[tuple[str, str]]):
     """`LAT,LON` in signed decimal degrees, kept as the strings that were given."""
 

@@ -10,11 +10,18 @@ import click
 import msgspec
 
 from drtp import __version__
-from drtp.api.drtp import DRTPServerSpec, ServerListener, Transport
+from drtp.api.drtp import DRTPServerSpec, EndpointMode, ServerListener, Transport
 from drtp.api.drtp import Location as Place
 from drtp.api.reports import GatewayRegistration, PopRegistration
 from drtp.main.commands.joining import ensure_identity, join_options, read_join, take_as_moved
-from drtp.main.commands.options import Location, OutputForm, balancers_option, output_option, port_option
+from drtp.main.commands.options import (
+    Location,
+    OutputForm,
+    balancers_option,
+    hop_option,
+    output_option,
+    port_option,
+)
 from drtp.main.lifeline import hold_lifeline
 from drtp.main.shell import Misconfigured, run_async, set_up_logs
 from drtp.pop.settings import PopSettings
@@ -34,9 +41,17 @@ _directory = click.Path(file_okay=False, path_type=Path)
 @port_option("http", "Public HTTP port of the gateways.")
 @port_option("https", "Public HTTPS and TLS port of the gateways.")
 @click.option("--suffix", envvar="DRTP_SUFFIX", help="Of vended hostnames.  [default: prism.localhost]")
+@hop_option
 @output_option
 def controlplane(
-    data_dir: Path, host: str, advertise: tuple[str, ...], suffix: str | None, output: OutputForm, **ports: int | None
+    *,
+    data_dir: Path,
+    host: str,
+    advertise: tuple[str, ...],
+    suffix: str | None,
+    hop: str | None,
+    output: OutputForm,
+    **ports: int | None,
 ) -> int:
     """Run the control plane. In the data directory of `drtp up` it continues the one that ran there."""
     try:
@@ -53,6 +68,8 @@ def controlplane(
     said: dict[str, Any] = {name: port for name, port in ports.items() if port}
     if suffix:
         said["suffix"] = suffix
+    if hop:
+        said["endpoint_mode"] = EndpointMode(hop)
     if advertise:
         said["names"] = advertise
     settings = ControlPlaneSettings(directory=layout.controlplane if embedded else layout.root, host=host, **said)
@@ -72,6 +89,12 @@ def controlplane(
 @click.option("--port", type=click.IntRange(0, 65535), default=_AGENT_PORT, show_default=True, help="Port for agents.")
 @click.option("--endpoint-address", multiple=True, help="Pod-network address that gateways reach endpoints at.")
 @click.option("--endpoint-ports", default="20000-29999", show_default=True, help="Range for endpoints.")
+@click.option(
+    "--endpoint-sockets",
+    type=_directory,
+    envvar="DRTP_ENDPOINT_SOCKETS",
+    help="Directory of its own for Unix sockets, by which gateways of this machine reach endpoints.",
+)
 @click.option(
     "--web-certificate",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -110,6 +133,7 @@ def pop(data_dir: Path, join_file: str | None, join_fd: int | None, output: Outp
         listeners=tuple(_listener(host, options["port"]) for host in options["listen"] or (address,)),
         endpoint_addresses=options["endpoint_address"] or ("127.0.0.1",),
         endpoint_ports=_range(options["endpoint_ports"]),
+        endpoint_sockets=options["endpoint_sockets"] and options["endpoint_sockets"].absolute(),
         web_certificate=_pair(options["web_certificate"], options["web_key"]),
         health_address=(options["health_address"] or address, options["health_port"]),
         metrics_address=None if options["metrics_port"] is None else ("127.0.0.1", options["metrics_port"]),
@@ -140,6 +164,14 @@ def pop(data_dir: Path, join_file: str | None, join_fd: int | None, output: Outp
 @click.option(
     "--drain", type=click.FloatRange(0), default=5.0, show_default=True, help="Seconds for visitors to finish."
 )
+@click.option(
+    "--pop-sockets",
+    type=_directory,
+    multiple=True,
+    metavar="DIRECTORY",
+    envvar="DRTP_POP_SOCKETS",
+    help="Where POPs of this machine have their sockets (--endpoint-sockets). Without it they are reached by TLS.",
+)
 @balancers_option
 @join_options
 @output_option
@@ -163,6 +195,7 @@ def gateway(data_dir: Path, join_file: str | None, join_fd: int | None, output: 
         concurrency=options["concurrency"],
         drain_timeout_s=options["drain"],
         proxy_protocol_from=balancers_of(options["balancers"]),
+        pop_sockets=_absolute(options["pop_sockets"]),
     )
     registration = GatewayRegistration(name=settings.name, addresses=settings.addresses, version=__version__)
 
@@ -213,6 +246,13 @@ def _range(written: str) -> tuple[int, int]:
     if not (first.isdecimal() and last.isdecimal()):
         raise Misconfigured("DRTP-7013", f"--endpoint-ports {written} is not FIRST-LAST.", "Such as 20000-29999.")
     return int(first), int(last)
+
+
+def _absolute(directories: tuple[Path, ...]) -> tuple[Path, ...]:
+    for directory in directories:
+        if not directory.is_absolute():
+            raise Misconfigured("DRTP-5022", f"--pop-sockets {directory} is not an absolute path.", "Write it whole.")
+    return directories
 
 
 def _missing(module: ModuleNotFoundError) -> Exception:

@@ -10,9 +10,16 @@ import msgspec
 
 from drtp.kit.clock import SystemClock
 from drtp.kit.errors import Invalid
-from drtp.main.commands.options import OutputForm, balancers_option, moved_option, output_option, port_option
+from drtp.main.commands.options import (
+    OutputForm,
+    balancers_option,
+    hop_option,
+    moved_option,
+    output_option,
+    port_option,
+)
 from drtp.main.embedded.announce import Announcement
-from drtp.main.embedded.parts import DRAIN_S, HOST
+from drtp.main.embedded.parts import DRAIN_S, HOST, USUAL_HOP
 from drtp.main.embedded.up import UpSettings, run_up
 from drtp.main.shell import run_async, set_up_logs
 
@@ -49,6 +56,7 @@ from drtp.main.shell import run_async, set_up_logs
     help="Seconds for visitors to finish, of each part that stops or is restarted.",
 )
 @balancers_option
+@hop_option
 @moved_option
 @output_option
 def up(
@@ -58,6 +66,7 @@ def up(
     no_restart: tuple[str, ...],
     drain_s: float,
     balancers: tuple[str, ...],
+    hop: str | None,
     moved: bool,
     output: OutputForm,
     **ports: int | None,
@@ -74,6 +83,7 @@ def up(
         no_restart=no_restart,
         suffix=suffix,
         proxy_protocol_from=_balancers(balancers) if balancers else (),
+        hop=hop or USUAL_HOP,
         moved=moved,
         drain_s=drain_s,
     )

@@ -22,6 +22,7 @@ from drtp.main.datum.creating_service import service
 from drtp.main.datum.credentials import IDENTITY
 from drtp.main.datum.inviting import invitation
 from drtp.main.datum.invocation import Invocation, context_option
+from drtp.main.datum.programs import service_account
 from drtp.main.shell import Misused, run_async
 from drtp.rules.permissions import ORGANIZATION_ROLES
 
@@ -59,6 +60,7 @@ def create() -> None:
 
 create.add_command(service)
 create.add_command(invitation)
+create.add_command(service_account)
 
 
 @create.command()

@@ -10,7 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from drtp.api.probing import LONGEST_SOCKET
+from drtp.kit.files import private_directory
 from drtp.kit.secret import Secret
+from drtp.kit.sockets import socket_directory
 from drtp.main.embedded.child import OnDeath, Part
 from drtp.main.embedded.layout import Layout
 from drtp.main.embedded.operator_client import OperatorClient
@@ -28,6 +31,8 @@ HELLO_NAMESPACE = "default"
 CONTROLPLANE, GATEWAY, HELLO_PAGE, HELLO_AGENT = "controlplane", "gateway", "hello-page", "hello"
 HELLO_AGENTS = (HELLO_AGENT, "hello-other")
 """The hello service has one agent; while that is replaced, two. Each of these has a state directory of its name."""
+USUAL_HOP = "mtls"
+"""From gateway to POP: the one that fails no new visitor when a POP freezes."""
 DRAIN_S = 5.0
 """What visitors of a part get that stops: long enough for a page, short enough for Ctrl-C."""
 
@@ -83,7 +88,8 @@ class Composition:
     """Everything needed to write the parts' command lines.
 
     `suffix` is where hostnames are vended, `public` the addresses of the gateway's listeners, `balancers` the networks
-    of what stands in front of them. `moved`: the data directory was, and the original is gone.
+    of what stands in front of them, `hop` the mode of endpoints. `moved`: the data directory was, and the original is
+    gone.
     """
 
     layout: Layout
@@ -93,6 +99,7 @@ class Composition:
     on_death: Callable[[str], OnDeath]
     operator: OperatorClient
     balancers: tuple[str, ...] = ()
+    hop: str = USUAL_HOP
     moved: bool = False
     drain_s: float = DRAIN_S
     controlplane_up: asyncio.Event = field(default_factory=asyncio.Event)
@@ -112,6 +119,7 @@ class Composition:
             *("--http-port", str(self.ports["http"])),
             *("--https-port", str(self.ports["https"])),
             *("--suffix", self.suffix),
+            *("--hop", self.hop),
             *("--output", "json"),
         ]
         return self._part(CONTROLPLANE, _drtp("controlplane", *options))
@@ -129,6 +137,7 @@ class Composition:
             *("--port", str(self.ports[place.label])),
             *("--health-port", str(self.ports[f"{place.label}-health"])),
             *("--endpoint-address", self._endpoint_address(place)),
+            *("--endpoint-sockets", str(self._sockets(place))),
             *("--drain", str(self.drain_s)),
             *("--output", "json"),
         ]
@@ -141,6 +150,7 @@ class Composition:
             *("--name", GATEWAY_NAME),
             *(option for address in self.public for option in ("--address", address)),
             *(option for network in self.balancers for option in ("--proxy-protocol-from", network)),
+            *(option for place in PLACES for option in ("--pop-sockets", str(self._sockets(place)))),
             *("--drain", str(self.drain_s)),
             *("--output", "json"),
         ]
@@ -171,6 +181,9 @@ class Composition:
     @property
     def _moved(self) -> tuple[str, ...]:
         return ("--moved",) if self.moved else ()
+
+    def _sockets(self, place: Place) -> Path:
+        return socket_directory(private_directory(self.layout.pop(place.label)) / "endpoints", LONGEST_SOCKET, "pop")
 
     def _endpoint_address(self, place: Place) -> str:
         if not sys.platform.startswith("linux"):

@@ -35,6 +35,7 @@ from drtp.main.embedded.parts import (
     HELLO_PAGE,
     HOST,
     PLACES,
+    USUAL_HOP,
     Composition,
     death_rule,
     has_identity,
@@ -63,6 +64,7 @@ class UpSettings:
     suffix: str = "prism.localhost"
     proxy_protocol_from: tuple[str, ...] = ()
     """Networks of load balancers on this machine, in front of the gateway."""
+    hop: str = USUAL_HOP
     moved: bool = False
     drain_s: float = DRAIN_S
 
@@ -87,6 +89,7 @@ async def run_up(settings: UpSettings, announce: Callable[[Announcement], None],
             on_death,
             operator,
             balancers=settings.proxy_protocol_from,
+            hop=settings.hop,
             moved=settings.moved,
             drain_s=settings.drain_s,
         )
