@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from drtp.apiserver import calls, watches
+from drtp.apiserver import calls, signin, watches
 from drtp.apiserver import server as api
 from drtp.edgeserver import feed, routes
 from drtp.edgeserver import server as edge
@@ -54,9 +54,11 @@ def _size(count: int) -> str:
 def _doors() -> list[tuple[str, ...]]:
     api_body = f"{_size(calls.BODY_BYTES_MAX)} in {calls.BODY_DEADLINE_S:.0f} s"
     edge_body = f"{_size(routes.BODY_BYTES_MAX)} in {routes.BODY_TIMEOUT_S:.0f} s"
+    sign_in = f"{_size(signin.BODY_BYTES_MAX)} in {signin.BODY_DEADLINE_S:.0f} s"
     messages = f"feed messages {_size(min(feed.MESSAGE_BYTES_MAX.values()))} (agents)"
     found = (
         ("API", api.CONNECTIONS_MAX, api_body, f"{watches.WATCHES_PER_USER_MAX} watches a user"),
+        ("the same, sign-in below `/oidc`", api.CONNECTIONS_MAX, sign_in, "buckets: address, account"),
         ("edges (edgeserver)", edge.CONNECTIONS_MAX, f"{edge_body}; {messages}", "enrolment: a bucket an address"),
         ("POP's health door", health.CONNECTIONS_MAX, "1 KiB", "certificates only"),
         ("operator socket", 0, "64 KiB", "file mode 0600"),

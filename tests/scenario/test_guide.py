@@ -27,6 +27,7 @@ PAGES = [
             "credentials",
             "routes",
             "tenants",
+            "people",
             "catalogue",
         )
     ),

@@ -19,9 +19,10 @@ def dialling(room: str) -> list[str]:
     return [str(page.relative_to(ROOMS)) for page in (ROOMS / room).rglob("*.py") if DIALS.search(page.read_text())]
 
 
-def test_the_control_plane_dials_nobody_ghsa_whjr_3j94_gw3c() -> None:
-    """No URL or address in a tenant's object is ever fetched by it: there is no client in these rooms to fetch with."""
-    assert [page for room in CONTROL_TOWER for page in dialling(room)] == []
+def test_the_control_plane_dials_issuers_alone_ghsa_whjr_3j94_gw3c() -> None:
+    """No URL in a tenant's object is ever fetched by it: the one client in these rooms asks the operator's issuers."""
+    found = [page for room in CONTROL_TOWER for page in dialling(room)]
+    assert found == ["issuers/remotekeys.py"]
     assert dialling("client"), "the search finds what it looks for"
 
 

@@ -9,10 +9,16 @@ from typing import Any
 import msgspec
 import pytest
 
+import mmdb
 from drtp.api.snapshots import Access, Entry
 from drtp.rules.access import permits
 
 VECTORS: Any = json.loads((Path(__file__).parents[1] / "vectors" / "snapshots.json").read_text())
+
+
+def test_the_database_of_countries_is_what_its_maker_makes() -> None:
+    """Run: python tests/mmdb.py."""
+    assert mmdb.FILE.read_bytes() == mmdb.database(mmdb.COUNTRIES)
 
 
 @pytest.mark.parametrize("table", ["routeTable", "tunnelPlan"])

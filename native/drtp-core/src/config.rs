@@ -158,6 +158,9 @@ pub struct ServerConfig {
     /// that it stands still.
     #[serde(default)]
     pub pulse: Option<PathBuf>,
+    /// A database in MaxMind's format that says in which country a visitor's address is; unknown when absent.
+    #[serde(default)]
+    pub country_database: Option<std::path::PathBuf>,
     /// Liveness of agents' lanes.
     #[serde(default)]
     pub liveness: Liveness,

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use mio::{Poll, Waker};
 
+use crate::access::Countries;
 use crate::agent::Agent;
 use crate::config::{AgentConfig, GatewayConfig, Identity, ServerConfig};
 use crate::driver::WAKE_TOKEN;
@@ -172,9 +173,11 @@ impl TunnelServer {
     pub fn new(config: ServerConfig) -> Result<Self, CoreError> {
         let credentials = Credentials::new(&config.identity)?.with_web(config.web.as_ref())?;
         credentials.own.must_be_own(Role::Pop)?;
+        let countries = config.country_database.as_deref().map(Countries::open).transpose();
+        let countries = countries.map_err(|error| CoreError::Config(format!("country database {error}")))?;
         let (poll, waker) = poll_with_waker()?;
         let (agent_addresses, doors) = server::bind(&config, &poll)?;
-        let run = move |inbox| Server::new(config, credentials, poll, inbox, doors).run();
+        let run = move |inbox| Server::new(config, (credentials, countries), poll, inbox, doors).run();
         Ok(Self { handle: Handle::start("drtp-pop", waker, run)?, agent_addresses })
     }
 

@@ -92,6 +92,8 @@ pub struct ConnectionStats {
     pub streams_total: u64,
     /// Visitors refused or reset by access, caps, or no agent.
     pub denied_total: u64,
+    /// Let in, though a policy that only counts would have refused them.
+    pub would_refuse_total: u64,
     /// Visitor to service, bytes.
     pub bytes_in: u64,
     /// Service to visitor, bytes.

@@ -78,6 +78,7 @@ impl Panel {
                 let pop = TunnelServer::new(drtp_core::ServerConfig {
                     web: None,
                     pulse: None,
+                    country_database: None,
                     identity,
                     listeners: vec!["127.0.0.1:0".parse().unwrap()],
                     liveness: quick(),

@@ -443,6 +443,7 @@ fn a_bad_identity_is_refused_and_the_old_one_stays() {
     let config = ServerConfig {
         web: None,
         pulse: None,
+        country_database: None,
         identity: world.authority.agent("a-1"),
         listeners: vec![],
         liveness: quick(),
@@ -631,6 +632,7 @@ fn readers_that_do_not_read_cannot_take_the_pops_memory() {
     let pop = TunnelServer::new(ServerConfig {
         web: None,
         pulse: None,
+        country_database: None,
         identity: authority.pop(),
         listeners: vec!["127.0.0.1:0".parse().unwrap()],
         liveness: quick(),
@@ -716,10 +718,8 @@ fn a_silent_visitor_does_not_hold_up_a_goodbye() {
 #[test]
 fn a_burst_of_visitors_who_have_spoken_is_served_whole_by_rooms_that_are_smaller() {
     let authority = Authority::new();
-    let pop = pop_with(
-        &authority,
-        CoreLimits { pre_auth_max: 128, pre_auth_per_address_max: 128, ..CoreLimits::default() },
-    );
+    let pop =
+        pop_with(&authority, CoreLimits { pre_auth_max: 128, pre_auth_per_address_max: 128, ..CoreLimits::default() });
     let port = free_port("127.0.0.1");
     let declared = with(route(port), json!({"plainFrom": ["127.0.0.0/8"]}));
     assert_ok(&pop.apply(&whole(json!({"route/c-1": declared}))));

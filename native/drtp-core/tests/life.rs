@@ -80,6 +80,7 @@ fn agents_come_back_to_a_restarted_pop() {
     let config = drtp_core::ServerConfig {
         web: None,
         pulse: None,
+        country_database: None,
         identity: authority.pop(),
         listeners: vec![address],
         liveness: quick(),
@@ -160,6 +161,7 @@ fn an_agent_is_back_within_seconds_of_a_pop_that_said_goodbye() {
     let config = drtp_core::ServerConfig {
         web: None,
         pulse: None,
+        country_database: None,
         identity: authority.pop(),
         listeners: vec![address],
         liveness: quick(),

@@ -128,6 +128,7 @@ fn json_server(identity: drtp_core::Identity) -> drtp_core::ServerConfig {
     drtp_core::ServerConfig {
         web: None,
         pulse: None,
+        country_database: None,
         identity,
         listeners: vec!["127.0.0.1:0".parse().unwrap()],
         liveness: quick(),

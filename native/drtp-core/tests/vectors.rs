@@ -4,7 +4,7 @@ mod world;
 
 use std::path::Path;
 
-use drtp_core::access::{Access, AccessSpec};
+use drtp_core::access::{Access, AccessSpec, Case};
 use drtp_core::{Target, TargetTls, TunnelAgent};
 use serde_json::{Value, json};
 use world::*;
@@ -20,6 +20,18 @@ fn access_is_judged_the_same() {
         let spec: AccessSpec = serde_json::from_value(case["access"].clone()).unwrap();
         let visitor = case["visitor"].as_str().unwrap().parse().ok();
         assert_eq!(Value::Bool(Access::compile(&spec).0.allows(visitor)), case["allowed"], "{case}");
+    }
+}
+
+#[test]
+fn every_case_is_judged_as_it_says() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/vectors/access.json");
+    let vectors: Vec<Value> = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    for vector in vectors {
+        let case: Case = serde_json::from_value(vector["case"].clone()).unwrap();
+        let verdict = case.decide();
+        assert_eq!(Value::Bool(verdict & 1 == 1), vector["allowed"], "{}", vector["name"]);
+        assert_eq!(Value::Bool(verdict & 2 == 2), vector["wouldRefuse"], "{}", vector["name"]);
     }
 }
 

@@ -105,8 +105,16 @@ fn carry_stdio(py: Python<'_>, path: std::path::PathBuf) -> PyResult<()> {
     py.detach(|| drtp_core::carry_stdio(&path)).map_err(failed)
 }
 
+/// What the core decides on each of `cases`, JSON lines as of `Case`: one byte a case, `1` allowed, plus `2` where a
+/// list that only counts would refuse. For tests that hold both languages together.
+#[pyfunction]
+fn decide<'py>(py: Python<'py>, cases: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
+    let verdicts = py.detach(|| drtp_core::access::decide_each(cases));
+    Ok(PyBytes::new(py, &verdicts.map_err(|error| unreadable("cases", &error))?))
+}
+
 #[pymodule]
 mod drtp_native {
     #[pymodule_export]
-    use super::{NativeError, TunnelAgent, TunnelConnector, TunnelGateway, TunnelServer, carry_stdio};
+    use super::{NativeError, TunnelAgent, TunnelConnector, TunnelGateway, TunnelServer, carry_stdio, decide};
 }

@@ -80,6 +80,7 @@ impl World {
         let pop = ServerConfig {
             web: None,
             pulse: None,
+            country_database: None,
             identity: identity(&authority, "spiffe://td/pop/p-1"),
             listeners: Vec::new(),
             liveness: Liveness::default(),

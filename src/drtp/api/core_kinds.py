@@ -148,6 +148,7 @@ INTERNAL = tuple(
         ("enrolmentsecrets", internal.EnrolmentSecret),
         ("edgeidentities", internal.EdgeIdentity),
         ("apitokens", internal.ApiToken),
+        ("logins", internal.Login),
         ("claims", internal.Claim),
     )
 )

@@ -11,13 +11,14 @@ from typing import NamedTuple
 
 ENROLMENT_PREFIX = "drtp_enr_"
 TOKEN_PREFIX = "drtp_pat_"  # noqa: S105 -- the public part of every token
+REFRESH_PREFIX = "drtp_rft_"
 INVITATION_PREFIX = "drtp_inv_"
 
 ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 SECRET_DIGITS = 43
 """62^43 is just above 2^256."""
 
-_FORM = re.compile(rf"(drtp_(?:enr|inv|pat)_)([0-9a-z]{{12}})_([0-9A-Za-z]{{{SECRET_DIGITS}}})_([0-9A-Za-z]{{6}})")
+_FORM = re.compile(rf"(drtp_(?:enr|inv|pat|rft)_)([0-9a-z]{{12}})_([0-9A-Za-z]{{{SECRET_DIGITS}}})_([0-9A-Za-z]{{6}})")
 
 
 class Credential(NamedTuple):

@@ -29,6 +29,7 @@ from drtp.api.fields import (
     rules,
 )
 from drtp.api.meta import Condition, LocalRef, Model, NamespacedRef, ObjectMeta
+from drtp.api.policies import Country, Organization, PolicyLimits, PolicyMode, Principal, Region, Schedule, Through
 
 GROUP = "datumapis.com"
 VERSION = "v1alpha"
@@ -198,6 +199,8 @@ class DRTPServerSpec(Model, frozen=True):
     failure_domain: Annotated[
         Text253 | None, Meta(description="Servers of one domain fail together; the pop where absent.")
     ] = None
+    region: Annotated[Region | None, Meta(description="The region it is in, for example eu-central.")] = None
+    country: Annotated[Country | None, Meta(description="The country it is in, for example DE.")] = None
     max_connections: Annotated[Count | None, Meta(description="Connections accepted; absent means no limit.")] = None
     unschedulable: Annotated[
         bool, Meta(description="True while draining: connections move away and none is assigned.")
@@ -490,7 +493,7 @@ class PolicyTarget(Model, frozen=True):
 
 
 class AccessRule(Model, frozen=True):
-    """One line of the list. Empty `clientCIDRs` matches every visitor."""
+    """One line of the list: every part that is given must hold, any value of a part will do. None given: everybody."""
 
     name: DnsLabel
     action: Action
@@ -502,6 +505,28 @@ class AccessRule(Model, frozen=True):
             extra_json_schema=LIST_SET,
         ),
     ] = msgspec.field(name="clientCIDRs", default=())
+    countries: Annotated[
+        tuple[Country, ...],
+        Meta(
+            max_length=256,
+            description="Countries the client's address is in, as ISO 3166 alpha-2 codes.",
+            extra_json_schema=LIST_SET,
+        ),
+    ] = ()
+    organizations: Annotated[
+        tuple[Organization, ...],
+        Meta(max_length=64, description="Organisations the caller belongs to.", extra_json_schema=LIST_SET),
+    ] = ()
+    principals: Annotated[
+        tuple[Principal, ...],
+        Meta(
+            max_length=64,
+            description="Callers: user:<name>, app:<namespace>/<name>, or org:<name> for all of an organisation.",
+            extra_json_schema=LIST_SET,
+        ),
+    ] = ()
+    schedule: Annotated[Schedule | None, Meta(description="When it speaks; always where absent.")] = None
+    through: Annotated[Through | None, Meta(description="Which POPs carry the bytes; any where absent.")] = None
 
 
 class DRTPAccessPolicySpec(Model, frozen=True):
@@ -514,11 +539,17 @@ class DRTPAccessPolicySpec(Model, frozen=True):
         tuple[EnforcementPoint, ...],
         Meta(max_length=2, description="Where it holds; both where empty.", extra_json_schema=LIST_SET),
     ] = ()
+    mode: Annotated[
+        PolicyMode, Meta(description="DryRun: what it would refuse is counted at the tunnel server, not refused.")
+    ] = PolicyMode.ENFORCE
     rules: Annotated[
         tuple[AccessRule, ...],
         Meta(max_length=64, description="The list; first match wins.", extra_json_schema=list_map("name")),
     ] = ()
     default_action: Annotated[Action, Meta(description="What happens where no rule matches.")] = Action.DENY
+    limits: Annotated[
+        PolicyLimits | None, Meta(description="Caps for each connection at each tunnel server; the lowest counts.")
+    ] = None
 
 
 class PolicyAncestor(Model, frozen=True):

@@ -72,6 +72,8 @@ SERVER = KindInfo(
         AGE,
         PrinterColumn("Latitude", "string", ".spec.location.latitude", 1),
         PrinterColumn("Longitude", "string", ".spec.location.longitude", 1),
+        PrinterColumn("Region", "string", ".spec.region", 1),
+        PrinterColumn("Country", "string", ".spec.country", 1),
         PrinterColumn("Version", "string", ".status.version", 1),
         PrinterColumn("Unschedulable", "boolean", ".spec.unschedulable", 1),
     ),
@@ -94,6 +96,7 @@ ACCESS_POLICY = KindInfo(
         PrinterColumn("Accepted", "string", '.status.ancestors[0].conditions[?(@.type=="Accepted")].status'),
         PrinterColumn("Enforced", "string", '.status.ancestors[0].conditions[?(@.type=="Enforced")].status'),
         AGE,
+        PrinterColumn("Mode", "string", ".spec.mode", 1),
     ),
 )
 

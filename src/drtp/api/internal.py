@@ -20,6 +20,7 @@ ENROLMENT_SECRET = f"EnrolmentSecret.{GROUP}"
 EDGE_IDENTITY = f"EdgeIdentity.{GROUP}"
 ACCOUNT = f"Account.{GROUP}"
 API_TOKEN = f"ApiToken.{GROUP}"
+LOGIN = f"Login.{GROUP}"
 CLAIM = f"Claim.{GROUP}"
 INVITATION = f"Invitation.{GROUP}"
 
@@ -146,12 +147,14 @@ class EdgeIdentity(Model, frozen=True, kw_only=True, omit_defaults=False):
 class AccountSpec(Model, frozen=True):
     """A person or program. Groups hold for its tokens and certificates alike; roles are bound to `name` and to them.
 
+    `password`: argon2id, as its encoded text; "" where nobody signs in with one.
     `service_account`: `<namespace>/<name>` of the ServiceAccount that it is for as long as that is there.
     """
 
     name: str
     groups: tuple[str, ...] = ()
     disabled: bool = False
+    password: str = ""
     service_account: str = ""
 
 
@@ -167,7 +170,7 @@ class Account(Model, frozen=True, kw_only=True, omit_defaults=False):
 class ApiTokenSpec(Model, frozen=True):
     """A user's bearer token `drtp_pat_<id:12>_<secret>_<crc>`; `digest` as in `EnrolmentSecretSpec`.
 
-    Unless `namespaces` is empty, the token does nothing outside them.
+    Unless `namespaces` is empty, the token does nothing outside them; `read_only`: it changes nothing.
     """
 
     digest: str
@@ -175,6 +178,7 @@ class ApiTokenSpec(Model, frozen=True):
     namespaces: tuple[str, ...] = ()
     expires_at: datetime | None = None
     description: str = ""
+    read_only: bool = False
 
 
 class ApiToken(Model, frozen=True, kw_only=True, omit_defaults=False):
@@ -184,6 +188,30 @@ class ApiToken(Model, frozen=True, kw_only=True, omit_defaults=False):
     kind: str = "ApiToken"
     metadata: ObjectMeta
     spec: ApiTokenSpec
+
+
+class LoginSpec(Model, frozen=True):
+    """One sign-in of an account: a chain of refresh tokens, of which the newest counts.
+
+    `digest`: of the newest refresh token `drtp_rft_<id:12>_<secret>_<crc>`; `spent`: of the ones before it. Presenting
+    a spent one ends the sign-in: two hold it. `idle_at`: without a refresh it ends then; `ends_at`: in any case.
+    """
+
+    account: str
+    digest: str
+    began_at: datetime
+    idle_at: datetime
+    ends_at: datetime
+    spent: tuple[str, ...] = ()
+
+
+class Login(Model, frozen=True, kw_only=True, omit_defaults=False):
+    """Named by the id in its refresh tokens (12 characters). Deleting it ends the sign-in."""
+
+    api_version: str = API_VERSION
+    kind: str = "Login"
+    metadata: ObjectMeta
+    spec: LoginSpec
 
 
 class RotationPhase(Enum):

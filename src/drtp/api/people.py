@@ -6,6 +6,7 @@ The identity part implements `Authenticator`; one `Authoriser` decides for the K
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from enum import Enum
 from typing import NamedTuple, Protocol
 
 from drtp.kit.secret import Secret
@@ -17,17 +18,36 @@ AUTHENTICATED = "system:authenticated"
 """The group that every authenticated user is in."""
 
 
+FOREIGN = "#"
+"""In the name of a user whom a foreign issuer proves, between the issuer and its own name for them, as Kubernetes has
+it. No local account has it in its name, so nobody is called like somebody of an issuer.
+"""
+
 RESERVED = "system:"
 """What users' names never begin with; Kubernetes gives such names itself."""
 
 
+class Proof(Enum):
+    """What a caller showed."""
+
+    LOGIN = "login"
+    TOKEN = "token"  # noqa: S105 - a word
+    CERTIFICATE = "certificate"
+
+
 class User(NamedTuple):
-    """An authenticated caller. What it may do is in roles; `within`, unless empty, are the only tenants for it."""
+    """An authenticated caller. What it may do is in roles; `within`, unless empty, are the only tenants for it.
+
+    `read_only`: nothing is changed in its name. `until`: when what it showed ends, if that is known.
+    """
 
     name: str
     uid: str = ""
     groups: tuple[str, ...] = ()
     within: frozenset[str] = frozenset()
+    read_only: bool = False
+    until: datetime | None = None
+    proof: Proof = Proof.TOKEN
 
 
 class Decision(NamedTuple):
@@ -70,6 +90,57 @@ class TokenIssuer(Protocol):
 
 SERVICE_ACCOUNTS = f"{RESERVED}serviceaccounts"
 """The group of all service accounts; those of a project are in `<this>:<project>` too."""
+
+
+class TokenAsk(NamedTuple):
+    """A narrowed token that a user wants. `namespaces` empty: as wide as what they show."""
+
+    namespaces: tuple[str, ...]
+    lifetime: timedelta
+    read_only: bool = False
+    description: str = ""
+
+
+class OwnToken(NamedTuple):
+    """One of a user's tokens, without what makes it one."""
+
+    id: str
+    namespaces: tuple[str, ...]
+    expires_at: datetime | None
+    read_only: bool
+    description: str
+
+
+class Certified(NamedTuple):
+    """A user's client certificate with the intermediate above it, and the roots; PEM."""
+
+    chain_pem: str
+    bundle_pem: str
+    not_after: datetime
+
+
+class CredentialIssuer(Protocol):
+    """Makes what proves users, for themselves; and passwords, for operators."""
+
+    async def set_password(self, name: str, password: Secret[str], by: User) -> str:
+        """A user's password, who is made if need be; gives the uid. Raises: Refused DRTP-1031, Invalid DRTP-2037."""
+        ...
+
+    async def make_token(self, user: User, ask: TokenAsk) -> tuple[OwnToken, Secret[str]]:
+        """A token of their own, shown once. Raises: Refused DRTP-2035 where it would allow more, Invalid DRTP-2036."""
+        ...
+
+    async def tokens_of(self, user: User) -> tuple[OwnToken, ...]:
+        """Their tokens, those that end first ahead. Raises: Refused DRTP-2035 for a narrowed caller."""
+        ...
+
+    async def drop_token(self, user: User, token_id: str) -> None:
+        """From now on it proves nobody. Raises: NotFound, Refused DRTP-2035."""
+        ...
+
+    async def certify(self, user: User, csr_pem: str) -> Certified:
+        """A client certificate for a key that the user made. Raises: Refused DRTP-2035, DRTP-2011, DRTP-2012."""
+        ...
 
 
 class Authoriser(Protocol):

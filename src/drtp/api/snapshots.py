@@ -30,24 +30,74 @@ class Source(msgspec.Struct, frozen=True, array_like=True):
     generation: int
 
 
-class AccessListRule(Model, frozen=True):
-    """One rule. Empty `cidrs` matches every visitor."""
+class AccessListRule(Model, frozen=True, forbid_unknown_fields=True):
+    """One rule by address alone. Empty `cidrs` matches every visitor."""
 
     action: Action
     cidrs: tuple[str, ...] = ()
 
 
-class AccessList(Model, frozen=True):
-    """First match wins, then `default`."""
+class AccessSchedule(Model, frozen=True, forbid_unknown_fields=True):
+    """When a clause speaks. Moments are Unix seconds; `not_after` is the first that is too late.
+
+    `windows`: minutes of the local week from Monday 0:00, begin and end, the end outside; empty: always. `offsets`:
+    (since when, seconds east of UTC), in order: what the zone's clocks show. Before the first and from `offsets_end`
+    on nobody knows, so an edge needs no database of time zones.
+    """
+
+    not_before: int | None = None
+    not_after: int | None = None
+    windows: tuple[tuple[int, int], ...] = ()
+    offsets: tuple[tuple[int, int], ...] = ()
+    offsets_end: int = 0
+
+
+class AccessThrough(Model, frozen=True, forbid_unknown_fields=True):
+    """Which POPs carry the bytes: every part that is given must hold."""
+
+    pops: tuple[str, ...] = ()
+    regions: tuple[str, ...] = ()
+    countries: tuple[str, ...] = ()
+
+
+class AccessClause(Model, frozen=True, forbid_unknown_fields=True):
+    """One rule by everything that is known of who asks: every part that is given must hold, any value of it will do."""
+
+    action: Action
+    cidrs: tuple[str, ...] = ()
+    countries: tuple[str, ...] = ()
+    organizations: tuple[str, ...] = ()
+    principals: tuple[str, ...] = ()
+    schedule: AccessSchedule | None = None
+    through: AccessThrough | None = None
+
+
+class AccessList(Model, frozen=True, forbid_unknown_fields=True):
+    """First match wins, then `default`: of `rules`; or, where there are `clauses`, of those, then `otherwise`.
+
+    An edge that knows no clauses sees a list without rules, whose default denies. One that meets a member it does not
+    know cannot read the list, and denies (decision 0048). `dry_run`: what it refuses is counted, not refused.
+    """
 
     default: Action = Action.DENY
     rules: tuple[AccessListRule, ...] = ()
+    clauses: tuple[AccessClause, ...] = ()
+    otherwise: Action = Action.DENY
+    dry_run: bool = False
 
 
-class Access(Model, frozen=True):
+class Access(Model, frozen=True, forbid_unknown_fields=True):
     """Who may pass: every list must allow. No list at all denies."""
 
     lists: tuple[AccessList, ...] = ()
+
+
+class PopPlace(Model, frozen=True):
+    """Where a POP is: its name, and region and country where it says so."""
+
+    pop: str
+    region: str | None = None
+    country: str | None = None
 
 
 class Limits(Model, frozen=True):
@@ -90,6 +140,8 @@ class RouteEntry(Model, frozen=True, tag="route", tag_field="type"):
     """The connection moves to other POPs; this one says how many visitors it still has."""
     limits: Limits = Limits()
     callers: tuple[Caller, ...] = ()
+    place: PopPlace | None = None
+    """Where this POP is, for rules that name carriers."""
     sources: tuple[Source, ...] = ()
 
 

@@ -40,13 +40,19 @@ REVIEWS = (
     Review("authorization.k8s.io", "v1", "SubjectAccessReview", "subjectaccessreviews"),
     Review("identity.datumapis.com", "v1alpha", "AuditQuery", "auditqueries", namespaced=True),
     Review("identity.datumapis.com", "v1alpha", "ClusterAuditQuery", "clusterauditqueries"),
+    Review("identity.datumapis.com", "v1alpha", "ClientCertificate", "clientcertificates"),
     Review("identity.datumapis.com", "v1alpha", "ClusterRevocation", "clusterrevocations"),
     Review("identity.datumapis.com", "v1alpha", "Invitation", "invitations", namespaced=True),
     Review("identity.datumapis.com", "v1alpha", "InvitationAcceptance", "invitationacceptances"),
     Review("identity.datumapis.com", "v1alpha", "ProjectRequest", "projectrequests", namespaced=True),
     Review("identity.datumapis.com", "v1alpha", "Revocation", "revocations", namespaced=True),
+    Review("identity.datumapis.com", "v1alpha", "SelfToken", "selftokens"),
+    Review("identity.datumapis.com", "v1alpha", "SelfTokenReview", "selftokenreviews"),
+    Review("identity.datumapis.com", "v1alpha", "SelfTokenRevocation", "selftokenrevocations"),
     Review("identity.datumapis.com", "v1alpha", "ServiceCredentials", "servicecredentials", namespaced=True),
+    Review("identity.datumapis.com", "v1alpha", "UserPassword", "userpasswords"),
     Review("identity.datumapis.com", "v1alpha", "UserToken", "usertokens"),
+    Review("policy.datumapis.com", "v1alpha", "PolicyReview", "policyreviews", namespaced=True),
 )
 
 

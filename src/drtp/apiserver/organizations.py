@@ -52,9 +52,13 @@ class Organizations:
         # Conditional on the organisation as it was found: no project is made in one that goes at this moment.
         made = (await self._store.apply([Update(home.object), *namespaces.creation(admitted)]))[-1]
         await self._authoriser.reached(self._store.revision)
-        by = user.uid or user.name
         self._audit.write(
-            "project created", project=name, also=(organization,), organization=organization, by=by, decision="allowed"
+            "project made",
+            project=name,
+            also=[organization],
+            organization=organization,
+            by=user.name,
+            decision="allowed",
         )
         return body | {"metadata": {"namespace": organization}, "status": {"project": name, "uid": made.uid}}
 
@@ -104,15 +108,14 @@ class Organizations:
                 continue
             await self._authoriser.reached(self._store.revision)
             if writes:
-                who = {"user": user.uid or user.name, "name": user.name}
-                told = {"organization": found.organization, "role": found.role, "invited_by": found.inviter}
                 self._audit.write(
                     "invitation accepted",
                     project=found.organization,
                     invitation=held.record.metadata.name,
+                    role=found.role,
+                    invited_by=found.inviter,
+                    by=user.name,
                     decision="allowed",
-                    **told,
-                    **who,
                 )
             status = {"organization": found.organization, "role": found.role}
             return {**body, "metadata": {}, "spec": {}, "status": status}

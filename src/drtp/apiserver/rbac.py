@@ -7,6 +7,7 @@ exists or not.
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Iterator, Sequence
 
 from drtp.api.core import ORGANIZATION_LABEL, Namespace
@@ -47,6 +48,12 @@ class Rbac:
 
     def rules_for(self, user: User, namespace: str) -> Iterator[PolicyRule]:
         """Every rule that holds for `user` in `namespace`; "" is the cluster."""
+        if not user.read_only:
+            return self._rules_for(user, namespace)
+        anybody = permissions.rules_for(User("", groups=(AUTHENTICATED,)), "", self)
+        return permissions.reading(itertools.chain(self._rules_for(user, namespace), anybody))
+
+    def _rules_for(self, user: User, namespace: str) -> Iterator[PolicyRule]:
         if user.within and namespace not in user.within:
             yield from permissions.rules_for(User("", groups=(AUTHENTICATED,)), "", self)
             return

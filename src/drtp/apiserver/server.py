@@ -13,12 +13,22 @@ from aiohttp import web
 from prometheus_client import Counter, Histogram
 
 from drtp.api import rbac
+from drtp.api.drtp import GROUP as DRTP_GROUP
 from drtp.api.internal import ACCOUNT
 from drtp.api.jsonvalue import JsonObject
 from drtp.api.meta import Key
-from drtp.api.people import Authenticator, TokenIssuer, User
+from drtp.api.people import Authenticator, CredentialIssuer, TokenIssuer, User
 from drtp.api.revoking import Revoker
-from drtp.apiserver import accounttokens, discovery, openapi, reviews, revocations, usertokens
+from drtp.apiserver import (
+    accounttokens,
+    discovery,
+    openapi,
+    owncredentials,
+    policyreviews,
+    reviews,
+    revocations,
+    usertokens,
+)
 from drtp.apiserver.auditqueries import AuditQueries
 from drtp.apiserver.calls import BODY_BYTES_MAX, Call, read_object
 from drtp.apiserver.changes import Changes
@@ -32,6 +42,7 @@ from drtp.apiserver.rbac import Rbac
 from drtp.apiserver.reads import Readable, Reads
 from drtp.apiserver.selectors import selected_name
 from drtp.apiserver.servicecredentials import ServiceCredentials
+from drtp.apiserver.signin import SignIn
 from drtp.apiserver.watches import Watches
 from drtp.apiserver.writes import Writes, is_apply
 from drtp.issuers.audit import AuditLog
@@ -63,6 +74,10 @@ class ServerInfo(NamedTuple):
     version: str
     bundle: Callable[[], bytes] = bytes
     """The public roots now, for `/.well-known/drtp/bundle`."""
+    login: tuple[JsonObject, ...] = ()
+    """The issuers that people sign in with, the usual one first: issuer, clientID, scopes, and ca (PEM) if private."""
+    control_plane: Callable[[], str] | None = None
+    """Where edges go and what to trust there, in one string: `host:port#pin`. Asked anew: roots are rotated."""
 
 
 class Serving(NamedTuple):
@@ -89,9 +104,13 @@ class ApiServer:
         audit: AuditLog,
         service_credentials: ServiceCredentials,
         organizations: Organizations,
+        own: CredentialIssuer,
+        sign_in: SignIn | None = None,
     ) -> None:
         self._service_credentials = service_credentials
         self._organizations = organizations
+        self._own = own
+        self._sign_in = sign_in
         self._issuer = issuer
         self._revoker = revoker
         self._authenticator = authenticator
@@ -117,6 +136,8 @@ class ApiServer:
     def app(self) -> web.Application:
         """A new application that serves this API."""
         app = web.Application(client_max_size=BODY_BYTES_MAX)
+        if self._sign_in is not None:
+            self._sign_in.add_to(app)
         app.router.add_route("*", r"/{path:[\s\S]*}", self._handle)
         return app
 
@@ -224,6 +245,8 @@ class ApiServer:
                         "trustDomain": self._info.trust_domain,
                         "version": self._info.version,
                     }
+                    | ({"login": self._info.login} if self._info.login else {})
+                    | ({"controlPlane": self._info.control_plane()} if self._info.control_plane is not None else {})
                 )
             case _:
                 return None
@@ -363,6 +386,12 @@ class ApiServer:
                 return await self._organizations.invite(body, namespace, user)
             case "invitationacceptances":
                 return await self._organizations.accept(body, user)
+            case "policyreviews":
+                # The answer speaks of policies: whoever may not read them gets none.
+                self._authorise(user, "list", target._replace(group=DRTP_GROUP, plural="drtpaccesspolicies"))
+                return await policyreviews.answer(body, namespace, self._store, self._clock.now())
+            case plural if plural in owncredentials.PLURALS:
+                return await owncredentials.answer(plural, body, user, self._own)
             case _:
                 return reviews.answer(target.plural, body, user, self._authoriser, namespace)
 

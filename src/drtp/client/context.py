@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -30,6 +31,8 @@ class Context:
     """The first root of all, where `ca_pem` has others by now: it names the installation."""
     path: Path | None = field(default=None, compare=False)
     """The file of ours that it is from: roots that follow are kept there."""
+    sign_in: Path | None = None
+    """The context file beside which a sign-in is kept (`client/signin.py`): the token comes from it, and is renewed."""
 
     @property
     def installation(self) -> str:
@@ -47,6 +50,11 @@ class _File(msgspec.Struct, frozen=True, omit_defaults=True):
     certificate: str = ""
     key: str = ""
     founding: str = ""
+    signed_in: bool = msgspec.field(name="signedIn", default=False)
+
+
+_PLUGIN = ("auth", "get-token", "--output", "exec-credential")
+"""What kubectl is told to ask of `datumctl`."""
 
 
 def save_context(path: Path, context: Context) -> None:
@@ -55,7 +63,8 @@ def save_context(path: Path, context: Context) -> None:
         api=context.api,
         ca=context.ca_pem.decode(),
         namespace=context.namespace,
-        token=context.token.reveal() if context.token else "",
+        token=context.token.reveal() if context.token and context.sign_in is None else "",
+        signed_in=context.sign_in is not None,
         certificate=context.cert_pem.decode() if context.cert_pem else "",
         key=context.key_pem.reveal().decode() if context.key_pem else "",
         founding=context.founding_pem.decode(),
@@ -89,14 +98,23 @@ def load_context(path: Path) -> Context:
         key_pem=Secret(content.key.encode()) if content.key else None,
         founding_pem=content.founding.encode(),
         path=path if content.ca.startswith("-----BEGIN") else None,
+        sign_in=path if content.signed_in else None,
     )
     return _usable(context, path)
 
 
 def save_kubeconfig(path: Path, context: Context, name: str = "drtp") -> None:
-    """Write a kubeconfig (0600) that kubectl uses as it is."""
-    user: dict[str, str] = {}
-    if context.token:
+    """Write a kubeconfig (0600) that kubectl uses as it is; where one signed in, `datumctl` gives it each token."""
+    user: dict[str, Any] = {}
+    if context.sign_in is not None:
+        user["exec"] = {
+            "apiVersion": "client.authentication.k8s.io/v1",
+            "command": shutil.which("datumctl") or "datumctl",
+            "args": ["--context", str(context.sign_in.absolute()), *_PLUGIN],
+            "interactiveMode": "Never",
+            "installHint": "pip install drtp",
+        }
+    elif context.token:
         user["token"] = context.token.reveal()
     if context.cert_pem and context.key_pem:
         user["client-certificate-data"] = _b64(context.cert_pem)
@@ -114,7 +132,9 @@ def save_kubeconfig(path: Path, context: Context, name: str = "drtp") -> None:
 
 
 def load_kubeconfig(path: Path) -> Context:
-    """The current context of a kubeconfig with inline or file credentials, no plugins. Raises: Invalid DRTP-3011."""
+    """The current context of a kubeconfig with inline or file credentials. Of plugins, only our own: it is not run, but
+    the sign-in it would read is read. Raises: Invalid DRTP-3011.
+    """
     try:
         document = cast("dict[str, Any]", yaml.safe_load(read_private(path)))
         chosen = _named(document, "contexts", document["current-context"])["context"]
@@ -126,6 +146,8 @@ def load_kubeconfig(path: Path) -> Context:
     except (yaml.YAMLError, LookupError, TypeError, ValueError, OSError) as error:
         raise Invalid("DRTP-3011", f"The kubeconfig {path} cannot be read: {error!r}") from None
     token: str | None = user.get("token")
+    plugin: dict[str, Any] = user.get("exec") or {}
+    arguments: list[Any] = plugin.get("args") or []
     context = Context(
         api=server.rstrip("/"),
         ca_pem=ca or b"",
@@ -133,8 +155,20 @@ def load_kubeconfig(path: Path) -> Context:
         token=Secret(token) if token else None,
         cert_pem=certificate,
         key_pem=Secret(key) if key else None,
+        sign_in=_signed_in_by(arguments, server),
     )
     return _usable(context, path)
+
+
+def _signed_in_by(arguments: list[Any], server: str) -> Path | None:
+    """The context file that our own plugin is told to use, if the sign-in beside it is for this very API.
+
+    A kubeconfig from elsewhere must not have a token of this user sent to an address of its choice.
+    """
+    if arguments[:1] != ["--context"] or tuple(arguments[2:]) != _PLUGIN:
+        return None
+    path = Path(str(arguments[1]))
+    return path if path.exists() and load_context(path).api == server.rstrip("/") else None
 
 
 def _usable(context: Context, path: Path) -> Context:

@@ -14,9 +14,9 @@ from drtp.client.vouching import pem_of, read_roots, successors
 from drtp.kit.errors import Invalid, Refused
 from drtp.kit.secret import Secret
 
-_JOIN = re.compile(
-    r"(?P<secret>drtp_enr_[0-9A-Za-z_]+)@(?P<host>\[[0-9A-Fa-f:.]+\]|[^\s@:#\[\]]+):(?P<port>\d{1,5})#(?P<pin>\S+)"
-)
+_PLACE = r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^\s@:#\[\]]+):(?P<port>\d{1,5})#(?P<pin>\S+)"
+_EDGE = re.compile(_PLACE)
+_JOIN = re.compile(rf"(?P<secret>drtp_enr_[0-9A-Za-z_]+)@{_PLACE}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,18 +46,30 @@ class JoinString:
     edge: EdgeAddress
 
 
+def parse_edge(text: str) -> EdgeAddress:
+    """Read `host:port#pin`, a join string without a secret. Raises: Invalid DRTP-2013."""
+    found = _EDGE.fullmatch(text.strip())
+    if found is None or not 0 < int(found["port"]) < 65536:
+        raise Invalid("DRTP-2013", "The control plane is not written HOST:PORT#PIN.")
+    return _address(found)
+
+
 def parse_join(text: str) -> JoinString:
     """Read the string people are given. Raises: Invalid DRTP-2013, without repeating the secret."""
     found = _JOIN.fullmatch(text.strip())
     if found is None or read(found["secret"], ENROLMENT_PREFIX) is None or not 0 < int(found["port"]) < 65536:
         raise Invalid("DRTP-2013")
+    return JoinString(Secret(found["secret"]), _address(found))
+
+
+def _address(found: re.Match[str]) -> EdgeAddress:
     pin = found["pin"]
     try:
         if len(base64.urlsafe_b64decode(pin + "=")) != 32:
             raise Invalid("DRTP-2013", "The part after # is not a fingerprint.")
     except (binascii.Error, ValueError):
         raise Invalid("DRTP-2013", "The part after # is not a fingerprint.") from None
-    return JoinString(Secret(found["secret"]), EdgeAddress(found["host"].strip("[]"), int(found["port"]), pin))
+    return EdgeAddress(found["host"].strip("[]"), int(found["port"]), pin)
 
 
 def pinned_root(bundle_pem: bytes, pin: str, now: datetime) -> bytes:

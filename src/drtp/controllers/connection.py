@@ -15,6 +15,7 @@ import msgspec
 from drtp.api.drtp import (
     AssignedServer,
     ClientStatus,
+    DRTPAccessPolicy,
     DRTPConnection,
     DRTPConnectionStatus,
     DRTPServer,
@@ -29,11 +30,12 @@ from drtp.api.internal import EdgeIdentity, EdgeRole
 from drtp.api.meta import Condition, Key
 from drtp.api.reasons import Aspect, Reason
 from drtp.api.reports import AgentRegistration, RoundTrips, RouteReport, ServiceReport, SessionState
+from drtp.api.snapshots import Access
 from drtp.controllers import writing
 from drtp.controllers.runtime import Change, Delete, EdgeChange, MapChange, Outcome, World, Write, itself
 from drtp.controllers.writing import Turn
 from drtp.kit.observe import printable
-from drtp.rules import conditions, entrykeys, measures, placement, readiness, renewals
+from drtp.rules import access, asking, conditions, entrykeys, indexes, measures, placement, readiness, renewals
 from drtp.rules.conditions import Conclusion
 from drtp.rules.placement import Candidate, Placement, Position
 from drtp.store.view import View, kind_key
@@ -79,6 +81,8 @@ class _Assigned(NamedTuple):
     placed: int
     look_again_s: float | None = None
     moved: bool = False
+    shut_out: int = 0
+    """Servers that policies let carry nobody's bytes."""
 
 
 class ConnectionController:
@@ -97,6 +101,7 @@ class ConnectionController:
             kind_key(DRTPServer): _of_server,
             kind_key(DRTPService): _of_service,
             kind_key(EdgeIdentity): _of_identity,
+            kind_key(DRTPAccessPolicy): _of_policy,
         }
 
     def from_edge(self, world: World, change: EdgeChange) -> Iterable[Key]:
@@ -162,6 +167,20 @@ def _of_service(world: World, change: Change) -> Iterable[Key]:
         yield from _keys(world.view.indexed(DRTPConnection, "service", (change.key.namespace, change.key.name)))
 
 
+def _of_policy(world: World, change: Change) -> Iterable[Key]:
+    """A policy that names carriers may shut servers out, or let them in again."""
+    versions = [one for stored in change.versions if (one := world.view.typed(DRTPAccessPolicy, stored))]
+    if not any(access.carriage([one]).lists for one in versions):
+        return
+    for policy in versions:
+        for where in indexes.policy_services(policy):
+            yield from _keys(world.view.indexed(DRTPConnection, "service", where))
+        for connection in world.view.list(DRTPConnection, policy.metadata.namespace):
+            own = connection.spec.access_policy_ref
+            if own is not None and own.name == policy.metadata.name:
+                yield from _keys([connection])
+
+
 def _of_identity(world: World, change: Change) -> Iterable[Key]:
     """An agent came, went, or is denied; certificates and the like concern none of its connections."""
     versions = [world.view.typed(EdgeIdentity, stored) for stored in change.versions]
@@ -182,9 +201,14 @@ def _place(connection: DRTPConnection, service: DRTPService | None, world: World
     trips = _round_trips(connection, world)
     look_again: float | None = None
     candidates: list[Candidate] = []
+    carriage = _carriage(connection, service, world)
+    shut_out = 0
     for server in world.view.list(DRTPServer):
         if _is_revoked(server):
             continue  # Nobody stays for the visitors that are left there: they are cut.
+        if not asking.may_carry(carriage, access.place_of(server)):
+            shut_out += 1
+            continue
         candidates.append(_candidate(server, trips.get(server.metadata.name), now))
         held = _held_for(server, now)
         if held is not None and any(one.server_ref.name == server.metadata.name for one in present):
@@ -206,7 +230,17 @@ def _place(connection: DRTPConnection, service: DRTPService | None, world: World
         if readiness.carries(one) and one.server_ref.name in live
     )
     busy = frozenset(name for name in chosen.leaving if _is_busy(connection, name, world))
-    return _Assigned(placement.assign(chosen, settled, busy), len(chosen.names), look_again, moved)
+    return _Assigned(placement.assign(chosen, settled, busy), len(chosen.names), look_again, moved, shut_out)
+
+
+def _carriage(connection: DRTPConnection, service: DRTPService, world: World) -> Access:
+    """What the policies of a connection say of who may carry its visitors' bytes."""
+    where = (service.metadata.namespace, service.metadata.name)
+    found = [*access.attached(world.view.indexed(DRTPAccessPolicy, "service", where), service)]
+    if connection.spec.access_policy_ref is not None:
+        own = world.view.get(DRTPAccessPolicy, where[0], connection.spec.access_policy_ref.name)
+        found.extend([own] if own else [])
+    return access.carriage(found)
 
 
 def _is_settled(connection: DRTPConnection, chosen: Placement, present: tuple[str, ...]) -> bool:
@@ -316,6 +350,7 @@ def _status(
                 service.spec.server_count,
                 _local(connection, service, world),
                 enabled=service.spec.enabled,
+                shut_out=assigned.shut_out,
             )
         )
         told = _remember_local(connection, told, world)

@@ -10,22 +10,35 @@ from drtp.api.drtp import (
     DRTPAccessPolicy,
     DRTPAccessPolicyStatus,
     DRTPConnection,
+    DRTPServer,
     DRTPService,
     EnforcementPoint,
     PolicyAncestor,
     PolicyTarget,
 )
+from drtp.api.gatewayapi import GROUP as GATEWAY_GROUP
+from drtp.api.gatewayapi import Gateway, HTTPRoute, TCPRoute, TLSRoute, UDPRoute
 from drtp.api.internal import EdgeRole
 from drtp.api.meta import Condition, Key
+from drtp.api.policies import PolicyMode
 from drtp.api.reasons import Aspect, Reason
 from drtp.api.reports import ExposureReport, RouteReport
 from drtp.api.snapshots import Source
 from drtp.controllers import surroundings, writing
 from drtp.controllers.runtime import Change, EdgeChange, MapChange, Outcome, World, itself
 from drtp.controllers.writing import Turn
-from drtp.rules import access, attachment, conditions, entrykeys, indexes
+from drtp.rules import access, asking, attachment, conditions, entrykeys, indexes
 from drtp.rules.conditions import Conclusion, no, unknown, yes
 from drtp.store.view import kind_key
+
+_Target = DRTPService | Gateway | HTTPRoute | TCPRoute | TLSRoute | UDPRoute
+ABOVE: tuple[type[Gateway | HTTPRoute | TCPRoute | TLSRoute | UDPRoute], ...] = (
+    Gateway,
+    HTTPRoute,
+    TCPRoute,
+    TLSRoute,
+    UDPRoute,
+)
 
 POLICY = kind_key(DRTPAccessPolicy)
 KINDS = (POLICY, kind_key(DRTPService), kind_key(DRTPConnection))
@@ -40,7 +53,13 @@ class PolicyController:
     def watches(self) -> Mapping[str, MapChange]:
         """Policies, and the services they are on."""
         routes = {kind_key(model): _of_route for model in surroundings.ROUTES}
-        return {POLICY: itself, kind_key(DRTPService): _of_service, kind_key(DRTPConnection): _of_connection, **routes}
+        return {
+            POLICY: itself,
+            kind_key(DRTPService): _of_service,
+            kind_key(DRTPConnection): _of_connection,
+            kind_key(Gateway): _of_gateway,
+            **routes,
+        }
 
     def from_edge(self, world: World, change: EdgeChange) -> Iterable[Key]:
         """Edges repeat the sources of what they have in force: the policy itself is among them."""
@@ -92,44 +111,67 @@ def _ancestor(policy: DRTPAccessPolicy, target: PolicyTarget, world: World, now:
 
 
 def _conclusions(policy: DRTPAccessPolicy, target: PolicyTarget, world: World) -> tuple[Conclusion, Conclusion]:
-    if target.group != GROUP or target.kind != "DRTPService":
+    model = _model(target)
+    if model is None:
         refused = no(
             Aspect.ACCEPTED,
             Reason.TARGET_NOT_SUPPORTED,
-            f"A policy on a {target.kind} is not enforced; target a DRTPService.",
+            f"A policy on a {target.kind} is not enforced; target a DRTPService, a Gateway or a route.",
         )
         return refused, refused._replace(type=Aspect.ENFORCED)
-    service = world.view.get(DRTPService, policy.metadata.namespace, target.name)
-    if service is None:
-        refused = no(Aspect.ACCEPTED, Reason.TARGET_NOT_FOUND, f"DRTPService {target.name} does not exist.")
+    found = world.view.get(model, policy.metadata.namespace, target.name)
+    if found is None:
+        refused = no(Aspect.ACCEPTED, Reason.TARGET_NOT_FOUND, f"{target.kind} {target.name} does not exist.")
         return refused, refused._replace(type=Aspect.ENFORCED)
     faults = access.policy_faults(policy)
-    accepted = yes(Aspect.ACCEPTED, Reason.ACCEPTED, "The policy narrows who may pass.")
+    dry_run = policy.spec.mode is PolicyMode.DRY_RUN
+    what = "Tunnel servers count whom the policy would refuse." if dry_run else "The policy narrows who may pass."
+    if any(rule.organizations or rule.principals for rule in policy.spec.rules):
+        what += " Visitors of public places show no identity: whom a rule names by one comes by `datumctl connect`."
+    accepted = yes(Aspect.ACCEPTED, Reason.ACCEPTED, what)
     if faults:
-        what = f"{faults[0]}; nobody passes until it is mended (DRTP-6009)."
-        accepted = no(Aspect.ACCEPTED, Reason.INVALID, what)
-    return accepted, _enforced(policy, service, world)
+        code = "DRTP-6009" if isinstance(faults[0], access.Unreadable) else "DRTP-6031"
+        then = "would pass" if dry_run else "passes"
+        accepted = no(Aspect.ACCEPTED, Reason.INVALID, f"{faults[0]}; nobody {then} until it is mended ({code}).")
+    if dry_run:
+        return accepted, no(Aspect.ENFORCED, Reason.DRY_RUN, "Nobody is refused: spec.mode is DryRun.")
+    return accepted, _enforced(policy, _points(policy, found, target, world))
 
 
-def _enforced(policy: DRTPAccessPolicy, service: DRTPService, world: World) -> Conclusion:
-    """True only when each live point has reported this generation; nothing live to enforce it at is True as well."""
-    waiting: list[str] = []
-    spoken = False
-    if access.holds_at(policy, EnforcementPoint.TUNNEL):
-        for where, good in _at_tunnels(policy, service, world):
-            spoken = True
-            waiting.extend([] if good else [where])
-    if access.holds_at(policy, EnforcementPoint.GATEWAY):
-        for route in surroundings.routes_to(world, service):
-            for place in surroundings.places(world, route):
-                said = surroundings.said(
-                    world,
-                    place.address,
-                    lambda address, at=place: surroundings.place_key(at, address),
-                    [policy.metadata],
-                )
-                spoken = True
-                waiting.extend([] if said.state else [f"gateway {place.hostname}:{place.port}"])
+def _model(target: PolicyTarget) -> type[_Target] | None:
+    """The kind that a policy targets, where one may be on it."""
+    if (target.group, target.kind) == (GROUP, "DRTPService"):
+        return DRTPService
+    if target.group != GATEWAY_GROUP:
+        return None
+    return next((one for one in ABOVE if kind_key(one) == f"{target.kind}.{GATEWAY_GROUP}"), None)
+
+
+def _points(
+    policy: DRTPAccessPolicy, found: _Target, target: PolicyTarget, world: World
+) -> Iterable[tuple[str, bool | None]]:
+    """Every live point where a target has the policy hold, and whether it has reported this generation."""
+    at_gateways = access.holds_at(policy, EnforcementPoint.GATEWAY)
+    if isinstance(found, DRTPService):
+        if access.holds_at(policy, EnforcementPoint.TUNNEL):
+            yield from _at_tunnels(policy, found, world)
+        routes = surroundings.routes_to(world, found) if at_gateways else []
+        where = [place for route in routes for place in surroundings.places(world, route)]
+    elif isinstance(found, Gateway):
+        where = surroundings.places_on(world, found, target.section_name) if at_gateways else []
+    else:
+        where = [*surroundings.places(world, found)] if at_gateways else []
+    for place in where:
+        said = surroundings.said(
+            world, place.address, lambda address, at=place: surroundings.place_key(at, address), [policy.metadata]
+        )
+        yield f"gateway {place.hostname}:{place.port}", said.state
+
+
+def _enforced(policy: DRTPAccessPolicy, points: Iterable[tuple[str, bool | None]]) -> Conclusion:
+    """True only when each live point has reported this generation; nothing live to enforce it at is Unknown."""
+    spoken = list(points)
+    waiting = [where for where, good in spoken if not good]
     if not spoken:
         return unknown(Aspect.ENFORCED, Reason.NOTHING_TO_ENFORCE, "No connection and no public place is live yet.")
     if waiting:
@@ -139,11 +181,15 @@ def _enforced(policy: DRTPAccessPolicy, service: DRTPService, world: World) -> C
 
 def _at_tunnels(policy: DRTPAccessPolicy, service: DRTPService, world: World) -> Iterable[tuple[str, bool]]:
     wanted = Source(policy.metadata.uid, policy.metadata.generation)
+    carriage = access.carriage([policy])
     where = (service.metadata.namespace, service.metadata.name)
     for connection in world.view.indexed(DRTPConnection, "service", where):
         for assigned in connection.spec.servers:
             uid = surroundings.server_uid(world, assigned.server_ref.name)
             state = world.observed.edge(uid) if uid else None
+            server = world.view.get(DRTPServer, "", assigned.server_ref.name)
+            if server is not None and not asking.may_carry(carriage, access.place_of(server)):
+                continue  # It is told nothing of the connection.
             if state is not None and state.connected:
                 report = state.reports.get(entrykeys.route(connection.metadata.uid))
                 yield assigned.server_ref.name, isinstance(report, RouteReport) and wanted in report.sources
@@ -167,9 +213,23 @@ def _of_connection(world: World, change: Change) -> Iterable[Key]:
         yield from _on(world, change.key.namespace, stored.object["spec"]["serviceRef"]["name"])
 
 
+def _of_gateway(world: World, change: Change) -> Iterable[Key]:
+    if change.before is None or change.after is None:
+        yield from _targeting(world, ("Gateway", change.key.namespace, change.key.name))
+
+
+def _targeting(world: World, target: indexes.Parent) -> Iterable[Key]:
+    for policy in world.view.indexed(DRTPAccessPolicy, "target", target):
+        yield Key(POLICY, policy.metadata.namespace, policy.metadata.name)
+
+
 def _of_route(world: World, change: Change) -> Iterable[Key]:
+    kind, _, _ = change.key.kind.partition(".")
+    yield from _targeting(world, (kind, change.key.namespace, change.key.name))
     model = next(one for one in surroundings.ROUTES if kind_key(one) == change.key.kind)
     for stored in change.versions:
         route = world.view.typed(model, stored)
         for namespace, name in indexes.route_backends(route) if route else ():
             yield from _on(world, namespace, name)
+        for parent in indexes.route_parents(route) if route else ():
+            yield from _targeting(world, surroundings.gateway_of(world, parent))

@@ -59,6 +59,7 @@ def declare(view: View) -> None:
     view.add_index(DRTPConnection, "server", indexes.connection_servers)
     view.add_index(DRTPConnection, "agent", indexes.connection_agent)
     view.add_index(DRTPAccessPolicy, "service", indexes.policy_services)
+    view.add_index(DRTPAccessPolicy, "target", indexes.policy_targets)
     view.add_index(EdgeIdentity, "role", indexes.identity_role)
     view.add_index(EnrolmentSecret, "service", indexes.secret_service)
     view.add_index(Claim, "owner", indexes.claim_owner)
@@ -236,6 +237,31 @@ def places(world: World, route: Route) -> tuple[Place, ...]:
             for hostname in names:
                 found[Place(slot.listener.protocol, slot.address, slot.listener.port, hostname)] = None
     return tuple(found)
+
+
+def gateway_of(world: World, parent: indexes.Parent) -> indexes.Parent:
+    """The Gateway that a route's parent is, or adds to."""
+    kind, namespace, name = parent
+    found = world.view.get(ListenerSet, namespace, name) if kind == "ListenerSet" else None
+    where = next(indexes.listener_set_gateway(found)) if found else (namespace, name)
+    return ("Gateway", *where)
+
+
+def places_on(world: World, gateway: Gateway, listener: str | None) -> list[Place]:
+    """Every public place of routes on a Gateway, its ListenerSets included; of one listener where it is named."""
+    own = (gateway.metadata.namespace, gateway.metadata.name)
+    sets = world.view.indexed(ListenerSet, "gateway", own)
+    parents = [("Gateway", *own), *(("ListenerSet", one.metadata.namespace, one.metadata.name) for one in sets)]
+    found: dict[Place, None] = {}
+    for route in (
+        route for model in ROUTES for parent in parents for route in world.view.indexed(model, "parent", parent)
+    ):
+        for verdict in verdicts(world, route):
+            for slot, names in verdict.bindings:
+                if slot.gateway == own and listener in {None, slot.listener.name}:
+                    for hostname in names:
+                        found[Place(slot.listener.protocol, slot.address, slot.listener.port, hostname)] = None
+    return list(found)
 
 
 def place_key(place: Place, address: str) -> str:

@@ -117,7 +117,7 @@ class Enrolment:
         raise Retryable("DRTP-2003", "Many enrolments with one secret at once.")
 
     async def by_user(self, request: EnrolRequest, user: User, remote: str) -> Enrolled:
-        """Enrol an agent for exactly these services of one namespace, which `user` may change.
+        """Enrol an agent for exactly these services of one namespace, each of which `user` may serve, or change.
 
         Raises: Refused DRTP-2005.
         """
@@ -129,8 +129,7 @@ class Enrolment:
         if len(services) > SERVICES_MAX:
             raise Refused("DRTP-2005", f"An agent serves at most {SERVICES_MAX} services.")
         for name in services:
-            decision = self._authoriser.decide(user, "update", drtp.GROUP, "drtpservices", "", namespace, name)
-            if not decision.allowed:
+            if not self._may_serve(user, namespace, name):
                 raise Refused("DRTP-2005")
         key = proven_key(request.csr_pem)
         for _ in range(ATTEMPTS):
@@ -168,6 +167,13 @@ class Enrolment:
             raise Refused("DRTP-2001", "the key was used by an identity that has moved on")
         spec = EdgeIdentitySpec(role=EdgeRole.CONNECTOR, uri=str(name), caller=caller)
         return _Candidate(msgspec.structs.replace(spec, **seen_of(said)), held)
+
+    def _may_serve(self, user: User, namespace: str, name: str) -> bool:
+        """Whoever may change a service could let anybody serve it; a workload has `serve`, and changes nothing."""
+        return any(
+            self._authoriser.decide(user, verb, drtp.GROUP, "drtpservices", "", namespace, name).allowed
+            for verb in ("serve", "update")
+        )
 
     async def _unless_shut(self, user: User, uid: str) -> None:
         """Whoever revoked the user meanwhile has looked for their agents before this one was there.

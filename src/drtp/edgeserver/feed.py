@@ -43,9 +43,9 @@ from drtp.api.reports import (
 from drtp.api.snapshots import Generation, Snapshot
 from drtp.edgeserver.identities import Identities
 from drtp.edgeserver.lag import BYTES, Lag
-from drtp.edgeserver.limits import Buckets
 from drtp.issuers.authority import Offer
 from drtp.issuers.requests import proven_key
+from drtp.kit.buckets import Buckets
 from drtp.kit.clock import Clock
 from drtp.kit.errors import DrtpError, Refused
 from drtp.kit.latest import Latest

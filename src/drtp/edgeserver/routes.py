@@ -34,13 +34,13 @@ from drtp.api.spiffe import PeerRole, SpiffeId
 from drtp.edgeserver.answers import answer, bearer_of, fault, key_of, leaf_of, plain_fault, remote_of
 from drtp.edgeserver.enrolment import Enrolled, Enrolment
 from drtp.edgeserver.identities import GRACE, Identities
-from drtp.edgeserver.limits import Buckets
 from drtp.edgeserver.registrations import SERVICE
 from drtp.issuers.audit import AuditLog
 from drtp.issuers.authority import Authority
 from drtp.issuers.digests import Pepper
 from drtp.issuers.requests import proven_key
 from drtp.issuers.secrets import EnrolmentSecrets
+from drtp.kit.buckets import Buckets
 from drtp.kit.clock import Clock
 from drtp.kit.door import network_of
 from drtp.kit.errors import DrtpError, Invalid, Refused

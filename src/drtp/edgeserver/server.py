@@ -25,7 +25,6 @@ from drtp.edgeserver.connectors import SERVICE_ACCOUNT, is_of, seen_of
 from drtp.edgeserver.enrolment import Enrolment
 from drtp.edgeserver.feed import MESSAGE_BYTES_MAX, FeedSession, Peer
 from drtp.edgeserver.identities import Identities, denial
-from drtp.edgeserver.limits import Buckets
 from drtp.edgeserver.registrations import SERVER, Registrations
 from drtp.edgeserver.routes import BODY_BYTES_MAX, Routes, faults
 from drtp.edgeserver.source import SnapshotSource
@@ -33,6 +32,7 @@ from drtp.issuers.audit import AuditLog
 from drtp.issuers.authority import Authority
 from drtp.issuers.secrets import EnrolmentSecrets
 from drtp.kit import door
+from drtp.kit.buckets import Buckets
 from drtp.kit.clock import Clock
 from drtp.kit.codes import CODES
 from drtp.kit.errors import DrtpError, Refused

@@ -2,6 +2,7 @@
 
 Every list must allow: the lists' allowed ranges are intersected here, once, so that both the accept-time matcher of a
 TCP listener and the per-route RBAC of HTTP ask one question of one trie. No list, or an unreadable one, allows nobody.
+The host has left no rules but those by address (`rules.asking.by_address`); the rest is the POP's to decide.
 """
 
 from __future__ import annotations
@@ -15,15 +16,14 @@ import msgspec
 
 from drtp.api.drtp import Action
 from drtp.api.snapshots import Access, AccessList
+from drtp.rules import asking
 
 Json = dict[str, Any]
 Range = tuple[int, int]
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _TYPE = "type.googleapis.com/"
 _V4_END = 2**32 - 1
 _V6_END = 2**128 - 1
-_MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 
 NO_CHAIN = "none"
 """Names no filter chain: Envoy closes such a connection before it dials anything."""
@@ -63,6 +63,8 @@ def admitted(access: Access) -> Admitted:
 
 def _allowed(access_list: AccessList) -> tuple[list[Range], list[Range]]:
     """First match wins, evaluated backwards: each earlier rule overwrites its ranges."""
+    if access_list.clauses or access_list.dry_run:
+        raise ValueError("it asks for more than addresses")
     start = access_list.default is Action.ALLOW
     v4: list[Range] = [(0, _V4_END)] if start else []
     v6: list[Range] = [(0, _V6_END)] if start else []
@@ -82,14 +84,11 @@ def _ranges(cidrs: Sequence[str]) -> tuple[list[Range], list[Range]]:
     v4: list[Range] = []
     v6: list[Range] = []
     for cidr in cidrs:
-        network: Network = ipaddress.ip_network(cidr, strict=False)
-        low, high = int(network.network_address), int(network.broadcast_address)
-        if isinstance(network, ipaddress.IPv4Network):
-            v4.append((low, high))
-        elif network.subnet_of(_MAPPED):
-            v4.append((low & _V4_END, high & _V4_END))
-        else:
-            v6.append((low, high))
+        network = asking.network(cidr)
+        if network is None:
+            raise ValueError(f"{cidr!r} is no network")
+        ranges = v4 if isinstance(network, ipaddress.IPv4Network) else v6
+        ranges.append((int(network.network_address), int(network.broadcast_address)))
     return _merge(v4), _merge(v6)
 
 

@@ -16,6 +16,7 @@ from drtp.api.reports import ExposureReport, ExposureState, GatewayReport, Repor
 from drtp.api.snapshots import Entry, Generation, ProbeTarget, Snapshot
 from drtp.gateway.accesslogs import AccessLogs
 from drtp.gateway.ads import DiscoveryService
+from drtp.gateway.clocked import Clocked
 from drtp.gateway.culprits import Suspects
 from drtp.gateway.envoy import EnvoyProcess
 from drtp.gateway.flows import FlowBook, RotatingLog
@@ -38,6 +39,7 @@ _log = logger("gateway")
 REFUSED_RETRY_S = 5.0
 """A port that was in use may be free; Envoy does not try again by itself."""
 COUNT_INTERVAL_S = 2.0
+CLOCK_LOOK_S = 1.0
 STEADY_S = 10.0
 RENEWAL_LOOK_S = 0.02
 
@@ -58,6 +60,9 @@ class GatewayHost:
         self._paths = places
         self._clock = clock
         self._snapshot: Snapshot | None = None
+        self._clocked = Clocked()
+        self._entries: Mapping[str, Entry] = {}
+        """The snapshot's, with access as it is at this moment, by addresses alone."""
         self._envoys: Mapping[str, Entry] = {}
         """The snapshot's entries without those of UDP, in which Envoy has no part."""
         self._credentials: Credentials | None = None
@@ -92,11 +97,17 @@ class GatewayHost:
             _log.warning("older snapshot ignored", generation=str(snapshot.generation))
             return
         self._snapshot = snapshot
-        self._envoys = {key: entry for key, entry in snapshot.entries.items() if not is_udp(entry)}
-        self._suspects.forget_changed(snapshot.entries)
+        self._take()
+        self._suspects.forget_changed(self._entries)
         self._prober.aim(_targets(snapshot.entries))
         self.neighbours.aim(_targets(snapshot.entries))
         self._rebuild()
+
+    def _take(self) -> None:
+        """The snapshot's entries as they are to be carried out at this moment."""
+        if self._snapshot is not None:
+            self._entries = self._clocked.at(self._snapshot.entries, self._clock.now())
+            self._envoys = {key: entry for key, entry in self._entries.items() if not is_udp(entry)}
 
     def use(self, credentials: Credentials) -> None:
         """Show these to POPs from the next connection on; live ones go on."""
@@ -121,7 +132,7 @@ class GatewayHost:
         self._docket.follow(self._envoys, self._program)
         for key in (self._program.touched | self._exposures.keys()) - self._snapshot.entries.keys():
             self._exposures.pop(key, None)
-        self.flows.name_services({**self._program.services, **self.udp.aim(self._snapshot.entries)})
+        self.flows.name_services({**self._program.services, **self.udp.aim(self._entries)})
         self._discovery.serve(self._program.resources)
         self._conclude()
 
@@ -194,6 +205,7 @@ class GatewayHost:
                             self.neighbours.run(),
                             self.udp.run(),
                             self._heed_udp(),
+                            self._turn_with_the_clock(),
                         )
                     ]
                     await _first(stop.wait(), leave.wait())
@@ -263,6 +275,14 @@ class GatewayHost:
     async def _heed_udp(self) -> None:
         async for _change in self.udp.changed:
             self._conclude()
+
+    async def _turn_with_the_clock(self) -> None:
+        """A schedule begins or ends: what visitors may is another then, though the table is the same."""
+        while True:
+            await self._clock.sleep(CLOCK_LOOK_S)
+            if self._clocked.is_due(self._clock.now()):
+                self._take()
+                self._rebuild()
 
     async def _offer_again(self) -> None:
         while True:

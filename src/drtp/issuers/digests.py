@@ -43,4 +43,9 @@ class Pepper:
 def new_credential(prefix: str) -> tuple[str, Secret[str]]:
     """A fresh (id, credential)."""
     name = "".join(secrets.choice(_ID_ALPHABET) for _ in range(12))
-    return name, Secret(compose(prefix, name, secrets.randbits(256)))
+    return name, Secret(compose(prefix, name, random_secret()))
+
+
+def random_secret() -> int:
+    """256 random bits, as `compose` takes them."""
+    return secrets.randbits(256)

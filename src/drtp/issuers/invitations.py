@@ -48,12 +48,7 @@ class Invitations:
         )
         await self._store.create(as_object(Invitation(metadata=ObjectMeta(name=name), spec=spec)))
         self._audit.write(
-            "invitation made",
-            project=organization,
-            invitation=name,
-            organization=organization,
-            role=role,
-            by=inviter.uid or inviter.name,
+            "invitation made", project=organization, invitation=name, role=role, by=inviter.name, decision="allowed"
         )
         return Minted(name, secret, spec.expires_at)
 
@@ -98,6 +93,7 @@ class Invitations:
         return gone
 
     def _refused(self, invitation: str, why: str, user: User) -> Refused:
-        by = user.uid or user.name
-        self._audit.write_paced("invitation refused", invitation=invitation, by=by, decision="refused", reason=why)
+        self._audit.write_paced(
+            "invitation refused", invitation=invitation, reason=why, by=user.name, decision="refused"
+        )
         return Refused("DRTP-2022")

@@ -6,7 +6,7 @@ import contextlib
 import uuid
 from collections import OrderedDict
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import msgspec
 from prometheus_client import Counter
@@ -14,10 +14,11 @@ from prometheus_client import Counter
 from drtp.api.credentials import TOKEN_PREFIX, read
 from drtp.api.internal import API_TOKEN, Account, AccountSpec, ApiToken, ApiTokenSpec
 from drtp.api.meta import Key, ObjectMeta
-from drtp.api.people import AUTHENTICATED, RESERVED, SERVICE_ACCOUNTS, IssuedToken, User
+from drtp.api.people import AUTHENTICATED, FOREIGN, RESERVED, SERVICE_ACCOUNTS, IssuedToken, Proof, User
 from drtp.api.spiffe import PeerRole, identity_of
 from drtp.issuers.audit import AuditLog
 from drtp.issuers.digests import Pepper, new_credential
+from drtp.issuers.logins import Logins
 from drtp.issuers.records import as_object, find
 from drtp.issuers.secrets import Minted
 from drtp.kit.clock import Clock
@@ -40,8 +41,11 @@ _ACCOUNTS = uuid.UUID("6e2f2a5e-3f0e-5d6c-9a51-9f1f0f6d7c11")
 class Accounts:
     """People and programs, and what they present. One `Authenticator` for both doors."""
 
-    def __init__(self, store: Store, pepper: Pepper, audit: AuditLog, clock: Clock, trust_domain: str) -> None:
+    def __init__(  # noqa: PLR0917 - what every issuer has, then what this one adds
+        self, store: Store, pepper: Pepper, audit: AuditLog, clock: Clock, trust_domain: str, logins: Logins
+    ) -> None:
         self._store = store
+        self._logins = logins
         self._pepper = pepper
         self._audit = audit
         self._clock = clock
@@ -58,7 +62,8 @@ class Accounts:
             if held is None:
                 return await self.ensure(uid, name, groups=groups)
             # Whoever was revoked stays so: reinstating is said explicitly.
-            spec = msgspec.structs.replace(spec, disabled=held.record.spec.disabled)
+            former = held.record.spec
+            spec = msgspec.structs.replace(spec, disabled=former.disabled, password=former.password)
             if held.record.spec != spec:
                 await self._store.update(held.replaced(spec))
         return None
@@ -70,6 +75,7 @@ class Accounts:
         namespaces: Sequence[str] = (),
         lifetime: timedelta | None = TOKEN_LIFETIME,
         description: str = "",
+        read_only: bool = False,
     ) -> Minted:
         """A bearer token, shown once. `lifetime` None: until revoked.
 
@@ -88,6 +94,7 @@ class Accounts:
             namespaces=tuple(namespaces),
             expires_at=expires_at if lifetime else None,
             description=description,
+            read_only=read_only,
         )
         await self._store.create(as_object(ApiToken(metadata=ObjectMeta(name=name), spec=spec)))
         self._audit.write(
@@ -140,6 +147,10 @@ class Accounts:
         uid = account_uid(user)
         for _ in range(ATTEMPTS):
             held = await find(self._store, Account, uid)
+            if held is None and FOREIGN in user:
+                # Whom an issuer proves has no account here until there is something to remember.
+                await self.ensure(uid, user)
+                continue
             if held is None:
                 raise NotFound("DRTP-1001", f"There is no user {user}.")
             if held.record.spec.groups:
@@ -147,10 +158,15 @@ class Accounts:
             try:
                 if not held.record.spec.disabled:
                     await self._store.update(held.replaced(disabled(held.record.spec)))
+                await self._logins.end_all(uid, "the user was revoked")
                 return uid, await self._drop_tokens(uid)
             except Conflict:
                 continue
         raise Conflict("DRTP-1003")
+
+    async def end_sign_ins(self, uid: str, reason: str) -> None:
+        """End every sign-in of an account."""
+        await self._logins.end_all(uid, reason)
 
     async def _drop_tokens(self, account: str) -> int:
         gone = 0
@@ -182,19 +198,20 @@ class Accounts:
         held = await find(self._store, ApiToken, credential.id) if credential else None
         spec = held.record.spec if held else None
         if not self._pepper.fits(token, spec.digest if spec else "0" * 64) or spec is None:
-            self._refused(credential.id if credential else "", remote, "unknown")
+            self.refused(credential.id if credential else "", remote, "unknown")
             return None
         if spec.expires_at is not None and self._clock.now() >= spec.expires_at:
-            self._refused(credential.id if credential else "", remote, "expired")
+            self.refused(credential.id if credential else "", remote, "expired")
             return None
-        user = await self._user(spec.account, spec.namespaces)
+        user = await self.user(spec.account)
         if user is None:
-            self._refused(credential.id if credential else "", remote, "the account is shut")
-        else:
-            self._came(user, f"token {credential.id if credential else ''}", remote)
+            self.refused(credential.id if credential else "", remote, "the account is shut")
+            return None
+        user = user._replace(within=frozenset(spec.namespaces), read_only=spec.read_only, until=spec.expires_at)
+        self.came(user, f"token {credential.id if credential else ''}", remote)
         return user
 
-    def _came(self, user: User, by: str, remote: str) -> None:
+    def came(self, user: User, by: str, remote: str) -> None:
         """Say who came from where, once for each credential and address in a while."""
         now, key = self._clock.monotonic(), (by, remote)
         if now - self._seen.get(key, -SAID_EVERY_S) < SAID_EVERY_S:
@@ -207,7 +224,8 @@ class Accounts:
             "user authenticated", user=user.uid, name=user.name, by=by, remote=remote, decision="allowed"
         )
 
-    def _refused(self, token_id: str, remote: str, reason: str) -> None:
+    def refused(self, token_id: str, remote: str, reason: str) -> None:
+        """Say it in the audit log, at a pace."""
         _REFUSED.inc()
         self._audit.write_paced("token refused", token=token_id, remote=remote, decision="refused", reason=reason)
 
@@ -218,19 +236,29 @@ class Accounts:
             return None
         if identity.role is not PeerRole.USER or identity.trust_domain != self._trust_domain:
             return None
-        user = await self._user(identity.uid, ())
-        if user is not None:
-            self._came(user, "certificate", remote)
-        return user
+        user = await self.user(identity.uid)
+        if user is None:
+            return None
+        self.came(user, "certificate", remote)
+        return user._replace(proof=Proof.CERTIFICATE)
 
-    async def _user(self, uid: str, narrowed_to: tuple[str, ...]) -> User | None:
+    async def user(self, uid: str) -> User | None:
+        """The user of this account; None if there is none, or it is shut."""
         held = await find(self._store, Account, uid)
         if held is None or held.record.spec.disabled:
             return None
         spec = held.record.spec
         if spec.service_account and not await self._is_there(spec.service_account, uid):
             return None
-        return User(name=spec.name, uid=uid, groups=(*spec.groups, AUTHENTICATED), within=frozenset(narrowed_to))
+        return User(name=spec.name, uid=uid, groups=(*spec.groups, AUTHENTICATED))
+
+    async def foreigner(self, name: str, groups: tuple[str, ...], until: datetime) -> User | None:
+        """A user whom a foreign issuer proves: needs no account here, but one that is shut shuts them out."""
+        uid = account_uid(name)
+        held = await find(self._store, Account, uid)
+        if held is not None and held.record.spec.disabled:
+            return None
+        return User(name, uid, (*groups, AUTHENTICATED), until=until, proof=Proof.LOGIN)
 
 
 def account_uid(name: str) -> str:

@@ -245,6 +245,48 @@ IDENTITY: dict[str, Code] = {
         "Delete what is not needed any more, or ask the operator for more; `kubectl get resourcequotas` shows what is "
         "used.",
     ),
+    "DRTP-2030": Code(
+        "ID token not accepted",
+        "The ID token proves nobody here. The caller is told 401 and no more; the audit log has the reason.",
+        "Sign in again with `datumctl login`. For another program's tokens: check issuer and audience in the issuers "
+        "file, and the clocks of both sides.",
+    ),
+    "DRTP-2031": Code(
+        "Issuer's keys not fetched",
+        "The control plane cannot fetch the keys of a configured issuer.",
+        "Check the issuer's address, its certificate (`caFile` in the issuers file) and the network between. Keys that "
+        "are known are used for 24 hours; other issuers and users are not concerned.",
+    ),
+    "DRTP-2032": Code(
+        "Sign-in refused",
+        "Name or password is wrong.",
+        "Try again; an operator sets a new password with `datumctl create password NAME`.",
+    ),
+    "DRTP-2033": Code(
+        "Too many sign-ins",
+        "Too many attempts came from this address or for this account.",
+        "Wait a minute, then try again.",
+    ),
+    "DRTP-2034": Code(
+        "Refresh token used twice",
+        "A refresh token that was spent came again, so somebody else may hold a copy: the sign-in was ended.",
+        "Sign in again. If no copy of the context is in use elsewhere, find out who else could read it.",
+    ),
+    "DRTP-2035": Code(
+        "Token too narrow",
+        "What was shown allows less than what was asked to be made of it.",
+        "Sign in with `datumctl login`, or ask for no more projects, days or rights than the token at hand has.",
+    ),
+    "DRTP-2036": Code(
+        "Token not valid",
+        "A token cannot be made with these values.",
+        "Correct the projects, the days or the description.",
+    ),
+    "DRTP-2037": Code(
+        "Password not accepted",
+        "A password has 12 to 256 characters and is not the name itself.",
+        "Choose a longer one: some words that nobody would guess together.",
+    ),
 }
 
 FEED: dict[str, Code] = {
@@ -695,6 +737,17 @@ CONDITIONS: dict[str, Code] = {
         "Correct the field named, or write the object anew; upgrade the part that is older. Until then an access "
         "policy that cannot be read closes its namespace.",
     ),
+    "DRTP-6030": Code(
+        "No server allowed by policy",
+        "Access policies name the POPs that may carry the bytes (`through`), and none of those takes connections.",
+        "Widen `through`, or ask the operator for a POP there: a POP says its region and country when it starts.",
+    ),
+    "DRTP-6031": Code(
+        "Policy names what cannot be held where it is to hold",
+        "A rule has a schedule that cannot be read, or names what gateways do not know, and only they hold the policy. "
+        "It denies everybody.",
+        "Mend the part that the condition names, or target the DRTPService and leave `enforcementPoints` out.",
+    ),
     "DRTP-6020": Code(
         "Reference not granted",
         "A route or listener refers to another namespace, which has not granted it. Whether it is there is not said.",
@@ -789,10 +842,43 @@ COMMANDS: dict[str, Code] = {
         "The control plane does not answer.",
         "Check that it runs and that the address in the context is right; the command tries again by itself.",
     ),
-    "DRTP-7012": Code(
-        "Login is not there yet",
-        "Signing in through a browser comes with a later release.",
-        "Use a context file with a token: `drtp up` writes one, an operator makes others.",
+    "DRTP-7080": Code(
+        "No sign-in offered",
+        "The control plane names no issuer to sign in with, or not the one that was asked for.",
+        "Ask the operator which issuers there are, or for a context file with a token.",
+    ),
+    "DRTP-7081": Code(
+        "Sign-in denied", "The issuer or the person at the browser refused.", "Run `datumctl login` again, and agree."
+    ),
+    "DRTP-7082": Code("Sign-in not finished", "Nobody finished the sign-in in time.", "Run `datumctl login` again."),
+    "DRTP-7083": Code(
+        "Issuer not reachable",
+        "The issuer that people sign in with does not answer.",
+        "Check the network and try again; what runs already goes on.",
+    ),
+    "DRTP-7084": Code(
+        "Issuer's answer unusable",
+        "The issuer answered something that no sign-in can be made of.",
+        "Give this to the operator: the issuer's client settings are probably wrong.",
+    ),
+    "DRTP-7085": Code("Sign-in over", "The sign-in is over.", "Run `datumctl login`."),
+    "DRTP-7086": Code(
+        "No device flow",
+        "The issuer signs no devices in.",
+        "Run `datumctl login` on a machine with a browser, or `--no-browser` and open the address yourself.",
+    ),
+    "DRTP-7087": Code("Not signed in", "This context has no sign-in.", "Run `datumctl login https://…`."),
+    "DRTP-7088": Code(
+        "Issuers file unusable",
+        "The file of trusted issuers cannot be read or holds something unknown.",
+        "Correct it as docs/guide/people.md shows; the control plane does not start without it, so that nobody is let "
+        "in by half of it.",
+    ),
+    "DRTP-7089": Code(
+        "Identity token not readable",
+        "The workload's identity token could not be read.",
+        "Check that the file is there: on Kubernetes, a projected service account token with the control plane's "
+        "audience.",
     ),
     "DRTP-7013": Code(
         "Configuration unreadable",

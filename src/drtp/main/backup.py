@@ -34,8 +34,9 @@ STORE = "store"
 AUTHORITY = "authority"
 PEPPERS = "peppers"
 ENROLMENT_PEPPER = "pepper-enrolment"
+LOGIN_PEPPER = "pepper-logins"
 AUDIT = "audit"
-_KEPT = (SETTLED_FILE, AUTHORITY, PEPPERS, AUDIT)
+_KEPT = (SETTLED_FILE, AUTHORITY, PEPPERS, AUDIT, "signing", "issuers.yaml")
 _BACKED_UP = "backup made"
 
 
@@ -74,7 +75,9 @@ def restore(backup: Path, directory: Path) -> None:
     fresh = directory.with_name(f".{directory.name}.restoring")
     shutil.rmtree(fresh, ignore_errors=True)
     _unpack(backup, private_directory(fresh))
-    (fresh / PEPPERS / ENROLMENT_PEPPER).unlink(missing_ok=True)
+    # What was spent since, or ended, would be good again: secrets are made anew, and people sign in again.
+    for spent in (ENROLMENT_PEPPER, LOGIN_PEPPER):
+        (fresh / PEPPERS / spent).unlink(missing_ok=True)
     _make_private(fresh)
     unpacked = fresh / STORE / FILE
     leapt = fresh / STORE / f"{FILE}.leapt"

@@ -33,6 +33,7 @@ from drtp.apiserver.organizations import Organizations
 from drtp.apiserver.rbac import Rbac
 from drtp.apiserver.server import ApiServer, ServerInfo
 from drtp.apiserver.servicecredentials import ServiceCredentials
+from drtp.apiserver.signin import SignIn
 from drtp.controllers import assembly, events
 from drtp.controllers.loop import Manager
 from drtp.controllers.runtime import World
@@ -40,11 +41,18 @@ from drtp.edgeserver.revocation import Revocation
 from drtp.edgeserver.server import EdgeServer, Issuing
 from drtp.issuers.audit import AuditLog
 from drtp.issuers.authority import Authority
+from drtp.issuers.credentials import Credentials
 from drtp.issuers.digests import Pepper
+from drtp.issuers.idtokens import IdTokens
 from drtp.issuers.invitations import Invitations
+from drtp.issuers.localissuer import PATH, LocalIssuer
+from drtp.issuers.logins import Logins
+from drtp.issuers.passwords import Passwords
+from drtp.issuers.people import People
 from drtp.issuers.rotation import Rotation
 from drtp.issuers.secrets import EnrolmentSecrets
 from drtp.issuers.serving import ControlplaneTls, ensure_serving_secret, keep_serving_secret
+from drtp.issuers.signingkeys import SigningKeys
 from drtp.issuers.tokens import Accounts
 from drtp.kit.backoff import full_jitter
 from drtp.kit.clock import Clock, SystemClock
@@ -55,6 +63,7 @@ from drtp.kit.observe import REGISTRY as METRICS
 from drtp.kit.observe import logger
 from drtp.main.bootstrap import SERVING_SECRET, bootstrap
 from drtp.main.catalogue_audit import CatalogueAudit
+from drtp.main.issuers import offered, trusted_issuers
 from drtp.main.operator_socket import OperatorSocket, metrics_served
 from drtp.main.publisher import Publisher
 from drtp.main.settings import ControlPlaneSettings, settle
@@ -104,6 +113,10 @@ class Tower:
     secrets: EnrolmentSecrets
     invitations: Invitations
     accounts: Accounts
+    logins: Logins
+    credentials: Credentials
+    local: LocalIssuer
+    id_tokens: IdTokens
     publisher: Publisher
     manager: Manager
     tls: ControlplaneTls
@@ -141,6 +154,7 @@ async def running_controlplane(settings: ControlPlaneSettings, clock: Clock) -> 
                     tower.publisher.run(),
                     tower.manager.run(),
                     tower.tls.run(),
+                    tower.id_tokens.run(),
                     _persisting(tower, _keep_serving),
                     _persisting(tower, _collect),
                     _announce_audit(tower),
@@ -195,6 +209,12 @@ async def _build(settings: ControlPlaneSettings, clock: Clock, stack: AsyncExitS
     controllers = assembly.controllers(view, settings.suffix)
     peppers = directory / "peppers"
     once = Pepper.open(peppers, "enrolment")  # of all that is good once: a restore makes it anew
+    logins = Logins(store, Pepper.open(peppers, "logins"), audit, clock)
+    accounts = Accounts(store, Pepper.open(peppers, "tokens"), audit, clock, settings.trust_domain, logins)
+    passwords = Passwords()
+    stack.callback(passwords.close)
+    keys = SigningKeys(directory / "signing", clock)
+    local = LocalIssuer(f"{settings.api_url}{PATH}", store, logins, passwords, keys, audit=audit, clock=clock)
     return Tower(
         settings=settings,
         clock=clock,
@@ -207,7 +227,11 @@ async def _build(settings: ControlPlaneSettings, clock: Clock, stack: AsyncExitS
         catalogue_audit=CatalogueAudit(view, audit),
         secrets=EnrolmentSecrets(store, once, audit, clock),
         invitations=Invitations(store, once, audit, clock),
-        accounts=Accounts(store, Pepper.open(peppers, "tokens"), audit, clock, settings.trust_domain),
+        accounts=accounts,
+        logins=logins,
+        credentials=Credentials(store, accounts, passwords, authority, audit=audit, clock=clock),
+        local=local,
+        id_tokens=IdTokens(trusted_issuers(settings), clock, local),
         publisher=Publisher(view, projector, await next_incarnation(store, clock)),
         manager=Manager(store, World(view, observed), controllers, clock, recorder=events.record),
         tls=ControlplaneTls(authority, directory / "tls", settings.names, clock),
@@ -225,13 +249,16 @@ async def _doors(tower: Tower) -> AsyncGenerator[None]:
         settings.trust_domain,
         __version__,
         bundle=lambda: tower.authority.public_bundle_pem,
+        login=offered(trusted_issuers(settings), tower.local),
+        control_plane=lambda: f"{settings.edge_url.removeprefix('https://')}#{tower.authority.pin}",
     )
+    people = People(tower.accounts, tower.id_tokens)
     edges = EdgeServer(
         tower.store,
         tower.observed,
         tower.publisher,
         Issuing(tower.authority, tower.secrets, tower.audit),
-        authenticator=tower.accounts,
+        authenticator=people,
         authoriser=authoriser,
         clock=tower.clock,
         advertised_host=settings.names[0],
@@ -244,7 +271,7 @@ async def _doors(tower: Tower) -> AsyncGenerator[None]:
 
     api = ApiServer(
         tower.store,
-        tower.accounts,
+        people,
         authoriser,
         info,
         tower.clock,
@@ -254,6 +281,8 @@ async def _doors(tower: Tower) -> AsyncGenerator[None]:
         service_credentials=ServiceCredentials(tower.store, authoriser, tower.secrets, joined),
         organizations=Organizations(tower.store, authoriser, tower.invitations, tower.audit),
         catalogue=Catalogue(tower.view, tower.clock),
+        own=tower.credentials,
+        sign_in=SignIn(tower.local, tower.clock),
     )
     operator = OperatorSocket(
         settings=settings,
@@ -294,9 +323,9 @@ async def _keep_serving(tower: Tower) -> None:
 
 async def _collect(tower: Tower) -> None:
     while True:
-        gone = await tower.secrets.collect() + await tower.invitations.collect()
+        gone = await tower.secrets.collect() + await tower.invitations.collect() + await tower.logins.collect()
         if gone:
-            _log.info("expired secrets forgotten", count=gone)
+            _log.info("expired secrets and sign-ins forgotten", count=gone)
         await tower.clock.sleep(_COLLECT_EVERY_S)
 
 

@@ -52,6 +52,7 @@ _VIEW = [
     _rule(READ, drtp.GROUP, *_DRTP, *_status(*_DRTP)),
     _rule(READ, gatewayapi.GROUP, *_GATEWAY, *_status(*_WITH_STATUS)),
     _rule(READ, catalogue.CATALOG_GROUP, "catalogentries"),
+    _rule(["create"], "policy.datumapis.com", "policyreviews"),
 ]
 # EndpointSlices are in no role (CVE-2021-25740), and status is for controllers to write.
 _EDIT = [
@@ -60,6 +61,7 @@ _EDIT = [
     _rule(READ, "", "secrets"),
     _rule(WRITE, "", "configmaps", "secrets", "serviceaccounts", "services"),
     _rule(WRITE, drtp.GROUP, *_DRTP),
+    _rule(["serve"], drtp.GROUP, "drtpservices"),
     _rule(WRITE, gatewayapi.GROUP, *_GATEWAY),
     _rule(["create"], "identity.datumapis.com", "revocations", "servicecredentials"),
     _rule(["connect"], drtp.GROUP, "drtpservices/connect"),
@@ -79,10 +81,11 @@ _SHARED = [
     _rule(READ, drtp.GROUP, "drtpservers", "drtpservers/status"),
     _rule(READ, gatewayapi.GROUP, "gatewayclasses", "gateways", *_status("gatewayclasses", "gateways")),
 ]
+_OWN = ["clientcertificates", "selftokens", "selftokenreviews", "selftokenrevocations"]
 _BASIC = [
     _rule(["create"], "authentication.k8s.io", "selfsubjectreviews"),
     _rule(["create"], "authorization.k8s.io", "selfsubjectaccessreviews", "selfsubjectrulesreviews"),
-    _rule(["create"], "identity.datumapis.com", "invitationacceptances"),
+    _rule(["create"], "identity.datumapis.com", "invitationacceptances", *_OWN),
 ]
 _DOCUMENTS = ["/", "/api", "/api/*", "/apis", "/apis/*", "/healthz", "/livez", "/openapi", "/openapi/*", "/readyz"]
 _DISCOVERY: list[JsonObject] = [{"verbs": ["get"], "nonResourceURLs": [*_DOCUMENTS, "/version", "/version/"]}]

@@ -45,6 +45,8 @@ class ControlPlaneSettings:
     plain_from: tuple[str, ...] = ()
     metrics_port: int | None = None
     ready_fd: int | None = None
+    issuers: Path | None = None
+    """The file of trusted issuers; None: `issuers.yaml` in the directory, if it is there."""
 
     @property
     def operator_socket(self) -> Path:

@@ -195,7 +195,8 @@ class PopHost:
 
     async def refresh(self) -> None:
         """Read the core's whole state and say what changed."""
-        self.stats = await self._tunnel.stats()
+        before, self.stats = self.stats, await self._tunnel.stats()
+        self._tell_dry_runs(before)
         self._crowd.note(self.stats.pre_auth + self.stats.streams)
         self._awaited -= self.agents
         vitals = self._judged(self.stats)
@@ -206,6 +207,14 @@ class PopHost:
     def vitals(self) -> Vitals:
         """By the newest stats; a POP whose refresh stands still is stuck, too."""
         return self._judged(None)
+
+    def _tell_dry_runs(self, before: Stats) -> None:
+        """One line for each connection on which policies that only count have said no since `before`."""
+        known = {one.connection: one.would_refuse_total for one in before.connections}
+        for one in self.stats.connections:
+            more = one.would_refuse_total - known.get(one.connection, 0)
+            if more > 0:
+                log.info("policy would refuse", connection=one.connection, service=one.service, visitors=more)
 
     def _judged(self, stats: Stats | None) -> Vitals:
         now_s = self._clock.monotonic()

@@ -41,6 +41,10 @@ class PopCollector(Collector):
             "drtp_pop_driver_ticks": ("Turns of the driver.", stats.ticks),
             "drtp_pop_streams_opened": ("Visitors since start.", sum(one.streams_total for one in stats.connections)),
             "drtp_pop_streams_denied": ("Visitors refused or cut.", sum(one.denied_total for one in stats.connections)),
+            "drtp_pop_streams_would_refuse": (
+                "Visitors let in whom a policy of mode DryRun would have refused.",
+                sum(one.would_refuse_total for one in stats.connections),
+            ),
             "drtp_pop_bytes_in": ("Visitor to service.", sum(one.bytes_in for one in stats.connections)),
             "drtp_pop_bytes_out": ("Service to visitor.", sum(one.bytes_out for one in stats.connections)),
             "drtp_pop_accept_paused": ("Times that descriptors ran out.", stats.accept_paused_total),

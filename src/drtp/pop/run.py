@@ -92,6 +92,7 @@ class Pop:
                 limits=CoreLimits(pre_auth_max=pre_auth_max()),
                 web=_web_identity(settings),
                 pulse=str(self._sockets / PULSE),
+                country_database=str(settings.country_database) if settings.country_database else None,
             ),
             _tunnel_identity(identity),
         )
@@ -253,6 +254,8 @@ class Pop:
                 node_name=settings.node_name,
                 instance_id=settings.instance_id,
                 failure_domain=settings.failure_domain,
+                region=settings.region,
+                country=settings.country,
                 max_connections=settings.max_connections,
             ),
             version=settings.version,

@@ -44,6 +44,10 @@ class PopSettings:
     health_address: tuple[str, int] = ("127.0.0.1", 0)
     metrics_address: tuple[str, int] | None = None
     failure_domain: str | None = None
+    region: str | None = None
+    country: str | None = None
+    country_database: Path | None = None
+    """Says in which country a visitor is: MaxMind's format, read at the start. Without it nobody's country is known."""
     node_name: str | None = None
     instance_id: str | None = None
     max_connections: int | None = None

@@ -10,16 +10,24 @@ from collections.abc import Sequence
 from typing import NamedTuple, cast
 
 from drtp.api.core import ORGANIZATION_LABEL, Namespace
-from drtp.api.drtp import DRTPConnection, DRTPServer, DRTPService, Protocol, Role
+from drtp.api.drtp import (
+    DRTPAccessPolicy,
+    DRTPConnection,
+    DRTPServer,
+    DRTPService,
+    EnforcementPoint,
+    Protocol,
+    Role,
+)
 from drtp.api.internal import CallerRecord, EdgeIdentity, EdgeRole
 from drtp.api.meta import ObjectMeta
 from drtp.api.rbac import ClusterRole, ClusterRoleBinding, RoleBinding
 from drtp.api.rbac import Role as RbacRole
-from drtp.api.snapshots import Caller, ConnectWay, DenyEntry, PlanConnect, PlanServer
+from drtp.api.snapshots import Access, Caller, ConnectWay, DenyEntry, PlanConnect, PlanServer
 from drtp.projections import facts
 from drtp.projections.cells import Index, Reader, Result, Unit
 from drtp.projections.settings import ProjectionSettings
-from drtp.rules import callers, entrykeys, indexes
+from drtp.rules import access, asking, callers, entrykeys, indexes
 from drtp.rules.permissions import Grantee, grantees_of
 from drtp.store.observed import EdgeRef
 
@@ -79,6 +87,27 @@ class ReadGrants:
         return project.metadata.labels.get(ORGANIZATION_LABEL, "") if project is not None else ""
 
 
+def _names_organization(principals: tuple[str, ...]) -> bool:
+    return any(name.startswith("org:") for name in principals)
+
+
+def policies_admit(read: Reader, service: DRTPService, who: CallerRecord) -> bool:
+    """Whether the policies on a service let a caller pass, of whom the name is known and no more.
+
+    Where the caller is, and the hour, are not known here: a rule that allows by them does not speak, one that denies by
+    them does. A policy with a schedule, or that names organisations, is not judged for callers yet and admits none.
+    """
+    if read.unreadable(DRTPAccessPolicy, service.metadata.namespace):
+        return False
+    attached = facts.policies(read, service)
+    lists = tuple(access.policy_list(one) for one in attached if access.holds_at(one, EnforcementPoint.TUNNEL))
+    clauses = [clause for one in lists if not one.dry_run for clause in asking.parts(one)[0]]
+    if any(clause.schedule or clause.organizations or _names_organization(clause.principals) for clause in clauses):
+        return False
+    caller = asking.Caller(who.kind.value, callers.shown(who))
+    return not lists or asking.decide(Access(lists=lists), asking.Asking(caller=caller)).allowed
+
+
 def callers_of(read: Reader, service: DRTPService) -> tuple[Caller, ...]:
     """Whose connectors may open streams to a service, of those that ask for it."""
     namespace, name = service.metadata.namespace, service.metadata.name
@@ -87,7 +116,9 @@ def callers_of(read: Reader, service: DRTPService) -> tuple[Caller, ...]:
     found = [
         Caller(identity=one.metadata.name, kind=who.kind.value, uid=who.uid, name=callers.shown(who))
         for one in asking
-        if (who := one.spec.caller) is not None and callers.may_connect(who, namespace, name, grants)
+        if (who := one.spec.caller) is not None
+        and callers.may_connect(who, namespace, name, grants)
+        and policies_admit(read, service, who)
     ]
     return tuple(sorted(found, key=lambda caller: caller.identity))
 
@@ -105,7 +136,7 @@ def connector(unit: Unit, read: Reader, settings: ProjectionSettings) -> Result:
     for namespace, name in callers.wanted_names(wants):
         plan = PlanConnect(namespace=namespace, name=name, reason=NOT_ALLOWED)
         if callers.may_connect(who, namespace, name, grants):
-            plan = _plan(read, namespace, name, servers)
+            plan = _plan(read, who, (namespace, name), servers)
         result.entries[edge, entrykeys.connect(namespace, name)] = plan
     for server in servers.values():
         if (port := facts.tunnel_port(server)) is not None:
@@ -123,10 +154,12 @@ def connector(unit: Unit, read: Reader, settings: ProjectionSettings) -> Result:
     return result
 
 
-def _plan(read: Reader, namespace: str, name: str, servers: dict[str, DRTPServer]) -> PlanConnect:
+def _plan(read: Reader, who: CallerRecord, named: tuple[str, str], servers: dict[str, DRTPServer]) -> PlanConnect:
     """A service that may be called; its POPs are put into `servers`."""
+    namespace, name = named
     service = read.get(DRTPService, namespace, name)
-    if service is None or service.metadata.deletion_timestamp is not None:
+    gone = service is None or service.metadata.deletion_timestamp is not None
+    if service is None or gone or not policies_admit(read, service, who):
         return PlanConnect(namespace=namespace, name=name, reason=NOT_ALLOWED)
     origin: list[ObjectMeta] = [service.metadata]
     ways: list[ConnectWay] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import cast
+from typing import NamedTuple, cast
 
 from drtp.api.drtp import (
     ClientStatus,
@@ -34,7 +34,7 @@ from drtp.projections import facts, httprules
 from drtp.projections.cells import Reader, Result, Unit
 from drtp.projections.listeners import bound
 from drtp.projections.settings import ProjectionSettings
-from drtp.rules import access, attachment, conditions, entrykeys, precedence
+from drtp.rules import access, asking, attachment, conditions, entrykeys, precedence
 from drtp.rules.attachment import Slot
 from drtp.rules.indexes import parent_key
 
@@ -78,7 +78,8 @@ def host(unit: Unit, read: Reader, _settings: ProjectionSettings) -> Result:
     for found in _routes(read):
         if isinstance(found, HTTPRoute):
             origin.append(found.metadata)
-            rules.extend(httprules.ranked(found, partial(_backends, read, found, result, origin)))
+            above = _above(read, found, (address, port), origin)
+            rules.extend(httprules.ranked(found, partial(_backends, _Part(read, found, result, origin, above))))
     if not origin:
         return result
     rules.sort(key=lambda one: one.rank)
@@ -111,7 +112,8 @@ def _port(
     if found is None:
         return result
     origin = [found.metadata]
-    backends, guarded = _backends(read, found, result, origin, _refs(found))
+    above = _above(read, found, (unit[1], unit[2]), origin)
+    backends, guarded = _backends(_Part(read, found, result, origin, above), _refs(found))
     for edge, address in bound(read, unit[1]):
         result.entries[edge, key(address, int(unit[2]))] = kind(
             address=address,
@@ -131,7 +133,8 @@ def sni(unit: Unit, read: Reader, _settings: ProjectionSettings) -> Result:
     if found is None:
         return result
     origin = [found.metadata]
-    backends, guarded = _backends(read, found, result, origin, _refs(found))
+    above = _above(read, found, (unit[1], unit[2]), origin)
+    backends, guarded = _backends(_Part(read, found, result, origin, above), _refs(found))
     for edge, address in bound(read, unit[1]):
         result.entries[edge, entrykeys.sni(address, int(unit[2]), unit[3])] = SniExposure(
             address=address,
@@ -170,13 +173,37 @@ def _refs(found: Route) -> list[BackendRef]:
     return [ref for rule in found.spec.rules for ref in rule.backend_refs]
 
 
-def _backends(
-    read: Reader, found: Route, result: Result, origin: list[ObjectMeta], refs: Iterable[BackendRef]
-) -> tuple[tuple[WeightedBackend, ...], Access]:
-    """Resolve references: shares of traffic, and who may pass (every service's lists together).
+def _above(read: Reader, found: Route, where: tuple[str, str], origin: list[ObjectMeta]) -> Access:
+    """The lists of policies on the route, and on the Gateways it is on at `where`. Adds them to `origin`."""
+    slots: list[Slot] = []
+    for ref in found.spec.parent_refs:
+        parent = parent_key(ref, found.metadata.namespace)
+        # Where no policy is on the Gateway, its many slots are not looked at, and their changes concern nobody here.
+        if parent is None or not facts.is_under_policy(read, parent):
+            continue
+        verdict = attachment.attach(found, ref, parent_slots(read, parent), facts.labels_of(read), facts.claim_of(read))
+        slots += [slot for slot, _ in verdict.bindings if (slot.address or "", str(slot.listener.port)) == where]
+    compiled, used = facts.policies_above(read, found, slots)
+    origin.extend(used)
+    return compiled
+
+
+class _Part(NamedTuple):
+    """What one route contributes to a unit; `result` and `origin` are added to."""
+
+    read: Reader
+    found: Route
+    result: Result
+    origin: list[ObjectMeta]
+    above: Access
+
+
+def _backends(part: _Part, refs: Iterable[BackendRef]) -> tuple[tuple[WeightedBackend, ...], Access]:
+    """Resolve references: shares of traffic, and who may pass (every service's lists together, and those `above`).
 
     Adds what was read to `origin`, and asks for the services' Backend entries by facts in `result`.
     """
+    read, found, result, origin, above = part
     shares: list[WeightedBackend] = []
     guards: list[Access] = []
     for ref in refs:
@@ -191,7 +218,8 @@ def _backends(
         guards.append(compiled)
         shares.append(WeightedBackend(service=service.metadata.uid, weight=weight))
         result.facts["backend", service.metadata.namespace, service.metadata.name] = True
-    return tuple(shares), access.every(guards)
+    guarded = access.every(guards)
+    return tuple(shares), Access(lists=(*guarded.lists, *above.lists))
 
 
 def backend(unit: Unit, read: Reader, settings: ProjectionSettings) -> Result:
@@ -203,7 +231,7 @@ def backend(unit: Unit, read: Reader, settings: ProjectionSettings) -> Result:
     endpoints: list[PopEndpoint] = []
     if service.spec.enabled and service.metadata.deletion_timestamp is None:
         for found in read.indexed(DRTPConnection, "service", (unit[1], unit[2])):
-            if found.metadata.deletion_timestamp is None and (mine := _endpoints(read, settings, found)):
+            if found.metadata.deletion_timestamp is None and (mine := _endpoints(read, settings, found, service)):
                 origin.append(found.metadata)
                 endpoints.extend(mine)
     expose = service.spec.expose
@@ -221,19 +249,24 @@ def backend(unit: Unit, read: Reader, settings: ProjectionSettings) -> Result:
     return Result({(gateway.edge, key): entry for gateway in facts.gateways(read)})
 
 
-def _endpoints(read: Reader, settings: ProjectionSettings, found: DRTPConnection) -> list[PopEndpoint]:
+def _endpoints(
+    read: Reader, settings: ProjectionSettings, found: DRTPConnection, service: DRTPService
+) -> list[PopEndpoint]:
     """Endpoints that POPs have opened for a connection.
 
     Source: the connection's status, which is the memory of reports: it outlives a restart of the control plane. An
     endpoint whose agent is away stays, as the last resort: the POP refuses its handshake and Envoy tries the next.
     """
     assigned = {one.server_ref.name for one in found.spec.servers}
+    carriage = facts.carriage(read, found, service)
     endpoints: list[PopEndpoint] = []
     for status in found.status.servers:
         name = status.server_ref.name
         server = facts.tunnel_server(read, name) if name in assigned else None
         if server is None or status.programming_status not in _OPEN:
             continue
+        if not asking.may_carry(carriage, access.place_of(server)):
+            continue  # No visitor's bytes may pass there.
         if (status.endpoint_mode or EndpointMode.MTLS) not in {EndpointMode.MTLS, settings.endpoint_mode}:
             continue  # A POP does not choose that gateways reach it, or whoever it names, without proof (threat 5).
         endpoints.append(

@@ -20,9 +20,10 @@ from drtp.api.gatewayapi import (
 )
 from drtp.api.internal import Claim, ClaimKind, EdgeIdentity, EdgeRole
 from drtp.api.meta import ObjectMeta
-from drtp.api.snapshots import Access, Limits, Source
+from drtp.api.snapshots import Access, AccessList, Limits, Source
 from drtp.projections.cells import Index, Reader, Unit
 from drtp.rules import access, attachment, indexes, vending
+from drtp.rules.attachment import Slot
 from drtp.rules.candidates import ServerPlace
 from drtp.store.observed import EdgeRef
 
@@ -42,6 +43,7 @@ INDEXES = (
     Index(DRTPConnection, "service", indexes.connection_service),
     Index(DRTPServer, "all", lambda _server: (True,)),
     Index(DRTPAccessPolicy, "service", indexes.policy_services),
+    Index(DRTPAccessPolicy, "target", indexes.policy_targets),
     Index(EdgeIdentity, "role", indexes.identity_role),
     Index(EdgeIdentity, "denied", indexes.identity_denied),
     Index(ResourceQuota, "namespace", lambda quota: (quota.metadata.namespace,)),
@@ -150,6 +152,47 @@ def service_access(read: Reader, service: DRTPService, point: EnforcementPoint) 
         # Nobody knows which service an unreadable policy is meant for, so it closes those of its namespace.
         compiled = Access(lists=(*compiled.lists, access.NOBODY))
     return compiled, [service.metadata, *(policy.metadata for policy in attached)]
+
+
+def connection_policies(read: Reader, found: DRTPConnection, service: DRTPService) -> list[DRTPAccessPolicy | None]:
+    """The policies of a connection's service, and the one that it names itself: None where nobody has that."""
+    of_service = policies(read, service)
+    if found.spec.access_policy_ref is None:
+        return [*of_service]
+    return [*of_service, read.get(DRTPAccessPolicy, found.metadata.namespace, found.spec.access_policy_ref.name)]
+
+
+def carriage(read: Reader, found: DRTPConnection, service: DRTPService) -> Access:
+    """What a connection's policies say of carriers."""
+    return access.carriage(one for one in connection_policies(read, found, service) if one is not None)
+
+
+def is_under_policy(read: Reader, parent: indexes.Parent) -> bool:
+    """Whether a policy is on the Gateway that a route's parent is or adds to, or may be: one that cannot be read."""
+    kind, namespace, name = parent
+    found = read.get(ListenerSet, namespace, name) if kind == "ListenerSet" else None
+    where = next(indexes.listener_set_gateway(found)) if found else (namespace, name)
+    return bool(read.indexed(DRTPAccessPolicy, "target", ("Gateway", *where))) or read.unreadable(
+        DRTPAccessPolicy, where[0]
+    )
+
+
+def policies_above(read: Reader, route: Route, slots: Iterable[Slot]) -> tuple[Access, list[ObjectMeta]]:
+    """What policies on a route, and on the Gateways of the `slots` that it is on, add to its visitors' lists."""
+    namespace = route.metadata.namespace
+    targets: dict[tuple[str, str, str], set[str]] = {(route.kind, namespace, route.metadata.name): set()}
+    for slot in slots:
+        targets.setdefault(("Gateway", *slot.gateway), set()).add(slot.listener.name)
+    lists: list[AccessList] = []
+    origin: list[ObjectMeta] = []
+    for target, listeners in targets.items():
+        for policy in sorted(read.indexed(DRTPAccessPolicy, "target", target), key=lambda one: one.metadata.name):
+            if access.is_on(policy, target, listeners) and access.holds_at(policy, EnforcementPoint.GATEWAY):
+                lists.append(access.policy_list(policy))
+                origin.append(policy.metadata)
+        if read.unreadable(DRTPAccessPolicy, target[1]):
+            lists.append(access.NOBODY)
+    return Access(lists=tuple(dict.fromkeys(lists))), origin
 
 
 def limits(read: Reader, namespace: str, usual: Limits) -> Limits:

@@ -8,6 +8,7 @@ import msgspec
 
 from drtp.api.drtp import (
     PEERS_MAX,
+    AssignedServer,
     DRTPAccessPolicy,
     DRTPConnection,
     DRTPServer,
@@ -33,7 +34,7 @@ from drtp.api.snapshots import (
 from drtp.projections import connects, facts
 from drtp.projections.cells import Reader, Result, Unit
 from drtp.projections.settings import ProjectionSettings
-from drtp.rules import access, conditions, entrykeys
+from drtp.rules import access, asking, conditions, entrykeys
 from drtp.rules.candidates import CANDIDATES_MAX, ServerPlace, nearby
 from drtp.rules.placement import ROLES, Position, position_of
 from drtp.store.observed import EdgeRef
@@ -93,22 +94,24 @@ def connection(unit: Unit, read: Reader, settings: ProjectionSettings) -> Result
         return Result()
     result = Result()
     agent = facts.agent_of(read, found)
+    service = read.get(DRTPService, unit[1], found.spec.service_ref.name)
+    carriage = facts.carriage(read, found, service) if service else Access()
+    allowed = [one for one in found.spec.servers if _may_carry(read, one, carriage)]
     if agent is not None:
         result.facts["agent", agent.uid] = _Told(
-            tuple((one.server_ref.name, one.role) for one in found.spec.servers),
+            tuple((one.server_ref.name, one.role) for one in allowed),
             position_of(found.spec.client.location),
         )
-    service = read.get(DRTPService, unit[1], found.spec.service_ref.name)
     if service is None or service.metadata.deletion_timestamp is not None:
         return result
     route = _route(read, settings, found, service, agent)
     servers: list[str] = []
-    for assigned in found.spec.servers:
+    for assigned in allowed:
         server = facts.tunnel_server(read, assigned.server_ref.name)
         if server is not None:
             servers.append(server.metadata.uid)
-            leaving = assigned.role is Role.LEAVING
-            entry = msgspec.structs.replace(route, leaving=True) if leaving else route
+            place = access.place_of(server) if carriage.lists else None
+            entry = msgspec.structs.replace(route, leaving=assigned.role is Role.LEAVING, place=place)
             result.entries[EdgeRef(EdgeRole.POP, server.metadata.uid), entrykeys.route(found.metadata.uid)] = entry
     if agent is not None:
         plan = _plan(found, service, tuple(servers))
@@ -116,6 +119,12 @@ def connection(unit: Unit, read: Reader, settings: ProjectionSettings) -> Result
             plan, callers=route.callers, sealed_only=not route.access.lists or access.NOBODY in route.access.lists
         )
     return result
+
+
+def _may_carry(read: Reader, assigned: AssignedServer, carriage: Access) -> bool:
+    """Whether policies let anybody's bytes pass there. A server that is not known yet is nowhere yet."""
+    server = read.get(DRTPServer, "", assigned.server_ref.name) if carriage.lists else None
+    return not carriage.lists or (server is not None and asking.may_carry(carriage, access.place_of(server)))
 
 
 def identity(unit: Unit, read: Reader, _settings: ProjectionSettings) -> Result:
@@ -134,6 +143,8 @@ def _route(
     read: Reader, settings: ProjectionSettings, found: DRTPConnection, service: DRTPService, agent: EdgeRef | None
 ) -> RouteEntry:
     compiled, origin = facts.service_access(read, service, EnforcementPoint.TUNNEL)
+    usual = facts.limits(read, found.metadata.namespace, settings.limits)
+    limits = access.narrowed(usual, filter(None, facts.connection_policies(read, found, service)))
     if found.spec.access_policy_ref is not None:
         own = read.get(DRTPAccessPolicy, found.metadata.namespace, found.spec.access_policy_ref.name)
         # A connection that names a policy nobody has is closed, not open.
@@ -150,7 +161,7 @@ def _route(
         mode=settings.endpoint_mode,
         plain_from=settings.plain_from,
         enabled=service.spec.enabled,
-        limits=facts.limits(read, found.metadata.namespace, settings.limits),
+        limits=limits,
         callers=connects.callers_of(read, service),
         sources=facts.sources([found.metadata, *origin]),
     )

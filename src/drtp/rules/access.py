@@ -7,12 +7,27 @@ read denies. Policies come on top and can only narrow, because every compiled li
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+import msgspec
+
 from drtp.api.drtp import GROUP as DRTP_GROUP
-from drtp.api.drtp import Action, DRTPAccessPolicy, DRTPService, EnforcementPoint, PolicyTarget, Protocol
-from drtp.api.snapshots import Access, AccessList, AccessListRule
+from drtp.api.drtp import (
+    AccessRule,
+    Action,
+    DRTPAccessPolicy,
+    DRTPServer,
+    DRTPService,
+    EnforcementPoint,
+    PolicyTarget,
+    Protocol,
+)
+from drtp.api.gatewayapi import GROUP as GATEWAY_GROUP
+from drtp.api.policies import PolicyMode
+from drtp.api.snapshots import Access, AccessClause, AccessList, AccessListRule, AccessThrough, Limits, PopPlace
+from drtp.rules import asking, schedules
+from drtp.rules.indexes import Parent
 
 ANYONE = AccessList(default=Action.ALLOW)
 NOBODY = AccessList(default=Action.DENY)
@@ -33,6 +48,17 @@ class Unreadable(NamedTuple):
         return f"{self.where} has host bits set: {self.value!r}, where the network would be {meant}"
 
 
+class Meaningless(NamedTuple):
+    """A part of a policy that can be read and cannot be carried out, so that the policy denies."""
+
+    where: str
+    why: str
+
+    def __str__(self) -> str:
+        """In one sentence's beginning."""
+        return f"{self.where} {self.why}"
+
+
 def unreadable_cidrs(cidrs: Iterable[str], where: str) -> tuple[Unreadable, ...]:
     """Each value that is no address and no network."""
     return tuple(Unreadable(f"{where}[{index}]", value) for index, value in enumerate(cidrs) if not readable(value))
@@ -40,11 +66,7 @@ def unreadable_cidrs(cidrs: Iterable[str], where: str) -> tuple[Unreadable, ...]
 
 def readable(cidr: str) -> bool:
     """An address or a network. Host bits are not forgiven: `10.1.2.3/8` may mean either, so it denies."""
-    try:
-        ipaddress.ip_network(cidr)
-    except ValueError:
-        return False
-    return True
+    return asking.network(cidr) is not None
 
 
 def allowlist(cidrs: Sequence[str] | None, *, exposed: bool, protocol: Protocol) -> AccessList:
@@ -57,25 +79,135 @@ def allowlist(cidrs: Sequence[str] | None, *, exposed: bool, protocol: Protocol)
 
 
 def policy_list(policy: DRTPAccessPolicy) -> AccessList:
-    """A policy as one list; first match wins. One unreadable CIDR and the whole policy denies."""
+    """A policy as one list; first match wins. Anything that cannot be read and the whole policy denies."""
+    dry_run = policy.spec.mode is PolicyMode.DRY_RUN
     if policy_faults(policy):
-        return NOBODY
-    rules = tuple(AccessListRule(action=rule.action, cidrs=rule.client_cidrs) for rule in policy.spec.rules)
-    return AccessList(default=policy.spec.default_action, rules=rules)
-
-
-def policy_faults(policy: DRTPAccessPolicy) -> tuple[Unreadable, ...]:
-    """Everything in a policy that cannot be read."""
-    return tuple(
-        fault
-        for index, rule in enumerate(policy.spec.rules)
-        for fault in unreadable_cidrs(rule.client_cidrs, f"spec.rules[{index}].clientCIDRs")
+        return AccessList(dry_run=dry_run)
+    rules = policy.spec.rules
+    if not any(_asks_more(rule) for rule in rules):
+        plain = tuple(AccessListRule(action=rule.action, cidrs=rule.client_cidrs) for rule in rules)
+        return AccessList(default=policy.spec.default_action, rules=plain, dry_run=dry_run)
+    return AccessList(
+        clauses=tuple(_clause(rule) for rule in rules), otherwise=policy.spec.default_action, dry_run=dry_run
     )
+
+
+def _asks_more(rule: AccessRule) -> bool:
+    """Whether a rule asks for more than addresses."""
+    return bool(rule.countries or rule.organizations or rule.principals or rule.schedule or rule.through)
+
+
+def _clause(rule: AccessRule) -> AccessClause:
+    through = rule.through
+    return AccessClause(
+        action=rule.action,
+        cidrs=rule.client_cidrs,
+        countries=rule.countries,
+        organizations=rule.organizations,
+        principals=rule.principals,
+        schedule=schedules.compiled(rule.schedule) if rule.schedule else None,
+        through=AccessThrough(pops=through.pops, regions=through.regions, countries=through.countries)
+        if through
+        else None,
+    )
+
+
+def policy_faults(policy: DRTPAccessPolicy) -> tuple[Unreadable | Meaningless, ...]:
+    """Everything in a policy that cannot be read, or not be carried out where it is to hold."""
+    found: list[Unreadable | Meaningless] = []
+    for index, rule in enumerate(policy.spec.rules):
+        found.extend(_faults(rule, f"spec.rules[{index}]"))
+    if _at_gateways_alone(policy):
+        found.extend(Meaningless(where, _NOT_AT_GATEWAYS) for where in _for_tunnels(policy))
+    return tuple(found)
+
+
+_NOT_AT_GATEWAYS = "is for tunnel servers, and targetRefs or enforcementPoints have the policy hold at gateways"
+
+
+def _faults(rule: AccessRule, where: str) -> Iterator[Unreadable | Meaningless]:
+    yield from unreadable_cidrs(rule.client_cidrs, f"{where}.clientCIDRs")
+    if rule.schedule is not None:
+        try:
+            schedules.compiled(rule.schedule)
+        except ValueError as error:
+            yield Meaningless(f"{where}.schedule", f"cannot be read: {error}")
+    if rule.through is not None and not (rule.through.pops or rule.through.regions or rule.through.countries):
+        yield Meaningless(f"{where}.through", "names nothing")
+
+
+def _for_tunnels(policy: DRTPAccessPolicy) -> Iterator[str]:
+    """What of a policy tunnel servers alone can carry out."""
+    for index, rule in enumerate(policy.spec.rules):
+        for name, given in (("countries", rule.countries), ("through", rule.through)):
+            if given:
+                yield f"spec.rules[{index}].{name}"
+    if policy.spec.limits is not None:
+        yield "spec.limits"
+    if policy.spec.mode is PolicyMode.DRY_RUN:
+        yield "spec.mode"
+
+
+def _at_gateways_alone(policy: DRTPAccessPolicy) -> bool:
+    """Whether no tunnel server holds the policy: by its own word, or because of what it is attached to."""
+    points, targets = policy.spec.enforcement_points, policy.spec.target_refs
+    return points == (EnforcementPoint.GATEWAY,) or any(target.kind in ABOVE for target in targets)
+
+
+ABOVE = frozenset({"Gateway", "HTTPRoute", "TCPRoute", "TLSRoute", "UDPRoute"})
+"""Kinds of Gateway API that a policy may be on. A tunnel server does not learn by which of them a visitor came."""
 
 
 def holds_at(policy: DRTPAccessPolicy, point: EnforcementPoint) -> bool:
     """Whether the policy is for that point; naming none means both."""
     return not policy.spec.enforcement_points or point in policy.spec.enforcement_points
+
+
+def place_of(server: DRTPServer) -> PopPlace:
+    """Where a tunnel server is, for rules that name carriers."""
+    return PopPlace(pop=server.spec.pop, region=server.spec.region, country=server.spec.country)
+
+
+def carriage(policies: Iterable[DRTPAccessPolicy]) -> Access:
+    """Those of the policies' lists that name carriers, for `asking.may_carry`."""
+    held = (policy_list(policy) for policy in policies if holds_at(policy, EnforcementPoint.TUNNEL))
+    return Access(lists=tuple(one for one in held if asks_carriage(one)))
+
+
+def asks_carriage(one: AccessList) -> bool:
+    """Whether a rule of the list names carriers."""
+    return any(clause.through is not None for clause in one.clauses)
+
+
+def narrowed(limits: Limits, policies: Iterable[DRTPAccessPolicy]) -> Limits:
+    """The lowest cap of each kind, of those that policies enforce at tunnel servers and `limits`; 0 is none."""
+    for policy in policies:
+        asked, held = policy.spec.limits, holds_at(policy, EnforcementPoint.TUNNEL)
+        if asked is not None and held and policy.spec.mode is PolicyMode.ENFORCE:
+            limits = msgspec.structs.replace(
+                limits,
+                streams_max=_lower(limits.streams_max, asked.connections),
+                new_streams_per_s=_lower(limits.new_streams_per_s, asked.connections_per_second),
+            )
+    return limits
+
+
+def _lower(present: int, asked: int | None) -> int:
+    return min(filter(None, (present, asked)), default=0)
+
+
+def is_on(policy: DRTPAccessPolicy, target: Parent, listeners: Container[str]) -> bool:
+    """Whether the policy targets that object of Gateway API; one of its `listeners`, where a target names a section.
+
+    A section of a route is not told apart: the policy is on the whole of it.
+    """
+    kind, namespace, name = target
+    return policy.metadata.namespace == namespace and any(
+        one.group == GATEWAY_GROUP
+        and (one.kind, one.name) == (kind, name)
+        and (kind != "Gateway" or one.section_name is None or one.section_name in listeners)
+        for one in policy.spec.target_refs
+    )
 
 
 def targets_service(target: PolicyTarget, name: str) -> bool:
@@ -112,24 +244,5 @@ def every(accesses: Iterable[Access]) -> Access:
 
 
 def permits(access: Access, visitor: str) -> bool:
-    """The reference meaning of `Access`, as the native core and Envoy implement it. An unreadable visitor is nobody."""
-    try:
-        address = ipaddress.ip_address(visitor)
-    except ValueError:
-        return False
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
-    return bool(access.lists) and all(_allows(one, address) for one in access.lists)
-
-
-def _allows(one: AccessList, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    if not all(readable(cidr) for rule in one.rules for cidr in rule.cidrs):
-        return False
-    for rule in one.rules:
-        if not rule.cidrs or any(_inside(address, cidr) for cidr in rule.cidrs):
-            return rule.action is Action.ALLOW
-    return one.default is Action.ALLOW
-
-
-def _inside(address: ipaddress.IPv4Address | ipaddress.IPv6Address, cidr: str) -> bool:
-    return address in ipaddress.ip_network(cidr)
+    """Whether somebody of whom the address alone is known may pass. An unreadable visitor is nobody."""
+    return asking.address(visitor) is not None and asking.decide(access, asking.Asking(visitor)).allowed

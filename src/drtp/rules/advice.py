@@ -83,8 +83,9 @@ _ACCEPTED: dict[Reason, Advice] = {
     ),
     Reason.INVALID: Advice(
         (POLICY,),
-        "A CIDR of a rule cannot be read, so the whole policy denies.",
-        "Write networks as 203.0.113.0/24, without host bits. The API refuses others; this one was stored before.",
+        "A part of the policy cannot be read, or not be held where the policy is to hold, so the whole policy denies.",
+        "Mend what the message names. Networks are written as 203.0.113.0/24, without host bits; countries, `through`, "
+        "`limits` and DryRun are for policies on a DRTPService that hold at tunnel servers (DRTP-6031).",
         (_POLICY,),
         "DRTP-6009",
     ),
@@ -164,14 +165,14 @@ _ACCEPTED: dict[Reason, Advice] = {
     ),
     Reason.TARGET_NOT_FOUND: Advice(
         (POLICY,),
-        "The DRTPService that the policy targets does not exist in its namespace.",
-        "Correct `targetRefs`, or make the service.",
+        "The object that the policy targets does not exist in its namespace.",
+        "Correct `targetRefs`, or make the object.",
         ("kubectl get drtpservices -n NAMESPACE",),
     ),
     Reason.TARGET_NOT_SUPPORTED: Advice(
         (POLICY, BACKEND_TLS),
-        "A DRTPAccessPolicy targets something else than a DRTPService, or a BackendTLSPolicy targets one: nothing "
-        "carries it out there.",
+        "A DRTPAccessPolicy targets something else than a DRTPService, a Gateway or a route, or a BackendTLSPolicy "
+        "targets a DRTPService: nothing carries it out there.",
         "Target the DRTPService behind it. For TLS to a local service use `spec.local.tls` and its agent's own trust.",
         (_POLICY,),
     ),
@@ -247,6 +248,12 @@ _CONNECTED: dict[Reason, Advice] = {
 }
 
 _ENFORCED: dict[Reason, Advice] = {
+    Reason.DRY_RUN: Advice(
+        (POLICY,),
+        "The policy refuses nobody: `spec.mode` is DryRun. Tunnel servers count whom it would refuse.",
+        "Read `drtp_pop_streams_would_refuse` of the POPs, ask `datumctl policy test`; then set the mode to Enforce.",
+        (_POLICY,),
+    ),
     Reason.ENFORCED: Advice((POLICY,), "Every live enforcement point has this generation of the policy.", _SUITS),
     Reason.NOTHING_TO_ENFORCE: Advice(
         (POLICY,),
@@ -447,6 +454,13 @@ _SCHEDULED: dict[Reason, Advice] = {
         "Have the operator add a POP in another failure domain, or uncordon one.",
         (_SERVERS,),
         "DRTP-6003",
+    ),
+    Reason.NO_SERVER_ALLOWED: Advice(
+        (CONNECTION,),
+        "Access policies name the POPs that may carry the bytes (`through`), and none of those takes connections.",
+        "Widen `through`, or ask the operator for a POP there.",
+        (_SERVERS,),
+        "DRTP-6030",
     ),
     Reason.NO_SERVERS: Advice(
         (CONNECTION,),

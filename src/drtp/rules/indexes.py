@@ -44,6 +44,13 @@ def policy_services(policy: DRTPAccessPolicy) -> Iterator[Name]:
             yield (policy.metadata.namespace, target.name)
 
 
+def policy_targets(policy: DRTPAccessPolicy) -> Iterator[Parent]:
+    """The objects of Gateway API that a policy targets, as (kind, namespace, name)."""
+    for target in policy.spec.target_refs:
+        if target.group == GATEWAY_GROUP:
+            yield (target.kind, policy.metadata.namespace, target.name)
+
+
 def parent_key(ref: ParentRef, namespace: str) -> Parent | None:
     """What a parentRef in `namespace` means; None where it is no Gateway and no ListenerSet."""
     kind = ref.kind or "Gateway"

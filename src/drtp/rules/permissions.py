@@ -10,6 +10,8 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
+import msgspec
+
 from drtp.api.people import User
 from drtp.api.rbac import GROUP, ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding, RoleRef, Subject
 from drtp.rules.attachment import selects
@@ -144,6 +146,22 @@ def _aggregated(role: ClusterRole, grants: Grants) -> Sequence[PolicyRule]:
         if one.aggregation_rule is None and any(selects(selector, one.metadata.labels) for selector in selectors)
         for rule in one.rules
     ]
+
+
+READS = frozenset({"get", "list", "watch"})
+_QUESTIONS = frozenset({"authentication.k8s.io", "authorization.k8s.io"})
+"""Groups whose objects are questions: posting one changes nothing."""
+
+
+def reading(rules: Iterable[PolicyRule]) -> Iterator[PolicyRule]:
+    """What is left of `rules` for whoever may change nothing."""
+    for rule in rules:
+        if rule.api_groups and _QUESTIONS.issuperset(rule.api_groups):
+            yield rule
+            continue
+        verbs = tuple(sorted(READS if ALL in rule.verbs else READS.intersection(rule.verbs)))
+        if verbs:
+            yield msgspec.structs.replace(rule, verbs=verbs)
 
 
 # ---- one request ---------------------------------------------------------------------------------------------------

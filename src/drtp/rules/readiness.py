@@ -73,13 +73,14 @@ class LocalFacts(NamedTuple):
 
 
 def connection_conclusions(
-    servers: Sequence[ServerStatus], placed: int, wanted: int, local: LocalFacts, *, enabled: bool
+    servers: Sequence[ServerStatus], placed: int, wanted: int, local: LocalFacts, *, enabled: bool, shut_out: int = 0
 ) -> tuple[Conclusion, ...]:
     """Scheduled, Programmed, Connected, Ready of a DRTPConnection, from the status of its assigned servers.
 
     `placed`: how many of them are there to stay; the others are cordoned or dead and wait for a successor.
+    `shut_out`: how many more there are that policies let carry nobody's bytes.
     """
-    scheduled = _scheduled(servers, placed, wanted)
+    scheduled = _scheduled(servers, placed, wanted, shut_out)
     programmed = _programmed(servers)
     connected = _connected(servers, local)
     return (
@@ -90,12 +91,17 @@ def connection_conclusions(
     )
 
 
-def _scheduled(servers: Sequence[ServerStatus], placed: int, wanted: int) -> Conclusion:
+def _scheduled(servers: Sequence[ServerStatus], placed: int, wanted: int, shut_out: int) -> Conclusion:
+    if not servers and shut_out:
+        what = f"Policies shut out {shut_out} servers by their `through`, and no other takes connections (DRTP-6030)."
+        return no(Aspect.SCHEDULED, Reason.NO_SERVER_ALLOWED, what)
     if not servers:
         return no(Aspect.SCHEDULED, Reason.NO_SERVERS, "No healthy tunnel server takes connections (DRTP-6002).")
     names = ", ".join(server.server_ref.name for server in servers)
     if placed < wanted:
         what = f"Only {placed} of {wanted} servers can be had in different failure domains: {names} (DRTP-6003)."
+        if shut_out:
+            what += f" Policies shut out {shut_out} by their `through`."
         return yes(Aspect.SCHEDULED, Reason.DEGRADED, what)
     return yes(Aspect.SCHEDULED, Reason.SCHEDULED, f"Assigned to {names}.")
 

@@ -33,7 +33,7 @@ _QUARANTINED = Gauge(
 )
 
 _PRIVATE = frozenset(
-    {"Secret", *(f"{kind}.internal.datumapis.com" for kind in ("EnrolmentSecret", "ApiToken", "Account"))}
+    {"Secret", *(f"{kind}.internal.datumapis.com" for kind in ("EnrolmentSecret", "ApiToken", "Account", "Login"))}
 )
 """Kinds of whose contents no word is said: of what is wrong with one, only where it is."""
 
@@ -133,7 +133,9 @@ class View:
         try:
             decoded = msgspec.json.decode(stored.raw, type=model)
         except msgspec.MsgspecError as error:
-            self._quarantine(stored.key, str(error))
+            # What it was before it was mended, or before it was gone, says nothing of what is there now.
+            if current:
+                self._quarantine(stored.key, str(error))
             return None
         if current:
             self._typed[stored.key] = decoded

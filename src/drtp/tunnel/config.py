@@ -56,6 +56,8 @@ class ServerConfig(Model, frozen=True):
     liveness: Liveness = Liveness()
     limits: CoreLimits = CoreLimits()
     web: WebIdentity | None = None
+    country_database: str | None = None
+    """The file that says in which country an address is; unknown where absent."""
     pulse: str | None = None
 
 

@@ -88,6 +88,7 @@ class ConnectionStats(Model, frozen=True):
     streams: int = 0
     streams_total: int = 0
     denied_total: int = 0
+    would_refuse_total: int = 0
     bytes_in: int = 0
     bytes_out: int = 0
     bound: str | None = None

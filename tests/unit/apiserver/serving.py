@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from drtp.api.people import AUTHENTICATED, SYSTEM_MASTERS, IssuedToken, User
+from drtp.api.people import AUTHENTICATED, SYSTEM_MASTERS, Certified, IssuedToken, OwnToken, TokenAsk, User
 from drtp.api.rbac import KINDS
 from drtp.api.revoking import Because, Withdrawn
 from drtp.apiserver.catalogue import Catalogue
@@ -33,6 +33,7 @@ from drtp.issuers.digests import Pepper
 from drtp.issuers.invitations import Invitations
 from drtp.issuers.secrets import EnrolmentSecrets
 from drtp.kit.clock import SystemClock
+from drtp.kit.errors import NotFound, Refused
 from drtp.kit.secret import Secret
 from drtp.main.roles import ensure_roles, set_projects
 from drtp.rules import catalogue_indexes
@@ -70,6 +71,22 @@ class Tokens:
     async def issue(self, user: str, lifetime: datetime.timedelta, *, reinstate: bool = False) -> IssuedToken:
         self.users[f"{user}-token"] = User(user, f"u-{user}", (AUTHENTICATED,))
         return IssuedToken(f"u-{user}", Secret(f"{user}-token"), datetime.datetime.now(datetime.UTC) + lifetime)
+
+    async def set_password(self, name: str, password: Secret[str], by: User) -> str:
+        return f"u-{name}"
+
+    async def make_token(self, user: User, ask: TokenAsk) -> tuple[OwnToken, Secret[str]]:
+        made = OwnToken("t1", ask.namespaces, datetime.datetime.now(datetime.UTC) + ask.lifetime, ask.read_only, "")
+        return made, Secret(f"{user.name}-own")
+
+    async def tokens_of(self, user: User) -> tuple[OwnToken, ...]:
+        return ()
+
+    async def drop_token(self, user: User, token_id: str) -> None:
+        raise NotFound("DRTP-1001", f"You have no token {token_id}.")
+
+    async def certify(self, user: User, csr_pem: str) -> Certified:
+        raise Refused("DRTP-2012")
 
 
 class Revocations:
@@ -205,6 +222,7 @@ async def serving(folder: Path, store: MemoryStore | None = None) -> AsyncGenera
         ),
         organizations=Organizations(store, rbac, Invitations(store, pepper, audit, clock), audit),
         catalogue=Catalogue(view, clock),
+        own=tokens,
     )
     async with _followed(view), api.serve("127.0.0.1", 0, lambda: context) as listening:
         trust = ssl.create_default_context(cafile=str(ca))

@@ -128,7 +128,7 @@ async def test_owners_and_admins_make_projects_in_their_organisation(acme: Serve
     assert (await post(acme, token, "projectrequests", {"name": "there"}, "rival"))[0] == 403
     assert (await acme.call("POST", "/api/v1/namespaces", namespace("here", "acme"), token=token))[0] == 403
     audit = (acme.ca.parent / "audit" / "audit.log").read_text()
-    assert f'"by":"u-{role}"' in audit
+    assert f'"by":"the-{role}"' in audit
 
 
 async def test_the_quota_of_an_organisation_bounds_its_projects(acme: Served) -> None:

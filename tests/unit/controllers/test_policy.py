@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from drtp.api.admission import admit
-from drtp.api.drtp import DRTPAccessPolicy, DRTPService
-from drtp.api.gatewayapi import BackendTLSPolicy
+from drtp.api.drtp import DRTPAccessPolicy, DRTPConnection, DRTPService
+from drtp.api.gatewayapi import BackendTLSPolicy, HTTPRoute
 from drtp.api.internal import EdgeRole
 from drtp.api.meta import Key
 from drtp.api.registry import REGISTRY
 from drtp.api.reports import LocalState
-from drtp.api.snapshots import Access, HttpHost, RouteEntry
+from drtp.api.snapshots import Access, HttpHost, PopPlace, RouteEntry
+from drtp.rules import asking
 from drtp.rules.access import permits
 from drtp.store.view import kind_key
 from tower import DRTP, FALSE, GATEWAY_API, Tower, service
@@ -158,14 +159,112 @@ async def test_a_point_that_went_away_is_waited_for_no_more() -> None:
         assert enforced(tower)[:2] == ("True", "Enforced")
 
 
-async def test_a_policy_on_a_gateway_or_route_says_that_it_is_not_enforced() -> None:
+async def test_a_policy_on_what_is_no_target_says_that_it_is_not_enforced() -> None:
     async with Tower().running() as tower:
-        for kind in ("Gateway", "HTTPRoute"):
+        for kind in ("GatewayClass", "GRPCRoute"):
             target = {"group": "gateway.networking.k8s.io", "kind": kind, "name": "web"}
             await tower.apply(policy(f"on-{kind.lower()}", targetRefs=[target]))
             (ancestor,) = tower.get(DRTPAccessPolicy, "joe", f"on-{kind.lower()}").status.ancestors
             said = {one.type: (one.status.value, one.reason) for one in ancestor.conditions}
             assert said == dict.fromkeys(("Accepted", "Enforced"), (FALSE, "TargetNotSupported"))
+
+
+async def test_a_policy_on_a_route_narrows_at_gateways_alone() -> None:
+    async with Tower().running() as tower:
+        await serving(tower)
+        (route,) = tower.view.list(HTTPRoute, "joe")
+        target = {"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "name": route.metadata.name}
+        await tower.apply(policy(targetRefs=[target]))
+        assert permits(at_tunnel(tower), "198.51.100.1")
+        assert not permits(at_gateway(tower), "198.51.100.1")
+        assert permits(at_gateway(tower), "203.0.113.9")
+        assert enforced(tower)[:2] == ("Unknown", "Pending")
+        await tower.gateway_programs()
+        assert enforced(tower) == ("True", "Enforced", 1)
+
+
+async def test_a_policy_on_a_gateway_narrows_everything_there() -> None:
+    async with Tower().running() as tower:
+        await serving(tower)
+        target = {"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "global"}
+        theirs = policy(targetRefs=[target])
+        await tower.apply(theirs)  # in joe's namespace there is no such Gateway
+        assert permits(at_gateway(tower), "198.51.100.1")
+        (ancestor,) = tower.get(DRTPAccessPolicy, "joe", "office").status.ancestors
+        assert {one.reason for one in ancestor.conditions} == {"TargetNotFound"}
+        theirs["metadata"] = {"name": "office", "namespace": "datum-system"}
+        await tower.apply(theirs)
+        assert not permits(at_gateway(tower), "198.51.100.1")
+        await tower.gateway_programs()
+        (ancestor,) = tower.get(DRTPAccessPolicy, "datum-system", "office").status.ancestors
+        assert {one.reason for one in ancestor.conditions} == {"Accepted", "Enforced"}
+
+
+async def test_what_gateways_cannot_know_denies_where_they_alone_hold_the_policy() -> None:
+    async with Tower().running() as tower:
+        await serving(tower)
+        rule = {"name": "germany", "action": "Allow", "countries": ["DE"]}
+        await tower.apply(policy(rules=[rule], enforcementPoints=["Gateway"]))
+        assert not permits(at_gateway(tower), "203.0.113.9")
+        (ancestor,) = tower.get(DRTPAccessPolicy, "joe", "office").status.ancestors
+        said = next(one for one in ancestor.conditions if one.type == "Accepted")
+        assert said.reason == "Invalid" and "spec.rules[0].countries" in said.message and "DRTP-6031" in said.message
+
+
+async def test_a_dry_run_refuses_nobody_and_says_so() -> None:
+    async with Tower().running() as tower:
+        await serving(tower)
+        await tower.apply(policy(mode="DryRun", rules=[], limits={"connections": 1}))
+        for access in (at_tunnel(tower), at_gateway(tower)):
+            assert permits(asking.by_address(access, 0), "198.51.100.1")
+        assert asking.decide(at_tunnel(tower), asking.Asking("198.51.100.1")) == (True, True)
+        assert route_entry(tower).limits.streams_max == 0
+        assert enforced(tower)[:2] == (FALSE, "DryRun")
+
+
+async def test_the_lowest_cap_of_all_policies_is_the_connections() -> None:
+    async with Tower().running() as tower:
+        await serving(tower)
+        await tower.apply(policy("one", limits={"connections": 5, "connectionsPerSecond": 9}))
+        await tower.apply(policy("two", limits={"connections": 3}))
+        limits = route_entry(tower).limits
+        assert (limits.streams_max, limits.new_streams_per_s) == (3, 9)
+
+
+async def test_bytes_go_through_the_countries_that_policies_name_and_no_others() -> None:
+    async with Tower().running() as tower:
+        for name, country in (("nyc", "US"), ("fra", "DE"), ("ber", "DE")):
+            await tower.pop(name, country=country)
+        await tower.gateway()
+        await tower.apply(service())
+        rule = {"name": "germany", "action": "Allow", "through": {"countries": ["DE"]}}
+        await tower.apply(policy(rules=[rule]))
+        await tower.agent("a1", "joe", "web")
+        assert servers_of(tower) == {"fra", "ber"}
+        told = {name for name in ("nyc", "fra", "ber") if routes_at(tower, name)}
+        assert told == {"fra", "ber"}
+        assert all(one.place == PopPlace(pop=name, country="DE") for name in told for one in routes_at(tower, name))
+        french = {"name": "france", "action": "Allow", "through": {"countries": ["FR"]}}
+        await tower.patch(DRTPAccessPolicy, "joe", "office", {"spec": {"rules": [french]}})
+        assert servers_of(tower) == set()
+        assert not any(routes_at(tower, name) for name in ("nyc", "fra", "ber"))
+        (connection,) = tower.view.list(DRTPConnection, "joe")
+        assert tower.condition(connection, "Scheduled") == (FALSE, "NoServerAllowed")
+
+
+def servers_of(tower: Tower) -> set[str]:
+    (connection,) = tower.view.list(DRTPConnection, "joe")
+    return {one.server_ref.name for one in connection.spec.servers}
+
+
+def routes_at(tower: Tower, pop: str) -> list[RouteEntry]:
+    entries = tower.entries(EdgeRole.POP, tower.servers[pop]).values()
+    return [one for one in entries if isinstance(one, RouteEntry)]
+
+
+def route_entry(tower: Tower) -> RouteEntry:
+    (entry,) = routes_at(tower, "nyc")
+    return entry
 
 
 async def test_a_backend_tls_policy_on_a_service_is_told_that_nothing_carries_it_out() -> None:

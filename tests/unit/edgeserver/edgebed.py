@@ -26,6 +26,7 @@ from drtp.edgeserver.server import EdgeServer, Issuing
 from drtp.issuers.audit import AuditLog
 from drtp.issuers.authority import Authority
 from drtp.issuers.digests import Pepper
+from drtp.issuers.logins import Logins
 from drtp.issuers.secrets import EnrolmentSecrets
 from drtp.issuers.serving import ControlplaneTls
 from drtp.issuers.tokens import Accounts
@@ -95,9 +96,9 @@ class Bed:
         self.secrets = EnrolmentSecrets(
             self.store, Pepper.open(directory / "authority", "enrolment"), self.audit, clock
         )
-        self.accounts = Accounts(
-            self.store, Pepper.open(directory / "authority", "tokens"), self.audit, clock, "drtp.test"
-        )
+        pepper = Pepper.open(directory / "authority", "tokens")
+        logins = Logins(self.store, pepper, self.audit, clock)
+        self.accounts = Accounts(self.store, pepper, self.audit, clock, "drtp.test", logins)
         self.tls = ControlplaneTls(self.authority, directory / "tls", ("127.0.0.1", "localhost"), clock)
         self.view = View(self.store, (kind.key for kind in KINDS))
         self.authoriser = Rbac(self.view)

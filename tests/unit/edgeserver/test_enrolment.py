@@ -388,6 +388,34 @@ async def test_user_makes_a_secret_that_is_one_string(tmp_path: Path):
         assert (await post(bed, "/v1/secrets", wanted))[0] == 401
 
 
+async def test_the_verb_serve_on_one_service_lets_in_for_that_one_and_nothing_else(tmp_path: Path):
+    """A workload's right: it may serve, and read and change nothing."""
+    async with edge_bed(tmp_path) as bed:
+        await bed.service("web")
+        await bed.accounts.ensure("uid-robot", "robot")
+        token = (await bed.accounts.mint_token("uid-robot")).secret
+        with pytest.raises(Refused, match="DRTP-2005"):
+            await enrol(bed.address, bed.identities("a"), AGENT, token=token, namespace="joe", services=("postgres",))
+        rule = {
+            "apiGroups": ["datumapis.com"],
+            "resources": ["drtpservices"],
+            "resourceNames": ["postgres"],
+            "verbs": ["serve"],
+        }
+        names = {"name": "robot", "namespace": "joe"}
+        rbac = "rbac.authorization.k8s.io"
+        await bed.store.create({"apiVersion": f"{rbac}/v1", "kind": "Role", "metadata": names, "rules": [rule]})
+        subject = {"kind": "User", "name": "robot", "apiGroup": rbac}
+        role = {"kind": "Role", "name": "robot", "apiGroup": rbac}
+        binding = {"apiVersion": f"{rbac}/v1", "kind": "RoleBinding", "metadata": names}
+        await bed.store.create({**binding, "roleRef": role, "subjects": [subject]})
+        await bed.authoriser.reached(bed.store.revision)
+        await enrol(bed.address, bed.identities("a"), AGENT, token=token, namespace="joe", services=("postgres",))
+        for services in (("web",), ("postgres", "web")):
+            with pytest.raises(Refused, match="DRTP-2005"):
+                await enrol(bed.address, bed.identities("b"), AGENT, token=token, namespace="joe", services=services)
+
+
 async def expire(bed: Bed, name: str, days: int) -> None:
     """Replace an agent's certificate by one for the same key that ended `days` - 1 ago."""
     store = bed.identities(name)

@@ -21,6 +21,7 @@ from drtp.api.spiffe import PeerRole
 from drtp.issuers.audit import PACED_BURST, AuditLog, verify_audit
 from drtp.issuers.authority import Authority
 from drtp.issuers.digests import Pepper
+from drtp.issuers.logins import Logins
 from drtp.issuers.serving import ensure_serving_secret
 from drtp.issuers.tokens import Accounts, account_uid
 from drtp.kit.clock import FakeClock
@@ -34,7 +35,8 @@ class Office:
         self.store = MemoryStore(self.clock)
         self.audit = AuditLog(directory / "audit" / "audit.log", self.clock)
         self.authority = Authority(directory / "authority", "drtp.test", "prism.test", self.clock)
-        self.accounts = Accounts(self.store, Pepper(b"p" * 32), self.audit, self.clock, "drtp.test")
+        self.logins = Logins(self.store, Pepper(b"l" * 32), self.audit, self.clock)
+        self.accounts = Accounts(self.store, Pepper(b"p" * 32), self.audit, self.clock, "drtp.test", self.logins)
 
     def certificate(self, role: PeerRole, uid: str) -> bytes:
         key = ec.generate_private_key(ec.SECP256R1()).public_key()

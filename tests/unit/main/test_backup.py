@@ -18,6 +18,7 @@ from drtp.api.people import User
 from drtp.api.spiffe import PeerRole
 from drtp.client.joining import parse_join
 from drtp.client.vouching import read_roots, successors
+from drtp.issuers.jose import read_token
 from drtp.issuers.trail import Trail
 from drtp.kit.clock import SystemClock
 from drtp.kit.errors import Refused, Terminal
@@ -34,6 +35,8 @@ async def test_a_restore_brings_everything_back_but_the_secrets(tmp_path: Path) 
         kept = await tower.store.create(service("kept"))
         _, minted = await operator(where, "POST", "/v1/secrets", {"role": "pop", "name": "pop-1"})
         invited = await tower.invitations.mint("acme", "uid", "viewer", User("joe"), timedelta(days=1))
+        _, refresh = await tower.logins.begin("joe")
+        signed = read_token(tower.local.keys.sign({}))
         back_up(where.directory, tmp_path / "backup")
         assert (tmp_path / "backup").stat().st_mode & 0o777 == 0o600
         await tower.store.create(service("lost"))
@@ -55,6 +58,10 @@ async def test_a_restore_brings_everything_back_but_the_secrets(tmp_path: Path) 
             await tower.secrets.admit(secret, "any key", "127.0.0.1")
         with pytest.raises(Refused, match="DRTP-2022"):
             await tower.invitations.admit(invited.secret.reveal(), User("eve"))
+        # What was renewed or ended since the backup must not be good again: people sign in again.
+        with pytest.raises(Refused, match="DRTP-2032"):
+            await tower.logins.refresh(refresh.reveal(), "127.0.0.1")
+        assert tower.local.keys.find(signed.kid) is not None
     assert (tmp_path / "cp.before-restore").is_dir()
 
 

@@ -202,3 +202,28 @@ async def test_a_service_without_a_public_place_takes_sealed_streams_alone() -> 
         private["spec"]["edgeAllowlist"] = ["203.0.113.0/24"]
         await bed.put(private)
         assert not bed.served_plan().sealed_only
+
+
+def policy(*rules: dict[str, Any], **more: Any) -> dict[str, Any]:
+    target = {"group": "datumapis.com", "kind": "DRTPService", "name": "a"}
+    return body(DRTP, "DRTPAccessPolicy", "joe", "p", {"targetRefs": [target], "rules": list(rules)} | more)
+
+
+@pytest.mark.parametrize(
+    ("rules", "reason"),
+    [
+        ([{"name": "one", "action": "Allow", "principals": ["user:bob"]}], ""),
+        ([{"name": "one", "action": "Allow", "principals": ["user:ann"]}], "NotAllowed"),
+        ([{"name": "one", "action": "Deny", "principals": ["user:bob"]}], "NotAllowed"),
+        # Where the caller is is not known here: what allows by it does not speak.
+        ([{"name": "one", "action": "Allow", "clientCIDRs": ["0.0.0.0/0"], "principals": ["user:bob"]}], "NotAllowed"),
+        ([], "NotAllowed"),
+    ],
+)
+async def test_a_policy_on_the_service_narrows_its_callers(rules: list[dict[str, Any]], reason: str) -> None:
+    async with served() as bed:
+        await bed.put(grant("joe", "bob"))
+        await bed.put(connector("c-1", "bob", "joe/a"))
+        await bed.put(policy(*rules))
+        assert bed.plan("c-1").reason == reason
+        assert bed.callers() == ([("c-1",)] * 2 if not reason else [(), ()])

@@ -86,6 +86,13 @@ async def test_an_unusable_identity_ends_the_attempt() -> None:
         server(Authority(), "not an address")
 
 
+async def test_a_country_database_that_cannot_be_read_is_refused_by_name(tmp_path: Path) -> None:
+    identity = of(Authority().identity("pop", "p1", "p1.tunnel.test.example"))
+    for path in (tmp_path / "absent.mmdb", Path(__file__)):
+        with pytest.raises(Invalid, match=f"DRTP-4002.*country database {path}"):
+            TunnelServer(ServerConfig(listeners=("127.0.0.1:0",), country_database=str(path)), identity)
+
+
 async def test_a_certificate_that_cannot_be_used_leaves_the_old_one_in_force() -> None:
     authority = Authority()
     tunnel = server(authority)

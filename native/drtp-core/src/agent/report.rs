@@ -52,6 +52,7 @@ impl Agent {
             streams: service.visitors.len() as u64,
             streams_total: service.streams_total,
             denied_total: service.denied_total,
+            would_refuse_total: 0,
             bytes_in: service.bytes_in + now(|relay| relay.bytes_written),
             bytes_out: service.bytes_out + now(|relay| relay.bytes_read),
             bound: None,

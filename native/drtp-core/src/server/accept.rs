@@ -320,7 +320,8 @@ impl Server {
         let visitor = header.source.map(canonical);
         // Datagrams come on gateways' lanes, never here.
         let meant = meant && route.spec.carries() == Carries::Bytes;
-        if !meant || !route.spec.enabled || !route.access.allows(visitor.map(|address| address.ip())) {
+        let verdict = self.verdict(route, visitor.map(|address| address.ip()), None);
+        if !meant || !route.spec.enabled || !verdict.allowed {
             return self.deny(relay, ResetCode::Denied);
         }
         let cap = route.spec.limits.streams_max;
@@ -348,6 +349,7 @@ impl Server {
                 let route = &mut self.routes[owner];
                 route.visitors.insert(relay);
                 route.streams_total += 1;
+                route.would_refuse_total += u64::from(verdict.would_refuse);
             }
             Err(code) => self.deny(relay, code),
         }

@@ -116,6 +116,7 @@ impl Server {
         }
         let index = if let Some(index) = self.by_key.get(key).copied() {
             let route = &mut self.routes[index];
+            route.access_edge = access.edge(super::unix_s());
             (route.spec, route.access, route.plain_from) = (spec, access, plain_from);
             index
         } else {
@@ -166,12 +167,8 @@ impl Server {
                 self.session_gone(session, reason);
             }
         }
-        for (_, route) in &self.routes {
-            let over: Vec<usize> =
-                route.visitors.iter().copied().filter(|relay| !self.may_stay(route, *relay)).collect();
-            for relay in over {
-                self.core.table.end_relay(relay, Err(ResetCode::Denied));
-            }
+        for index in self.routes.iter().map(|(index, _)| index).collect::<Vec<_>>() {
+            self.cut_visitors(index);
         }
         let uids: Vec<String> = self.by_agent.keys().cloned().collect();
         for uid in uids {
@@ -190,9 +187,27 @@ impl Server {
         } else {
             let visitor = state.who.address().map(|address| address.ip());
             let gateway_stays = state.gateway.as_ref().is_none_or(|gateway| self.trusts(&gateway.0));
-            gateway_stays && route.access.allows(visitor)
+            gateway_stays && self.verdict(route, visitor, None).allowed
         };
         route.spec.enabled && brought && agent_stays
+    }
+
+    /// Routes of which a schedule has begun or ended: their live visitors are held to what is in force now.
+    pub(super) fn turn_with_the_clock(&mut self) {
+        let now = super::unix_s();
+        let turned = self.routes.iter().filter(|(_, route)| route.access_edge.is_some_and(|edge| edge <= now));
+        for index in turned.map(|(index, _)| index).collect::<Vec<_>>() {
+            self.routes[index].access_edge = self.routes[index].access.edge(now);
+            self.cut_visitors(index);
+        }
+    }
+
+    fn cut_visitors(&mut self, index: usize) {
+        let route = &self.routes[index];
+        let over: Vec<usize> = route.visitors.iter().copied().filter(|relay| !self.may_stay(route, *relay)).collect();
+        for relay in over {
+            self.core.table.end_relay(relay, Err(ResetCode::Denied));
+        }
     }
 
     // ---- doors -----------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use crate::access::AccessSpec;
+use crate::access::{AccessSpec, PopPlace};
 use crate::agent::Ways;
 use crate::config::Target;
 use crate::message::Carries;
@@ -87,6 +87,9 @@ pub(super) struct RouteSpec {
     pub(super) enabled: bool,
     #[serde(default)]
     pub(super) limits: LimitsSpec,
+    /// Where this POP is, for rules that name carriers.
+    #[serde(default)]
+    pub(super) place: Option<PopPlace>,
     #[serde(default)]
     pub(super) bind: BindSpec,
 }

@@ -30,11 +30,13 @@ impl Server {
         let open = open.clone();
         let (from_session, from_stream) = (state.session, state.stream);
         let owner = self.by_connection(&open.connection).ok_or(ResetCode::NoRoute)?;
-        let admitted = self.admit_flow(owner, &open);
-        if let Err(code) = admitted {
-            self.routes[owner].denied_total += 1;
-            return Err(code);
-        }
+        let would_refuse = match self.admit_flow(owner, &open) {
+            Ok(would_refuse) => would_refuse,
+            Err(code) => {
+                self.routes[owner].denied_total += 1;
+                return Err(code);
+            }
+        };
         let session = self.session_for(owner).ok_or(ResetCode::Lost)?;
         let far = self.far_half(near, owner, gateway, idle);
         if let Err(code) = self.core.table.open_stream(far, session, &open) {
@@ -44,6 +46,7 @@ impl Server {
         let route = &mut self.routes[owner];
         route.visitors.insert(far);
         route.streams_total += 1;
+        route.would_refuse_total += u64::from(would_refuse);
         if let Some(session) = self.core.table.session(from_session) {
             session.connected(from_stream);
         }
@@ -60,12 +63,14 @@ impl Server {
         direct.filter(meant).or_else(|| self.routes.iter().map(|(index, _)| index).find(meant))
     }
 
-    /// Access, once more than at the gateway; and the caps of the connection.
-    fn admit_flow(&mut self, owner: usize, open: &Open) -> Result<(), ResetCode> {
+    /// Access, once more than at the gateway; and the caps of the connection. Gives whether a list that only counts
+    /// would refuse.
+    fn admit_flow(&mut self, owner: usize, open: &Open) -> Result<bool, ResetCode> {
         let route = self.routes.get(owner).ok_or(ResetCode::NoRoute)?;
         let visitor = open.visitor.map(|address| address.ip());
         let fits = route.spec.carries() == Carries::Datagrams && open.carries == Carries::Datagrams;
-        if !fits || !route.spec.enabled || !route.access.allows(visitor) {
+        let verdict = self.verdict(route, visitor, None);
+        if !fits || !route.spec.enabled || !verdict.allowed {
             return Err(ResetCode::Denied);
         }
         let cap = route.spec.limits.streams_max;
@@ -75,7 +80,7 @@ impl Server {
         if cap > 0 && route.visitors.len() >= cap as usize {
             return Err(ResetCode::Busy);
         }
-        if self.within_rate(owner) { Ok(()) } else { Err(ResetCode::Busy) }
+        if self.within_rate(owner) { Ok(verdict.would_refuse) } else { Err(ResetCode::Busy) }
     }
 
     /// The agent's half, tied to the gateway's.

@@ -11,7 +11,7 @@ pub(crate) mod listener;
 mod report;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use mio::{Events, Poll};
@@ -22,7 +22,7 @@ use entries::RouteSpec;
 pub(crate) use entries::{BindSpec, Delta, Place};
 use listener::{Bound, Listener, Reserve};
 
-use crate::access::Access;
+use crate::access::{Access, Asking, Caller, Countries, Verdict};
 use crate::config::ServerConfig;
 use crate::driver::relay::{Outcome, Phase};
 use crate::driver::table::{Table, Upcall};
@@ -82,6 +82,8 @@ struct Route {
     key: String,
     spec: RouteSpec,
     access: Access,
+    /// When a schedule may next change what `access` says, Unix seconds.
+    access_edge: Option<i64>,
     plain_from: Vec<ipnet::IpNet>,
     /// The one with an address first.
     entrances: Vec<Entrance>,
@@ -90,6 +92,8 @@ struct Route {
     next_agent: usize,
     streams_total: u64,
     denied_total: u64,
+    /// Visitors let in whom a list that only counts would have refused.
+    would_refuse_total: u64,
     bytes_in: u64,
     bytes_out: u64,
     tokens: f64,
@@ -108,6 +112,7 @@ impl Route {
         Self {
             key: key.to_owned(),
             spec,
+            access_edge: access.edge(unix_s()),
             access,
             plain_from,
             entrances: places.into_iter().map(Entrance::new).collect(),
@@ -115,6 +120,7 @@ impl Route {
             next_agent: 0,
             streams_total: 0,
             denied_total: 0,
+            would_refuse_total: 0,
             bytes_in: 0,
             bytes_out: 0,
             // A full bucket, whatever its size.
@@ -138,6 +144,7 @@ pub(crate) struct Server {
     core: Core,
     config: ServerConfig,
     credentials: Credentials,
+    countries: Option<Countries>,
     budget: Budget,
     doors: Slab<Door>,
     routes: Slab<Route>,
@@ -201,12 +208,19 @@ pub(crate) fn bind(config: &ServerConfig, poll: &Poll) -> Result<(Vec<SocketAddr
 pub(crate) struct Doors(Slab<Door>);
 
 impl Server {
-    pub(crate) fn new(config: ServerConfig, credentials: Credentials, poll: Poll, inbox: Inbox, doors: Doors) -> Self {
+    pub(crate) fn new(
+        config: ServerConfig,
+        (credentials, countries): (Credentials, Option<Countries>),
+        poll: Poll,
+        inbox: Inbox,
+        doors: Doors,
+    ) -> Self {
         let budget = Budget::new(config.flow.budget_bytes);
         Self {
             core: Core::new(poll, inbox, config.flow.budget_bytes),
             config,
             credentials,
+            countries,
             budget,
             doors: doors.0,
             routes: Slab::new(),
@@ -625,13 +639,27 @@ impl Server {
         for relay in over.map(|(index, _)| index).collect::<Vec<_>>() {
             self.core.table.end_relay(relay, Err(ResetCode::Denied));
         }
+        self.turn_with_the_clock();
         self.retry_doors();
     }
+
+    /// What `route` says of a visitor, by all that is known here.
+    fn verdict(&self, route: &Route, address: Option<IpAddr>, caller: Option<&Caller>) -> Verdict {
+        let named = if route.access.asks_countries() { self.countries.as_ref() } else { None };
+        let country = named.zip(address).and_then(|(countries, address)| countries.of(address));
+        let place = route.spec.place.as_ref();
+        route.access.decide(&Asking { address, country, now: unix_s(), caller, place })
+    }
+}
+
+/// The wall clock, in Unix seconds.
+fn unix_s() -> i64 {
+    (crate::driver::table::unix_ms() / 1_000) as i64
 }
 
 /// A certificate's end has passed.
 fn expired(not_after: i64) -> bool {
-    (crate::driver::table::unix_ms() / 1_000) as i64 > not_after
+    unix_s() > not_after
 }
 
 /// An unguessable token. Without randomness there are no keys either, so zeros can only mean a broken machine.

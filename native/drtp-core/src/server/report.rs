@@ -47,6 +47,7 @@ impl Server {
             streams: route.visitors.len() as u64,
             streams_total: route.streams_total,
             denied_total: route.denied_total,
+            would_refuse_total: route.would_refuse_total,
             bytes_in: route.bytes_in + now(|relay| relay.bytes_read),
             bytes_out: route.bytes_out + now(|relay| relay.bytes_written),
             bound: route.bound().or_else(|| route.path()),

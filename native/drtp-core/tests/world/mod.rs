@@ -68,16 +68,20 @@ pub fn pop(authority: &Authority) -> TunnelServer {
 }
 
 pub fn pop_with(authority: &Authority, limits: CoreLimits) -> TunnelServer {
-    TunnelServer::new(ServerConfig {
+    TunnelServer::new(server_config(authority, limits)).unwrap()
+}
+
+pub fn server_config(authority: &Authority, limits: CoreLimits) -> ServerConfig {
+    ServerConfig {
         web: None,
         pulse: None,
+        country_database: None,
         identity: authority.pop(),
         listeners: vec!["127.0.0.1:0".parse().unwrap(), "[::1]:0".parse().unwrap()],
         liveness: quick(),
         flow: Flow::default(),
         limits,
-    })
-    .unwrap()
+    }
 }
 
 pub fn target(address: SocketAddr) -> Target {
@@ -169,6 +173,17 @@ impl World {
     ) -> Self {
         let authority = Authority::new();
         let pop = pop(&authority);
+        Self::on(pop, authority, service, route_change, config_change, service_change)
+    }
+
+    pub fn on(
+        pop: TunnelServer,
+        authority: Authority,
+        service: SocketAddr,
+        route_change: impl FnOnce(Value) -> Value,
+        config_change: impl FnOnce(AgentConfig) -> AgentConfig,
+        service_change: impl FnOnce(Value) -> Value,
+    ) -> Self {
         let port = free_port("127.0.0.1");
         let outcome = pop.apply(&whole(
             json!({"route/c-1": route_change(route(port)), "trust": {"type": "trust", "gateways": ["g-1"]}}),

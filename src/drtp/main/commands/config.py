@@ -17,7 +17,8 @@ config = LazyGroup("Look at settings.", commands_at={"check": "drtp.main.command
 @click.option(
     "--data-dir", type=click.Path(file_okay=False, path_type=Path), envvar="DRTP_DATA_DIR", help="Of `drtp up`."
 )
-def check(context: Path | None, file: Path | None, data_dir: Path | None) -> None:
+@click.option("--issuers", type=click.Path(dir_okay=False, path_type=Path), envvar="DRTP_ISSUERS", help="Issuers file.")
+def check(context: Path | None, file: Path | None, data_dir: Path | None, issuers: Path | None) -> None:
     """Check files and directories; the first fault is explained, and the exit status says so (78)."""
     from drtp.kit.files import private_directory
 
@@ -34,5 +35,10 @@ def check(context: Path | None, file: Path | None, data_dir: Path | None) -> Non
 
         for request in requests_in(file):
             click.echo(f"[ OK ] {request.name}: {request.target.written if request.target else '-'}")
-    if context is None and file is None and data_dir is None:
-        click.echo("Nothing to check: give --context, --file or --data-dir.", err=True)
+    if issuers is not None:
+        from drtp.main.issuers import read_issuers
+
+        for one in read_issuers(issuers):
+            click.echo(f"[ OK ] {one.issuer}: users {one.prefix}…, {'people' if one.login else 'workloads'}")
+    if context is None and file is None and data_dir is None and issuers is None:
+        click.echo("Nothing to check: give --context, --file, --data-dir or --issuers.", err=True)

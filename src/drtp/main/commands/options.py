@@ -63,6 +63,24 @@ hop_option = click.option(
 )
 
 
+class Worded(click.ParamType[str]):
+    """A word of the API's, such as a country's code: what the API would refuse is refused here."""
+
+    def __init__(self, name: str, kind: Any, such_as: str) -> None:
+        self.name = name
+        self._kind = kind
+        self._such_as = such_as
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Check it against the field's own type."""
+        import msgspec
+
+        try:
+            return msgspec.convert(value, self._kind)
+        except msgspec.ValidationError:
+            self.fail(f"{value!r} is none; one is such as {self._such_as}.", param, ctx)
+
+
 class Location(click.ParamType[tuple[str, str]]):
     """`LAT,LON` in signed decimal degrees, kept as the strings that were given."""
 

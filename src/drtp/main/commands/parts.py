@@ -12,11 +12,13 @@ import msgspec
 from drtp import __version__
 from drtp.api.drtp import DRTPServerSpec, EndpointMode, ServerListener, Transport
 from drtp.api.drtp import Location as Place
+from drtp.api.policies import Country, Region
 from drtp.api.reports import GatewayRegistration, PopRegistration
 from drtp.main.commands.joining import ensure_identity, join_options, read_join, take_as_moved
 from drtp.main.commands.options import (
     Location,
     OutputForm,
+    Worded,
     balancers_option,
     hop_option,
     output_option,
@@ -42,6 +44,12 @@ _directory = click.Path(file_okay=False, path_type=Path)
 @port_option("https", "Public HTTPS and TLS port of the gateways.")
 @click.option("--suffix", envvar="DRTP_SUFFIX", help="Of vended hostnames.  [default: prism.localhost]")
 @hop_option
+@click.option(
+    "--issuers",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    envvar="DRTP_ISSUERS",
+    help="YAML file of the OpenID issuers to trust.  [default: issuers.yaml in the data directory, if it is there]",
+)
 @output_option
 def controlplane(
     *,
@@ -50,6 +58,7 @@ def controlplane(
     advertise: tuple[str, ...],
     suffix: str | None,
     hop: str | None,
+    issuers: Path | None,
     output: OutputForm,
     **ports: int | None,
 ) -> int:
@@ -72,7 +81,8 @@ def controlplane(
         said["endpoint_mode"] = EndpointMode(hop)
     if advertise:
         said["names"] = advertise
-    settings = ControlPlaneSettings(directory=layout.controlplane if embedded else layout.root, host=host, **said)
+    directory = layout.controlplane if embedded else layout.root
+    settings = ControlPlaneSettings(directory=directory, host=host, issuers=issuers, **said)
     return run_async(run_controlplane(settings))
 
 
@@ -84,6 +94,24 @@ def controlplane(
 @click.option("--pop", "pop_name", envvar="DRTP_POP", required=True, help="Point of presence, such as nyc.")
 @click.option("--failure-domain", envvar="DRTP_FAILURE_DOMAIN", help="What fails together.  [default: the POP]")
 @click.option("--location", type=Location(), envvar="DRTP_LOCATION", required=True, help="Where it stands.")
+@click.option(
+    "--region",
+    type=Worded("REGION", Region, "eu-central"),
+    envvar="DRTP_REGION",
+    help="The region it is in, for policies: such as eu-central.",
+)
+@click.option(
+    "--country",
+    type=Worded("CC", Country, "DE"),
+    envvar="DRTP_COUNTRY",
+    help="The country it is in, for policies: such as DE.",
+)
+@click.option(
+    "--country-database",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    envvar="DRTP_COUNTRY_DATABASE",
+    help="MaxMind database that says in which country visitors are, for policies.",
+)
 @click.option("--address", envvar="DRTP_ADDRESS", required=True, help="WAN address that agents dial.")
 @click.option("--listen", multiple=True, help="Address to listen on for agents.  [default: --address]")
 @click.option("--port", type=click.IntRange(0, 65535), default=_AGENT_PORT, show_default=True, help="Port for agents.")
@@ -138,6 +166,9 @@ def pop(data_dir: Path, join_file: str | None, join_fd: int | None, output: Outp
         health_address=(options["health_address"] or address, options["health_port"]),
         metrics_address=None if options["metrics_port"] is None else ("127.0.0.1", options["metrics_port"]),
         failure_domain=options["failure_domain"] or options["pop_name"],
+        region=options["region"],
+        country=options["country"],
+        country_database=options["country_database"],
         version=__version__,
         drain_s=options["drain"],
     )
@@ -224,6 +255,8 @@ def _pop_registration(settings: PopSettings, port: int) -> PopRegistration:
             server_ip=settings.server_ip,
             listeners=(ServerListener(transport=Transport.TLS, port=port or _AGENT_PORT),),
             failure_domain=settings.failure_domain,
+            region=settings.region,
+            country=settings.country,
         ),
         version=settings.version,
     )

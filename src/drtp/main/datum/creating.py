@@ -22,7 +22,9 @@ from drtp.main.datum.creating_service import service
 from drtp.main.datum.credentials import IDENTITY
 from drtp.main.datum.inviting import invitation
 from drtp.main.datum.invocation import Invocation, context_option
+from drtp.main.datum.passwords import create_password
 from drtp.main.datum.programs import service_account
+from drtp.main.datum.tokens import create_token
 from drtp.main.shell import Misused, run_async
 from drtp.rules.permissions import ORGANIZATION_ROLES
 
@@ -61,6 +63,10 @@ def create() -> None:
 create.add_command(service)
 create.add_command(invitation)
 create.add_command(service_account)
+
+
+create.add_command(create_token)
+create.add_command(create_password)
 
 
 @create.command()

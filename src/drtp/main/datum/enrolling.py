@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 import socket
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -22,9 +24,12 @@ from drtp.client.context import Context
 from drtp.client.enrolment import bind_services, enrol
 from drtp.client.identity import IdentityStore
 from drtp.client.joining import EdgeAddress, parse_join
+from drtp.kit.clock import SystemClock
 from drtp.kit.errors import Conflict, NotFound, Refused, Retryable
 from drtp.kit.files import private_directory, write_atomic
 from drtp.kit.observe import logger
+from drtp.kit.secret import Secret
+from drtp.main.datum.access import with_token
 from drtp.main.datum.definition import change, new_service
 from drtp.main.datum.serve_request import ServeRequest, ServeSettings
 from drtp.main.shell import Misused
@@ -33,6 +38,8 @@ log = logger("serve")
 
 PLURAL = "drtpservices"
 _RECORD = "services.json"
+RENEWABLE = timedelta(days=7)
+"""An identity that has expired for longer is not renewed any more (`GRACE` of the edge server)."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +74,15 @@ async def prepare(enrolment: Enrolment) -> None:
         join = parse_join(settings.secret.reveal())
         await enrol(join.edge, IdentityStore(state_dir), registration(settings), secret=join.secret)
         return
+    if settings.identity_token is not None:
+        await _by_workload(enrolment, settings.identity_token)
+        return
     if all(request.predefined for request in settings.requests) and has_identity(state_dir):
         return
     if enrolment.context is None:
         raise Misused("DRTP-7010", "No identity is here yet, and no secret was given to get one.")
+    enrolment = await _signed_in_now(enrolment)
+    assert enrolment.context is not None
     edge, uids = await _services(enrolment, enrolment.context)
     _forget_replaced(state_dir, uids)
     if has_identity(state_dir):
@@ -87,11 +99,79 @@ async def prepare(enrolment: Enrolment) -> None:
     _record(state_dir, uids)
 
 
+async def _signed_in_now(enrolment: Enrolment) -> Enrolment:
+    """With a token that is good now: an agent that waits for its control plane, or runs for weeks, outlives many.
+
+    Raises: Refused DRTP-7085, Retryable DRTP-7083.
+    """
+    context = enrolment.context
+    if context is None or context.sign_in is None:
+        return enrolment
+    return replace(enrolment, context=await asyncio.to_thread(with_token, context))
+
+
+async def _by_workload(enrolment: Enrolment, token_file: Path) -> None:
+    """Enrol with the workload's own token, unless there is an identity that can still be renewed.
+
+    Raises: Misused DRTP-7002, DRTP-7089; Refused.
+    """
+    settings, state_dir = enrolment.settings, enrolment.state_dir
+    names = tuple(request.name for request in settings.requests)
+    if not all(request.predefined for request in settings.requests):
+        raise Misused("DRTP-7002", "A workload's token serves what is defined already.", "Name it with --service.")
+    held = IdentityStore(state_dir).load() if has_identity(state_dir) else None
+    if held is not None and SystemClock().now() < held.not_after + RENEWABLE:
+        return
+    edge = settings.control_plane
+    if edge is None:
+        if enrolment.context is None:
+            raise Misused(
+                "DRTP-7002", "Where is the control plane?", "Give --control-plane HOST:PORT#PIN, or a context."
+            )
+        async with ApiClient(enrolment.context) as api:
+            edge = await edge_address(api, enrolment.context)
+    token = _workload_token(token_file)
+    with _aside(state_dir / "identity"):
+        identities, said = IdentityStore(state_dir), registration(settings)
+        await enrol(edge, identities, said, token=token, namespace=enrolment.namespace, services=names)
+
+
+@contextlib.contextmanager
+def _aside(directory: Path) -> Generator[None]:
+    """Out of the way while the block runs: gone after it, and back where it failed."""
+    former = directory.with_name(f"{directory.name}.expired")
+    shutil.rmtree(former, ignore_errors=True)
+    if directory.exists():
+        directory.replace(former)
+    try:
+        yield
+    except BaseException:
+        if former.exists():
+            shutil.rmtree(directory, ignore_errors=True)
+            former.replace(directory)
+        raise
+    if former.exists():
+        log.info("identity given up", reason="it had expired for good")
+        shutil.rmtree(former)
+
+
+def _workload_token(path: Path) -> Secret[str]:
+    """What is in the file now: whoever runs the workload renews it. Raises: Misused DRTP-7089."""
+    try:
+        text = path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as fault:
+        raise Misused("DRTP-7089", f"The identity token cannot be read: {fault}.") from fault
+    if not text:
+        raise Misused("DRTP-7089", f"{path} is empty.")
+    return Secret(text)
+
+
 async def prepare_anew(enrolment: Enrolment, former: Enrolment) -> None:
     """While the agent runs: bring into being what was not asked for before, and be the agent of all that is now.
 
     Raises: Refused, Invalid, Conflict, Retryable; then nothing has changed for the agent.
     """
+    enrolment = await _signed_in_now(enrolment)
     if enrolment.context is None:
         return
     recorded = _recorded(enrolment.state_dir)

@@ -1,4 +1,4 @@
-"""`datumctl whoami, login`."""
+"""`datumctl whoami`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import click
 import msgspec
 
 from drtp.client.api import ApiClient
-from drtp.kit.errors import Terminal
 from drtp.main.commands.options import OutputForm, output_option
 from drtp.main.datum.access import access
 from drtp.main.datum.invocation import Invocation, context_option
@@ -23,12 +22,6 @@ _REVIEWS = "authentication.k8s.io/v1"
 def whoami(output: OutputForm) -> int:
     """Say who the control plane takes you for."""
     return run_async(_whoami(Invocation.current(), output))
-
-
-@click.command()
-def login() -> None:
-    """Sign in through a browser."""
-    raise Terminal("DRTP-7012")
 
 
 async def _whoami(invocation: Invocation, output: OutputForm) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from drtp.client.joining import EdgeAddress
 from drtp.kit.secret import Secret
 from drtp.main.commands.options import Location, OutputForm, moved_option, output_option
 from drtp.main.datum.hidden_secret import SECRET_FD_OPTION, read_descriptor
@@ -44,6 +45,18 @@ INSPECTOR = ("127.0.0.1", 4040)
 @click.option("--once", is_flag=True, help="Give up (exit 69) instead of trying again when the start fails.")
 @click.option("--secret", help="One-time secret. Better: --secret-file, DRTP_SECRET, or --secret-file - for stdin.")
 @click.option("--secret-file", type=click.Path(allow_dash=True, dir_okay=False), help="File with the one-time secret.")
+@click.option(
+    "--identity-token-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    envvar="DRTP_IDENTITY_TOKEN_FILE",
+    help="File with an ID token of this workload, such as Kubernetes projects one: enrols without a secret.",
+)
+@click.option(
+    "--control-plane",
+    envvar="DRTP_CONTROL_PLANE",
+    metavar="HOST:PORT#PIN",
+    help="Where to enrol, where no context says it: `datumctl auth control-plane` prints it.",
+)
 @click.option(SECRET_FD_OPTION, type=int, hidden=True)
 @click.option(
     "--trust",
@@ -86,6 +99,8 @@ def serve(target: str | None, file: Path | None, output: OutputForm, **options: 
         requests=requests,
         file=file,
         secret=secret_of(options),
+        identity_token=options["identity_token_file"],
+        control_plane=_control_plane(options["control_plane"]),
         state_dir=options["state_dir"],
         location=options["location"],
         once=options["once"],
@@ -127,6 +142,12 @@ def _request(target: str | None, options: dict[str, Any]) -> ServeRequest:
             trust=options["trust"],
         )
     )
+
+
+def _control_plane(written: str | None) -> EdgeAddress | None:
+    from drtp.client.joining import parse_edge
+
+    return parse_edge(written) if written else None
 
 
 def _service(options: dict[str, Any]) -> tuple[str | None, str | None]:

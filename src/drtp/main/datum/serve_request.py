@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from drtp.api.drtp import Protocol, ProxyProtocol
+from drtp.client.joining import EdgeAddress
 from drtp.kit.secret import Secret
 from drtp.main.commands.options import OutputForm
 from drtp.main.datum.target import Target
@@ -44,6 +45,10 @@ class ServeSettings:
     file: Path | None = None
     """Where the requests were read from, and are read again at SIGHUP."""
     secret: Secret[str] | None = None
+    identity_token: Path | None = None
+    """A file in which whoever runs this workload keeps a fresh ID token of it."""
+    control_plane: EdgeAddress | None = None
+    """Where to enrol; None: where the context's API says."""
     state_dir: Path | None = None
     location: tuple[str, str] | None = None
     once: bool = False

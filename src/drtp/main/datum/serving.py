@@ -193,9 +193,8 @@ def enrolment_for(settings: ServeSettings, invocation: Invocation) -> Enrolment:
     """Namespace, state directory and credentials. Raises: Misconfigured, Misused."""
     context = _context(settings, invocation)
     namespace = settings.requests[0].namespace or (context.namespace if context else "default")
-    return Enrolment(
-        settings, namespace, settings.state_dir or _state_dir(settings, invocation, context, namespace), context
-    )
+    state_dir = settings.state_dir or _state_dir(settings, invocation, context, namespace)
+    return Enrolment(settings, namespace, state_dir, context)
 
 
 def agent_settings(enrolment: Enrolment) -> AgentSettings:
@@ -237,7 +236,9 @@ def _read_again(enrolment: Enrolment) -> Enrolment:
 
 
 def _context(settings: ServeSettings, invocation: Invocation) -> Context | None:
-    """None where a secret or a stored identity suffices and nobody named a context."""
+    """None where a secret, a workload's token or a stored identity suffices and nobody named a context."""
+    if settings.identity_token is not None and settings.control_plane is not None:
+        return None
     try:
         return access(invocation)
     except Misconfigured:
@@ -257,5 +258,11 @@ def _state_dir(settings: ServeSettings, invocation: Invocation, context: Context
             raise Misused("DRTP-7010", "No service was named, and no secret was given.")
         # The id in the secret is public; the part after it is not used.
         names = "secret-" + settings.secret.reveal().removeprefix("drtp_enr_").partition("_")[0]
-    plane = state_key(context.api, context.installation) if context else "by-secret"
+    plane = (
+        state_key(context.api, context.installation)
+        if context
+        else "by-secret"
+        if settings.control_plane is None
+        else "by-identity"
+    )
     return invocation.state_root() / plane / f"{namespace}.{names}"[:200]

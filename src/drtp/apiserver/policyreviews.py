@@ -1,0 +1,142 @@
+"""Posted `PolicyReview`: who would reach a service, and by which rule. It comes back with the decision and its trace.
+
+Who may read the project's policies may ask. Whatever is unknown stays unknown, as at an enforcement point.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+
+from drtp.api.drtp import DRTPAccessPolicy, DRTPConnection, DRTPServer, DRTPService
+from drtp.api.jsonvalue import JsonObject, is_list, is_object
+from drtp.api.meta import Key, Model
+from drtp.api.policies import Country, Principal
+from drtp.api.snapshots import PopPlace
+from drtp.apiserver.failures import Failure
+from drtp.rules import access, asking, explaining
+from drtp.rules.asking import Asking, Caller
+from drtp.store.protocol import Store
+from drtp.store.view import kind_key
+
+_KNOWN = {"service", "as", "from", "country", "at", "server"}
+PRINCIPALS_MAX = 16
+T = TypeVar("T", bound=Model)
+
+
+class _Question(NamedTuple):
+    service: str
+    asking: Asking
+    server: str
+
+
+async def answer(body: JsonObject, namespace: str, store: Store, now: datetime) -> JsonObject:
+    """The posted object with its status. Raises: Failure 422, NotFound."""
+    given: Any = body.get("spec")
+    spec: JsonObject = given if is_object(given) else {}
+    question = _question(spec, now)
+    service = _typed(DRTPService, (await store.get(Key(kind_key(DRTPService), namespace, question.service))).object)
+    policies = access.attached(await _all(store, DRTPAccessPolicy, namespace), service)
+    place, server = await _place(store, service, policies, question.server)
+    exposed = service.spec.expose is not None or bool(service.status.addresses)
+    explained = explaining.explain(service, policies, question.asking._replace(place=place), exposed=exposed)
+    status: JsonObject = msgspec.to_builtins(explained) | ({"server": server} if server else {})
+    return body | {"metadata": {"namespace": namespace}, "spec": spec, "status": status}
+
+
+def _question(spec: JsonObject, now: datetime) -> _Question:
+    unknown = sorted(spec.keys() - _KNOWN)
+    if unknown:
+        raise _wrong(unknown[0], f"only {', '.join(sorted(_KNOWN))}")
+    words = {name: _text(spec, name) for name in ("service", "from", "country", "at", "server")}
+    if not words["service"]:
+        raise Failure(422, "DRTP-1010", "spec.service: Required value: the name of a DRTPService")
+    if words["from"] and asking.address(words["from"]) is None:
+        raise _wrong("from", "must be an IP address")
+    if words["country"]:
+        _checked(words["country"], Country, "country", "must be two capital letters, such as DE")
+    principals: Any = spec.get("as") or []
+    if not is_list(principals) or len(principals) > PRINCIPALS_MAX:
+        raise _wrong("as", f"must be a list of at most {PRINCIPALS_MAX}")
+    names = [_checked(one, Principal, "as", "must be user:NAME, app:NAMESPACE/NAME or org:NAME") for one in principals]
+    asked = Asking(
+        address=words["from"] or None,
+        country=words["country"] or None,
+        now=_moment(words["at"], now),
+        caller=_caller(names),
+    )
+    return _Question(words["service"], asked, words["server"])
+
+
+def _caller(principals: Sequence[str]) -> Caller | None:
+    """One user or application, and organisations; or somebody of an organisation."""
+    organizations = tuple(name for kind, _, name in (one.partition(":") for one in principals) if kind == "org")
+    people = [(kind, name) for kind, _, name in (one.partition(":") for one in principals) if kind != "org"]
+    if len(people) > 1:
+        raise _wrong("as", "one user or application at a time")
+    if not principals:
+        return None
+    kind, name = people[0] if people else ("", "")
+    return Caller(kind, name, organizations)
+
+
+def _moment(written: str, now: datetime) -> int:
+    if not written:
+        return int(now.timestamp())
+    try:
+        moment = datetime.fromisoformat(written)
+        return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
+    except (ValueError, OverflowError):
+        raise _wrong("at", "must be a time such as 2026-01-31T08:00:00Z") from None
+
+
+def _text(spec: JsonObject, name: str) -> str:
+    value: Any = spec.get(name) or ""
+    if not isinstance(value, str) or len(value) > 253 or not value.isprintable():
+        raise _wrong(name, "must be a short text")
+    return value
+
+
+def _checked(value: Any, kind: Any, name: str, rule: str) -> str:
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError:
+        raise _wrong(name, rule) from None
+
+
+def _wrong(name: str, rule: str) -> Failure:
+    return Failure(422, "DRTP-1010", f"spec.{name}: Invalid value: {rule}")
+
+
+async def _place(
+    store: Store, service: DRTPService, policies: Sequence[DRTPAccessPolicy], asked: str
+) -> tuple[PopPlace | None, str]:
+    """The server that is asked about, else the first one of the service that policies let carry anything."""
+    if asked:
+        stored = await store.get(Key(kind_key(DRTPServer), "", asked))
+        return access.place_of(_typed(DRTPServer, stored.object)), asked
+    servers = {one.metadata.name: one for one in await _all(store, DRTPServer, None)}
+    carriage = access.carriage(policies)
+    for connection in await _all(store, DRTPConnection, service.metadata.namespace):
+        if connection.spec.service_ref.name == service.metadata.name:
+            for assigned in connection.spec.servers:
+                server = servers.get(assigned.server_ref.name)
+                if server is not None and asking.may_carry(carriage, access.place_of(server)):
+                    return access.place_of(server), server.metadata.name
+    return None, ""
+
+
+async def _all(store: Store, model: type[T], namespace: str | None) -> list[T]:
+    """Every object of a kind that can be read."""
+    listing = await store.list(kind_key(model), namespace)
+    return [_typed(model, stored.object) for stored in listing.items]
+
+
+def _typed(model: type[T], found: Any) -> T:
+    try:
+        return msgspec.convert(found, model)
+    except msgspec.ValidationError as error:
+        raise Failure(422, "DRTP-6031", f"a stored {model.__name__} cannot be read, so it denies: {error}") from None

@@ -1,0 +1,79 @@
+"""The pages of the sign-in: one form each, no script, nothing from elsewhere; every word of a caller is escaped."""
+
+from __future__ import annotations
+
+import secrets
+from html import escape
+
+from aiohttp import web
+
+_STYLE = (
+    "body{font:16px/1.5 system-ui,sans-serif;max-width:22rem;margin:12vh auto;padding:0 1rem;color:#1b1b1f}"
+    "label{display:block;margin:.8rem 0}input{display:block;width:100%;box-sizing:border-box;"
+    "font:inherit;padding:.4rem}"
+    "button{font:inherit;padding:.5rem 1rem;margin:.8rem .5rem 0 0}.said{color:#a40000}"
+)
+
+
+def sign_in(fields: dict[str, str], *, action: str, where: str, fault: str = "", status: int = 200) -> web.Response:
+    """Name and password, for `datumctl` on this machine. `fields` go along hidden; `where`: the page it returns to."""
+    body = (
+        f"<h1>Sign in</h1>{_said(fault)}<p>to use <b>datumctl</b> on this machine. Go on only if you just started "
+        f'<code>datumctl login</code>.</p><form method="post" action="{escape(action)}">{_hidden(fields)}{_WHO}'
+        '<button name="do" value="grant">Sign in</button></form>'
+    )
+    return page("Sign in", body, status=status, form_to=where)
+
+
+def device(fields: dict[str, str], *, action: str, code: str, fault: str = "", status: int = 200) -> web.Response:
+    """Code, name and password, for `datumctl` on another device."""
+    body = (
+        f"<h1>Sign a device in</h1>{_said(fault)}<p>Go on only if a device of yours shows this code. Whoever sent you "
+        f'here may have made it.</p><form method="post" action="{escape(action)}">{_hidden(fields)}'
+        f'<label>Code <input name="user_code" value="{escape(code)}" autocomplete="off" maxlength="20" required>'
+        "</label>"
+        f'{_WHO}<button name="do" value="grant">Sign the device in</button>'
+        '<button name="do" value="deny">It is not mine</button></form>'
+    )
+    return page("Sign a device in", body, status=status)
+
+
+def told(title: str, sentence: str, *, status: int = 200) -> web.Response:
+    """A page that only says something."""
+    return page(title, f"<h1>{escape(title)}</h1><p>{escape(sentence)}</p>", status=status)
+
+
+def page(title: str, body: str, *, status: int = 200, form_to: str = "") -> web.Response:
+    """`form_to`: where the answer to the form may lead, beside this site itself."""
+    nonce = secrets.token_urlsafe(16)
+    text = (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f'<title>{escape(title)} - DRTP</title><style nonce="{nonce}">{_STYLE}</style><body>{body}</body></html>'
+    )
+    response = web.Response(text=text, content_type="text/html", charset="utf-8", status=status)
+    response.headers.update(UNKEPT)
+    response.headers["Content-Security-Policy"] = (
+        f"default-src 'none'; style-src 'nonce-{nonce}'; form-action 'self' {form_to}".rstrip()
+        + "; frame-ancestors 'none'; base-uri 'none'"
+    )
+    response.headers["X-Frame-Options"] = "DENY"
+    # With `no-referrer` a browser would send `Origin: null` with the form, and the form is refused for that.
+    response.headers["Referrer-Policy"] = "same-origin"
+    return response
+
+
+UNKEPT = {"Cache-Control": "no-store"}
+
+_WHO = (
+    '<label>Name <input name="name" autocomplete="username" maxlength="128" autofocus required></label>'
+    '<label>Password <input name="password" type="password" autocomplete="current-password" maxlength="256" required>'
+    "</label>"
+)
+
+
+def _hidden(fields: dict[str, str]) -> str:
+    return "".join(f'<input type="hidden" name="{escape(n)}" value="{escape(v)}">' for n, v in fields.items())
+
+
+def _said(fault: str) -> str:
+    return f'<p class="said" role="alert">{escape(fault)}</p>' if fault else ""

@@ -1,0 +1,194 @@
+"""A small OpenID provider for local accounts: passwords in, signed ID tokens and refresh tokens out. No HTTP in it.
+
+The client's code is the same for it and for a foreign issuer. One client is known, `datumctl`; it is public, so PKCE is
+what ties a code to whoever asked for it.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import NamedTuple
+
+from drtp.api.internal import Account
+from drtp.issuers.audit import AuditLog
+from drtp.issuers.logins import Logins
+from drtp.issuers.passwords import Passwords
+from drtp.issuers.records import find
+from drtp.issuers.signingkeys import SigningKeys
+from drtp.issuers.tokens import account_uid
+from drtp.issuers.waiting import DEVICE_S, POLL_S, Code, DeviceState, Waiting, proves
+from drtp.kit.buckets import Buckets
+from drtp.kit.clock import Clock
+from drtp.kit.door import network_of
+from drtp.kit.errors import Conflict, Refused
+from drtp.kit.secret import Secret
+from drtp.store.protocol import Store
+
+CLIENT = "datumctl"
+PATH = "/oidc"
+"""Below the API's address; the two together are the issuer's name."""
+TOKEN_LIFETIME = timedelta(minutes=15)
+"""Of an ID token: a refresh is one request, and a user who is revoked is refused at once anyway."""
+
+
+class Tokens(NamedTuple):
+    """What a client gets. `refresh` None: it did not ask to stay signed in."""
+
+    id_token: Secret[str]
+    refresh: Secret[str] | None
+    lifetime_s: int
+
+
+class DeviceStart(NamedTuple):
+    """What a device shows, and what it asks with."""
+
+    device_code: Secret[str]
+    user_code: str
+    lifetime_s: int
+    interval_s: int
+
+
+class NotYet(Exception):
+    """A device's answer is not there. `error` is RFC 8628's word."""
+
+    def __init__(self, error: str) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+class LocalIssuer:
+    """Of one control plane. `issuer` is its name in tokens."""
+
+    def __init__(
+        self,
+        issuer: str,
+        store: Store,
+        logins: Logins,
+        passwords: Passwords,
+        keys: SigningKeys,
+        *,
+        audit: AuditLog,
+        clock: Clock,
+    ) -> None:
+        self.issuer = issuer
+        self.keys = keys
+        self._store = store
+        self._logins = logins
+        self._passwords = passwords
+        self._audit = audit
+        self._clock = clock
+        self._waiting = Waiting(clock)
+        # One address alone must not be able to keep somebody out: an account's bucket fills faster than an address'.
+        self._by_account = Buckets(clock, burst=20, per_s=1 / 5)
+        self._by_address = Buckets(clock, burst=10, per_s=1 / 10)
+        self._starts = Buckets(clock, burst=30, per_s=1 / 2)
+
+    # ---- people ----------------------------------------------------------------------------------------------------
+
+    async def signed_in(self, name: str, password: Secret[str], remote: str) -> str:
+        """The account of this name and password.
+
+        Whether there is such an account shows neither in the answer nor in the time it takes: the buckets are asked,
+        the account is sought and a hash is computed in every case. Raises: Refused DRTP-2032 or DRTP-2033; Retryable
+        DRTP-2033.
+        """
+        uid = account_uid(name)
+        # In this order: what an address has no right to try takes nothing from the account.
+        if not self._by_address.take(network_of(remote)) or not self._by_account.take(uid):
+            raise Refused("DRTP-2033")
+        held = await find(self._store, Account, uid)
+        usable = held is not None and not held.record.spec.disabled
+        kept = held.record.spec.password if held is not None and usable else ""
+        if not await self._passwords.fits(kept, password):
+            # The name is not said: people type their password into the wrong field.
+            self._audit.write("sign-in refused", account=uid if held is not None else "unknown", remote=remote)
+            raise Refused("DRTP-2032")
+        self._audit.write("signed in", account=uid, remote=remote)
+        return uid
+
+    # ---- authorization code ----------------------------------------------------------------------------------------
+
+    def code_for(self, what: Code) -> str:
+        """A code for whoever just signed in."""
+        return self._waiting.code_for(what)
+
+    async def redeem(self, code: str, verifier: str, redirect_uri: str, remote: str) -> Tokens:
+        """Tokens for a code. Raises: Refused DRTP-2032."""
+        what = self._waiting.take(code)
+        if what is None:
+            if (login := self._waiting.begun_by(code)) is not None:
+                await self._logins.end(login, "its code came again", remote)
+            raise Refused("DRTP-2032", "The code is not known, or not any more.")
+        if what.redirect_uri != redirect_uri or not proves(verifier, what.challenge):
+            raise Refused("DRTP-2032", "The code was made for somebody else.")
+        tokens, login = await self._begin(what.account, what.nonce, offline=what.offline)
+        if login:
+            self._waiting.remember(code, login)
+        return tokens
+
+    # ---- devices ---------------------------------------------------------------------------------------------------
+
+    def start_device(self, remote: str, *, offline: bool) -> DeviceStart:
+        """A device that waits for a person. Raises: Refused DRTP-2033."""
+        if not self._starts.take(network_of(remote)):
+            raise Refused("DRTP-2033")
+        device_code, user_code = self._waiting.device(offline=offline)
+        return DeviceStart(Secret(device_code), user_code, int(DEVICE_S), POLL_S)
+
+    def grant(self, user_code: str, account: str) -> bool:
+        """The person at a browser has signed in for the device that shows this code; False if there is none."""
+        return self._decide(user_code, DeviceState.GRANTED, account)
+
+    def deny(self, user_code: str, account: str) -> bool:
+        """The person has signed in, and says that it is not their device."""
+        return self._decide(user_code, DeviceState.DENIED, account)
+
+    def _decide(self, user_code: str, state: DeviceState, account: str) -> bool:
+        device = self._waiting.shown(user_code)
+        if device is None:
+            return False
+        device.state, device.account = state, account
+        self._audit.write("device decided", account=account, granted=str(state is DeviceState.GRANTED))
+        return True
+
+    async def device_tokens(self, device_code: str) -> Tokens:
+        """Raises: NotYet; Refused DRTP-2032 once the person denied it."""
+        device, hasty = self._waiting.asks(device_code)
+        if device is None:
+            raise NotYet("expired_token")
+        if hasty:
+            raise NotYet("slow_down")
+        match device.state:
+            case DeviceState.WAITING:
+                raise NotYet("authorization_pending")
+            case DeviceState.DENIED:
+                raise NotYet("access_denied")
+            case DeviceState.GRANTED:
+                return (await self._begin(device.account, "", offline=device.offline))[0]
+
+    # ---- refresh ---------------------------------------------------------------------------------------------------
+
+    async def refresh(self, token: str, remote: str) -> Tokens:
+        """The next tokens. Raises: Refused DRTP-2032, DRTP-2034."""
+        try:
+            account, following = await self._logins.refresh(token, remote)
+        except Conflict:
+            raise Refused("DRTP-2032", "The token was used by two at once.") from None
+        return self._tokens(account, "", following)
+
+    async def sign_out(self, token: str, remote: str) -> None:
+        """End the sign-in of a refresh token, if it is one."""
+        if (login := await self._logins.of(token)) is not None:
+            await self._logins.end(login, "signed out", remote)
+
+    async def _begin(self, account: str, nonce: str, *, offline: bool) -> tuple[Tokens, str]:
+        login, refresh = await self._logins.begin(account) if offline else ("", None)
+        return self._tokens(account, nonce, refresh), login
+
+    def _tokens(self, account: str, nonce: str, refresh: Secret[str] | None) -> Tokens:
+        now = int(self._clock.now().timestamp())
+        lifetime_s = int(TOKEN_LIFETIME.total_seconds())
+        claims = {"iss": self.issuer, "sub": account, "aud": CLIENT, "iat": now, "exp": now + lifetime_s}
+        if nonce:
+            claims["nonce"] = nonce
+        return Tokens(Secret(self.keys.sign(claims)), refresh, lifetime_s)

@@ -1,0 +1,102 @@
+"""A policy at work on the whole: the clock cuts live visitors, and bytes take no way that is not allowed."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from scenario.bed import Bed, Serving, echo, eventually, tcp_service
+
+
+@contextmanager
+def serving(bed: Bed, name: str) -> Generator[Serving]:
+    with tcp_service(echo) as port:
+        found = bed.serve(f"tcp://localhost:{port}", "--name", name, "--allow", "127.0.0.1/32")
+        yield found
+        found.stop()
+
+
+def policy(bed: Bed, of: Serving, *rules: dict[str, Any]) -> None:
+    target = {"group": "datumapis.com", "kind": "DRTPService", "name": of.service}
+    body = {
+        "apiVersion": "datumapis.com/v1alpha",
+        "kind": "DRTPAccessPolicy",
+        "metadata": {"name": of.service, "namespace": of.namespace},
+        "spec": {"targetRefs": [target], "rules": list(rules)},
+    }
+    bed.kubectl("apply", "-f", "-", stdin=json.dumps(body))
+
+
+def is_enforced(bed: Bed, of: Serving) -> bool:
+    found = json.loads(bed.kubectl("get", "drtpaccesspolicy", of.service, "-n", of.namespace, "-o", "json"))
+    ancestors = found.get("status", {}).get("ancestors", [])
+    generation = found["metadata"]["generation"]
+    return any(
+        one["type"] == "Enforced" and one["status"] == "True" and one["observedGeneration"] == generation
+        for ancestor in ancestors
+        for one in ancestor["conditions"]
+    )
+
+
+def answers(of: Serving) -> bool:
+    try:
+        with socket.create_connection(of.endpoint, timeout=5) as visitor:
+            visitor.sendall(b"ping")
+            return visitor.recv(10) == b"ping"
+    except OSError:
+        return False
+
+
+def decided(bed: Bed, of: Serving, *options: str) -> dict[str, Any]:
+    asked = bed.datumctl("policy", "test", f"{of.namespace}/{of.service}", *options, "--output", "json")
+    return json.loads(asked.stdout)
+
+
+def test_a_schedule_that_ends_cuts_a_live_visitor_and_lets_nobody_in(bed: Bed) -> None:
+    with serving(bed, "timed") as found:
+        end = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=6)
+        until = end.strftime("%Y-%m-%dT%H:%M:%SZ")
+        policy(bed, found, {"name": "until", "action": "Allow", "schedule": {"notAfter": until}})
+        assert eventually(lambda: is_enforced(bed, found))
+        visitor = socket.create_connection(found.endpoint, timeout=15)
+        visitor.sendall(b"ping")
+        assert visitor.recv(10) == b"ping"
+        with pytest.raises(ConnectionResetError):
+            assert visitor.recv(10) != b""
+        assert -1.0 <= time.time() - end.timestamp() <= 2.5
+        assert eventually(lambda: not answers(found), 3)
+        before = (end - timedelta(seconds=1)).isoformat()
+        assert decided(bed, found, "--from", "127.0.0.1", "--at", before)["decision"] == "Allow"
+        now = decided(bed, found, "--from", "127.0.0.1")
+        assert (now["decision"], now["rule"]) == ("Deny", f"policy/{found.service}/defaultAction")
+
+
+def test_bytes_go_through_the_pops_that_are_named_and_through_no_other(bed: Bed) -> None:
+    with serving(bed, "routed") as found:
+        pops = {one["spec"]["pop"]: one["metadata"]["name"] for one in bed.objects("drtpservers")}
+        here = min(pops)
+
+        def placed() -> set[str]:
+            (connection,) = bed.connections(found.service)
+            return {one["serverRef"]["name"] for one in connection["spec"].get("servers", [])}
+
+        assert placed() == set(pops.values())
+        policy(bed, found, {"name": "here", "action": "Allow", "through": {"pops": [here]}})
+        assert eventually(lambda: placed() == {pops[here]})
+        assert eventually(lambda: answers(found))
+        policy(bed, found, {"name": "nowhere", "action": "Allow", "through": {"pops": ["nowhere"]}})
+        assert eventually(lambda: not placed())
+        assert not answers(found)
+        (connection,) = bed.connections(found.service)
+        scheduled = next(one for one in connection["status"]["conditions"] if one["type"] == "Scheduled")
+        assert scheduled["reason"] == "NoServerAllowed"
+        bed.kubectl("delete", "drtpaccesspolicy", found.service, "-n", found.namespace)
+        assert eventually(lambda: placed() == set(pops.values()))
+        assert eventually(lambda: answers(found))

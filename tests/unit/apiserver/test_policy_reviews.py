@@ -1,0 +1,122 @@
+"""PolicyReview: who would reach a service and by which rule, for those who may read the policies, and nobody else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from unit.apiserver.serving import EVE, JOE, Served
+
+AT = "/apis/policy.datumapis.com/v1alpha/namespaces/joe/policyreviews"
+GROUP = "datumapis.com"
+
+
+async def put(api: Served, kind: str, name: str, spec: dict[str, Any], namespace: str = "joe") -> None:
+    head = {"apiVersion": f"{GROUP}/v1alpha", "kind": kind, "metadata": {"name": name, "namespace": namespace}}
+    status, said = await api.call(
+        "POST", f"/apis/{GROUP}/v1alpha/namespaces/{namespace}/{kind.lower()}s", head | {"spec": spec}
+    )
+    assert status == 201, said
+
+
+async def exposed(api: Served) -> None:
+    local = {"host": "localhost", "port": 5432}
+    await put(api, "DRTPService", "postgres", {"protocol": "TCP", "local": local, "expose": {}})
+
+
+async def policy(api: Served, *rules: dict[str, Any], name: str = "partners", **spec: Any) -> None:
+    target = {"group": GROUP, "kind": "DRTPService", "name": "postgres"}
+    await api.call("DELETE", f"/apis/{GROUP}/v1alpha/namespaces/joe/drtpaccesspolicies/{name}")
+    head = {"apiVersion": f"{GROUP}/v1alpha", "kind": "DRTPAccessPolicy", "metadata": {"name": name}}
+    body = head | {"spec": {"targetRefs": [target], "rules": list(rules), **spec}}
+    status, said = await api.call("POST", f"/apis/{GROUP}/v1alpha/namespaces/joe/drtpaccesspolicies", body)
+    assert status == 201, said
+
+
+async def asked(api: Served, **spec: Any) -> dict[str, Any]:
+    status, said = await api.call("POST", AT, {"spec": {"service": "postgres", **spec}}, token=JOE)
+    assert status == 201, said
+    return said["status"]
+
+
+async def test_the_rule_that_decides_is_named(api: Served) -> None:
+    await exposed(api)
+    assert (await asked(api, **{"from": "203.0.113.9"}))["rule"] == "spec.edgeAllowlist/defaultAction"
+    await policy(
+        api,
+        {"name": "no-kp", "action": "Deny", "countries": ["KP"]},
+        {"name": "acme", "action": "Allow", "organizations": ["acme"], "clientCIDRs": ["203.0.113.0/24"]},
+    )
+    said = await asked(api, **{"as": ["user:bob", "org:acme"], "from": "203.0.113.9", "country": "DE"})
+    assert (said["decision"], said["rule"]) == ("Allow", "policy/partners/acme")
+    (trace,) = said["trace"]
+    assert [(one["name"], one["speaks"]) for one in trace["rules"]] == [("no-kp", "No"), ("acme", "Yes")]
+    assert trace["rules"][1]["parts"] == {"clientCIDRs": "Yes", "organizations": "Yes"}
+
+
+async def test_what_is_unknown_is_said_to_be_unknown(api: Served) -> None:
+    await exposed(api)
+    await policy(api, {"name": "no-kp", "action": "Deny", "countries": ["KP"]}, defaultAction="Allow")
+    said = await asked(api, **{"from": "203.0.113.9"})
+    assert (said["decision"], said["rule"]) == ("Deny", "policy/partners/no-kp")
+    assert said["trace"][-1]["rules"][0]["parts"] == {"countries": "Unknown"}
+
+
+async def test_the_time_is_the_one_that_is_asked_about(api: Served) -> None:
+    await exposed(api)
+    office = {"timeZone": "Europe/Berlin", "weekly": [{"days": ["Mon"], "start": "08:00", "end": "18:00"}]}
+    await policy(api, {"name": "office", "action": "Allow", "schedule": office})
+    visitor = {"from": "203.0.113.9"}
+    assert (await asked(api, at="2026-07-13T06:00:00Z", **visitor))["decision"] == "Allow"
+    assert (await asked(api, at="2026-07-13T16:00:00Z", **visitor))["decision"] == "Deny"
+
+
+async def test_the_way_is_that_of_a_server(api: Served) -> None:
+    await exposed(api)
+    await policy(api, {"name": "germany", "action": "Allow", "through": {"countries": ["DE"]}})
+    location = {"latitude": "50.1", "longitude": "8.7"}
+    server: dict[str, Any] = {"pop": "fra", "country": "DE", "location": location, "serverIP": "203.0.113.1"}
+    server["listeners"] = [{"transport": "TLS", "port": 443}]
+    head = {"apiVersion": f"{GROUP}/v1alpha", "kind": "DRTPServer", "metadata": {"name": "fra-1"}, "spec": server}
+    assert (await api.call("POST", f"/apis/{GROUP}/v1alpha/drtpservers", head))[0] == 201
+    visitor = {"from": "203.0.113.9"}
+    assert (await asked(api, **visitor))["decision"] == "Deny"
+    said = await asked(api, server="fra-1", **visitor)
+    assert (said["decision"], said["server"]) == ("Allow", "fra-1")
+
+
+async def test_a_dry_run_is_listed_and_does_not_decide(api: Served) -> None:
+    await exposed(api)
+    await policy(api, mode="DryRun")
+    said = await asked(api, **{"from": "203.0.113.9"})
+    assert (said["decision"], said["wouldRefuse"]) == ("Allow", ["policy/partners"])
+
+
+async def test_who_may_not_read_the_policies_may_not_ask_whether_there_is_a_service_or_not(api: Served) -> None:
+    await exposed(api)
+    for name in ("postgres", "nothing"):
+        status, said = await api.call("POST", AT, {"spec": {"service": name}}, token=EVE)
+        assert status == 403 and "nothing" not in said["message"]
+    assert (await api.call("POST", AT, {"spec": {"service": "nothing"}}, token=JOE))[0] == 404
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"service": ""},
+        {"as": "user:bob"},
+        {"as": ["bob"]},
+        {"as": ["user:bob", "user:alice"]},
+        {"from": "example.com"},
+        {"country": "Germany"},
+        {"at": "tomorrow"},
+        {"moon": "full"},
+        {"as": ["org:acme"] * 17},
+    ],
+    ids=str,
+)
+async def test_a_question_that_cannot_be_read_is_refused(api: Served, wrong: dict[str, Any]) -> None:
+    await exposed(api)
+    status, said = await api.call("POST", AT, {"spec": {"service": "postgres", **wrong}}, token=JOE)
+    assert (status, said["reason"]) == (422, "Invalid")

@@ -1,0 +1,63 @@
+"""Instructions to paste: sound shell, sound YAML, and the secret in no program's arguments."""
+
+from __future__ import annotations
+
+import subprocess
+from typing import Any
+
+import pytest
+import yaml
+
+from drtp.main.datum.instructions import NAME_MAX, Start, instructions
+from drtp.main.datum.naming import in_project
+from drtp.main.shell import Misused
+
+SECRET = "drtp_enr_abcdefgh1234_" + "x" * 43 + "_123456@127.0.0.1:8443#" + "A" * 43
+START = Start("databases", "db.main", SECRET, replicas=3, image="registry.example/agent:1")
+
+
+@pytest.mark.parametrize("kind", ["shell", "container", "systemd", "kubernetes"])
+def test_each_is_shell_that_a_shell_can_read(kind: str) -> None:
+    text = instructions(START)[kind]
+    subprocess.run(["sh", "-n", "-c", text], check=True, timeout=10)
+    assert text.count(SECRET) == 1
+    (line,) = (one for one in text.splitlines() if SECRET in one)
+    # Alone on a line of a here-document, or a member of a manifest.
+    assert line in {SECRET, f'stringData: {{secret: "{SECRET}"}}'}
+
+
+def test_the_manifest_is_what_it_says() -> None:
+    text = instructions(START)["kubernetes"]
+    body = text.split("<<'END_OF_MANIFEST'\n")[1].removesuffix("END_OF_MANIFEST\n")
+    secret, workload = yaml.safe_load_all(body)
+    assert secret["stringData"] == {"secret": SECRET}
+    spec: dict[str, Any] = workload["spec"]
+    assert (workload["kind"], spec["replicas"]) == ("StatefulSet", 3)
+    pod = spec["template"]["spec"]
+    assert pod["volumes"][0]["secret"] == {"secretName": secret["metadata"]["name"], "optional": True}
+    (container,) = pod["containers"]
+    assert container["image"] == START.image
+    assert container["command"][:4] == ["datumctl", "serve", "--service", "databases/db.main"]
+
+
+def test_names_of_units_are_labels_however_long_the_service_is_called() -> None:
+    long = Start("p" * 63, "s.t-" * 40, SECRET)
+    assert len(long.unit) <= NAME_MAX
+    assert "." not in long.unit
+    assert not long.unit.endswith("-")
+
+
+@pytest.mark.parametrize(
+    ("written", "given", "wanted"),
+    [("db", None, ("here", "db")), ("db", "there", ("there", "db")), ("there/db", None, ("there", "db"))],
+)
+def test_a_name_says_its_project_or_the_context_does(written: str, given: str | None, wanted: tuple[str, str]) -> None:
+    assert in_project(written, given, "here") == wanted
+
+
+@pytest.mark.parametrize(
+    ("written", "given"), [("a/b/c", None), ("/db", None), ("a/", None), ("a/db", "b"), ("", None)]
+)
+def test_what_names_no_one_thing_is_refused(written: str, given: str | None) -> None:
+    with pytest.raises(Misused, match="DRTP-7002"):
+        in_project(written, given, "here")
