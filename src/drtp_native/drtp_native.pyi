@@ -27,3 +27,8 @@ class TunnelAgent(_Tunnel):
 
 class TunnelGateway(_Tunnel):
     """The visitors' side of UDP."""
+
+class TunnelConnector(_Tunnel):
+    """The callers' side of `connect`."""
+
+def carry_stdio(path: str) -> None: ...

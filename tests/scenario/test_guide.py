@@ -19,7 +19,17 @@ PAGES = [
     "README.md",
     *(
         f"docs/guide/{name}.md"
-        for name in ("serve", "networks", "database", "credentials", "routes", "tenants", "people", "catalogue")
+        for name in (
+            "serve",
+            "networks",
+            "connect",
+            "database",
+            "credentials",
+            "routes",
+            "tenants",
+            "people",
+            "catalogue",
+        )
     ),
     "docs/operations/README.md",
 ]

@@ -240,11 +240,11 @@ pub struct AgentConfig {
     pub lanes: u8,
 }
 
-/// What a gateway's core starts with: an agent's, without anything to serve.
+/// What a gateway's core, or a connector's, starts with: an agent's, without anything to serve.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct GatewayConfig {
-    /// The gateway's own identity: `…/gateway/<uid>`.
+    /// Its own identity: `…/gateway/<uid>`, or `…/connector/<uid>`.
     pub identity: Identity,
     /// As an agent's.
     pub epoch: u64,

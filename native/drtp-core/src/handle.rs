@@ -227,6 +227,25 @@ impl TunnelGateway {
 
 face!(TunnelGateway);
 
+/// The callers' side of `connect`: listens on local ports, and brings each connection sealed to an agent of its service.
+pub struct TunnelConnector {
+    handle: Handle,
+}
+
+impl TunnelConnector {
+    /// Starts the driver; it listens and dials when a plan is applied.
+    pub fn new(config: GatewayConfig) -> Result<Self, CoreError> {
+        let credentials = Credentials::new(&config.identity)?;
+        credentials.own.must_be_own(Role::Connector)?;
+        let (poll, waker) = poll_with_waker()?;
+        let news = Arc::clone(&waker);
+        let run = move |inbox| Agent::new(config.into(), credentials, poll, inbox, news).run();
+        Ok(Self { handle: Handle::start("drtp-connector", waker, run)? })
+    }
+}
+
+face!(TunnelConnector);
+
 fn poll_with_waker() -> Result<(Poll, Arc<Waker>), CoreError> {
     let poll = Poll::new().map_err(|error| CoreError::io("poll", error))?;
     let waker = Waker::new(poll.registry(), WAKE_TOKEN).map_err(|error| CoreError::io("waker", error))?;

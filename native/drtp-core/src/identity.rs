@@ -3,6 +3,9 @@
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+/// What may stand before the role in an identity.
+const SCOPES: [&str; 4] = ["org", "project", "user", "app"];
+
 /// What a certificate may be for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Role {
@@ -12,6 +15,8 @@ pub enum Role {
     Pop,
     /// Brings visitors.
     Gateway,
+    /// Brings what its user's or its application's own programs open: `datumctl connect`.
+    Connector,
     /// Any other role of the system: never welcome here.
     Other,
 }
@@ -23,6 +28,7 @@ impl Role {
             Role::Agent => "agent",
             Role::Pop => "pop",
             Role::Gateway => "gateway",
+            Role::Connector => "connector",
             Role::Other => "other",
         }
     }
@@ -95,7 +101,8 @@ impl PeerIdentity {
     }
 }
 
-/// `spiffe://<trust domain>/[org/<uid>/][project/<uid>/]<role>/<uid>`, and nothing beside it.
+/// `spiffe://<trust domain>/[org/<uid>/][project/<uid>/]<role>/<uid>`, and nothing beside it. A connector's comes with
+/// whose it is: `user/<uid>/` or `org/<uid>/project/<uid>/app/<uid>/` before it.
 fn parse(uri: &str, not_after: i64) -> Option<PeerIdentity> {
     let rest = uri.strip_prefix("spiffe://")?;
     let (trust_domain, path) = rest.split_once('/')?;
@@ -105,13 +112,16 @@ fn parse(uri: &str, not_after: i64) -> Option<PeerIdentity> {
         return None;
     }
     let (scope, last) = segments.split_at(segments.len() - 2);
-    if !scope.chunks(2).all(|pair| pair[0] == "org" || pair[0] == "project") {
+    let of_caller = |pair: &[&str]| pair[0] == "user" || pair[0] == "app";
+    let scoped = scope.chunks(2).all(|pair| SCOPES.contains(&pair[0]));
+    if !scoped || scope.chunks(2).any(of_caller) != (last[0] == "connector") {
         return None;
     }
     let role = match last[0] {
         "agent" => Role::Agent,
         "pop" => Role::Pop,
         "gateway" => Role::Gateway,
+        "connector" => Role::Connector,
         "controlplane" | "user" => Role::Other,
         _ => return None,
     };
@@ -127,8 +137,14 @@ mod tests {
         let agent = parse("spiffe://td/org/o/project/p/agent/a-1", 5).unwrap();
         assert_eq!((agent.role, agent.uid.as_str()), (Role::Agent, "a-1"));
         assert_eq!(parse("spiffe://td/pop/p1", 5).map(|p| p.role), Some(Role::Pop));
+        let connector = parse("spiffe://td/user/u/connector/c-1", 5).unwrap();
+        assert_eq!((connector.role, connector.uid.as_str()), (Role::Connector, "c-1"));
+        let of_app = parse("spiffe://td/org/o/project/p/app/a/connector/c-2", 5).unwrap();
+        assert_eq!((of_app.role, of_app.uid.as_str()), (Role::Connector, "c-2"));
         for bad in [
             "spiffe://td/agent/a/pop/p",
+            "spiffe://td/user/u/agent/a",
+            "spiffe://td/connector/c",
             "spiffe://td/agent/",
             "spiffe://td/agent/a/b",
             "https://td/agent/a",

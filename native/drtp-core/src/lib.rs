@@ -1,6 +1,6 @@
 //! The DRTP tunnel core: a sans-I/O protocol (`drtp/1`) and the driver that moves the bytes.
 //!
-//! Hosts use [`TunnelServer`] (a POP), [`TunnelAgent`] and [`TunnelGateway`]. Each runs one driver thread of their own; every method may be
+//! Hosts use [`TunnelServer`] (a POP), [`TunnelAgent`], [`TunnelGateway`] and [`TunnelConnector`]. Each runs one driver thread of their own; every method may be
 //! called from any thread, and none waits for a peer.
 
 pub mod access;
@@ -17,6 +17,7 @@ pub mod proxy;
 mod report;
 mod server;
 pub mod session;
+mod stdio;
 pub mod through;
 mod tls;
 
@@ -26,5 +27,6 @@ pub use config::{
 };
 pub use error::CoreError;
 pub use event::Event;
-pub use handle::{TunnelAgent, TunnelGateway, TunnelServer};
+pub use handle::{TunnelAgent, TunnelConnector, TunnelGateway, TunnelServer};
 pub use report::{ApplyOutcome, ConnectionStats, EntryOutcome, FlowRecord, LaneStats, LocalStats, SessionStats, Stats};
+pub use stdio::carry_stdio;

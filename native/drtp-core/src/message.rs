@@ -8,6 +8,8 @@ pub const VERSION: u16 = 1;
 pub const CAPABILITY_DATAGRAMS: u32 = 1;
 /// Capability bit: MOVE and several lanes are understood.
 pub const CAPABILITY_LANES: u32 = 2;
+/// Capability bit: streams that are sealed from end to end are understood.
+pub const CAPABILITY_SEALED: u32 = 4;
 /// Longest connection id taken. UIDs are UUIDs (36); the slack is for other uid forms.
 const CONNECTION_BYTES_MAX: usize = 128;
 
@@ -54,6 +56,8 @@ pub enum ResetCode {
     Lost = 12,
     /// A flow of datagrams was silent for its time: its ordinary end.
     Idle = 13,
+    /// The end-to-end encryption broke: not who was expected, changed bytes, or an end without a word.
+    Unsealed = 14,
 }
 
 impl ResetCode {
@@ -73,6 +77,7 @@ impl ResetCode {
             10 => Self::TargetForbidden,
             12 => Self::Lost,
             13 => Self::Idle,
+            14 => Self::Unsealed,
             _ => Self::Cancelled,
         }
     }
@@ -94,6 +99,7 @@ impl ResetCode {
             Self::Cancelled => "cancelled",
             Self::Lost => "tunnel lost",
             Self::Idle => "idle",
+            Self::Unsealed => "end-to-end encryption broke",
         }
     }
 }
@@ -206,6 +212,18 @@ pub enum Carries {
     Bytes,
     /// Datagrams, as UDP does: DGRAM frames. Such a stream is a flow.
     Datagrams,
+    /// Bytes of a TLS connection between connector and agent: DATA frames, which nobody between them can read.
+    Sealed,
+}
+
+impl Carries {
+    const fn wire(self) -> u8 {
+        match self {
+            Self::Bytes => 0,
+            Self::Datagrams => 1,
+            Self::Sealed => 2,
+        }
+    }
 }
 
 /// A visitor came. It names a connection, never an address to dial.
@@ -240,7 +258,7 @@ impl Open {
         let name = &name[..name.len().min(CONNECTION_BYTES_MAX)];
         out.push(name.len() as u8);
         out.extend_from_slice(name);
-        out.push(u8::from(self.carries == Carries::Datagrams));
+        out.push(self.carries.wire());
         out
     }
 
@@ -260,6 +278,7 @@ impl Open {
         let carries = match r.u8() {
             Ok(0) | Err(_) => Carries::Bytes,
             Ok(1) => Carries::Datagrams,
+            Ok(2) => Carries::Sealed,
             Ok(_) => return Err(MessageError::Field),
         };
         Ok(Self { connection, visitor, destination, stream_id, deadline_ms, carries })

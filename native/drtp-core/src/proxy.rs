@@ -16,6 +16,10 @@ const TLV_STREAM_ID: u8 = 0xe0;
 const TLV_SERVICE: u8 = 0xe1;
 /// TLV: the gateway's uid, which counts where nothing but a file's mode says who it is.
 const TLV_GATEWAY: u8 = 0xe2;
+/// TLV, to local services only: who called by `connect`, `user:<name>` or `app:<name>`, as it has proven to the agent.
+const TLV_CALLER: u8 = 0xe3;
+/// Text of one TLV that is written.
+const TLV_TEXT_MAX: usize = 256;
 
 /// What a header says. Addresses are absent for LOCAL, UNKNOWN and UNSPEC: they are never invented.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -199,6 +203,17 @@ pub fn write_v2(
     destination: Option<SocketAddr>,
     stream_id: &str,
 ) -> Vec<u8> {
+    write_v2_of(transport, source, destination, stream_id, None)
+}
+
+/// The same, with the caller who has proven itself to the agent as another TLV.
+pub fn write_v2_of(
+    transport: Transport,
+    source: Option<SocketAddr>,
+    destination: Option<SocketAddr>,
+    stream_id: &str,
+    caller: Option<&str>,
+) -> Vec<u8> {
     let transport = if transport == Transport::Bytes { 0x01 } else { 0x02 };
     let mut body = Vec::with_capacity(96);
     let (command, family) = match same_family(source, destination) {
@@ -215,10 +230,13 @@ pub fn write_v2(
             (0x21, transport | if source.is_ipv4() { 0x10 } else { 0x20 })
         }
     };
-    if !stream_id.is_empty() {
-        body.push(TLV_STREAM_ID);
-        body.extend_from_slice(&(stream_id.len() as u16).to_be_bytes());
-        body.extend_from_slice(stream_id.as_bytes());
+    for (kind, text) in [(TLV_STREAM_ID, stream_id), (TLV_CALLER, caller.unwrap_or_default())] {
+        let text = &text.as_bytes()[..text.len().min(TLV_TEXT_MAX)];
+        if !text.is_empty() {
+            body.push(kind);
+            body.extend_from_slice(&(text.len() as u16).to_be_bytes());
+            body.extend_from_slice(text);
+        }
     }
     let mut out = SIGNATURE.to_vec();
     out.extend_from_slice(&[command, family]);

@@ -135,6 +135,9 @@ pub struct FlowRecord {
     pub ended_unix_ms: u64,
     /// Visitor `address:port`, "" if unknown.
     pub visitor: String,
+    /// Agent: who called by `connect`, as it has proven: `user:joe`, `app:reports`; "" for a gateway's visitor.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub caller: String,
     /// Service `<namespace>/<name>`.
     pub service: String,
     /// Connection uid.

@@ -23,6 +23,8 @@ use outer::{Caller, caller, web_config};
 
 /// ALPN of tunnels, mandatory both ways.
 pub const ALPN: &[u8] = b"drtp/1";
+/// ALPN of the TLS inside a sealed stream: a lane's handshake is never taken for one, nor the other way round.
+pub const ALPN_SEALED: &[u8] = b"drtp-sealed/1";
 /// What sealing adds to each record of 16 KiB, rounded up.
 const RECORD_SLACK: usize = 64;
 /// Plain bytes per record.
@@ -34,6 +36,13 @@ const BATCH_SLACK: usize = 512;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("TLS: {0}")]
 pub struct TlsError(String);
+
+impl TlsError {
+    /// Bytes after the peer's close_notify.
+    pub fn after_the_end() -> Self {
+        Self("bytes after the end".into())
+    }
+}
 
 impl From<rustls::Error> for TlsError {
     fn from(error: rustls::Error) -> Self {
@@ -50,6 +59,10 @@ pub struct Credentials {
     pub endpoint: Arc<ServerConfig>,
     /// Dialling a POP.
     pub tunnel_client: Arc<ClientConfig>,
+    /// The agent's end of sealed streams.
+    pub sealed_server: Arc<ServerConfig>,
+    /// The connector's end of them.
+    pub sealed_client: Arc<ClientConfig>,
     /// Whoever comes to the agents' door without `drtp/1`: a WebSocket is offered, and inside it `tunnel_server`.
     pub web: Arc<ServerConfig>,
     /// Who we are.
@@ -112,8 +125,13 @@ impl Credentials {
             .map_err(wrong)?;
         tunnel_client.alpn_protocols = vec![ALPN.to_vec()];
         tunnel_client.resumption = Resumption::disabled();
+        let (mut sealed_server, mut sealed_client) = (endpoint.clone(), tunnel_client.clone());
+        sealed_server.alpn_protocols = vec![ALPN_SEALED.to_vec()];
+        sealed_client.alpn_protocols = vec![ALPN_SEALED.to_vec()];
         Ok(Self {
             web,
+            sealed_server: Arc::new(sealed_server),
+            sealed_client: Arc::new(sealed_client),
             tunnel_server: Arc::new(tunnel_server),
             endpoint: Arc::new(endpoint),
             tunnel_client: Arc::new(tunnel_client),
@@ -490,6 +508,16 @@ impl Tls {
     pub fn prefix(&mut self, scratch: &mut [u8]) -> usize {
         scratch[..self.rest.len()].copy_from_slice(&self.rest);
         self.rest.len()
+    }
+
+    /// Bytes of the incomplete record at rest.
+    pub fn rest_bytes(&self) -> usize {
+        self.rest.len()
+    }
+
+    /// As `prefix`, at the end of a buffer that grows.
+    pub fn put_rest(&self, records: &mut Vec<u8>) {
+        records.extend_from_slice(&self.rest);
     }
 
     /// Takes `records` (which starts with the `prefix`); plain bytes go to `sink`, handshake answers to `out`.

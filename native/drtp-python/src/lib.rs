@@ -97,6 +97,14 @@ class!(TunnelAgent, drtp_core::TunnelAgent, drtp_core::AgentConfig, "The private
 
 class!(TunnelGateway, drtp_core::TunnelGateway, drtp_core::GatewayConfig, "The visitors' side of UDP.", {});
 
+class!(TunnelConnector, drtp_core::TunnelConnector, drtp_core::GatewayConfig, "The callers' side of `connect`.", {});
+
+/// Copies standard input to a connector's Unix port and back, until the service has ended its direction.
+#[pyfunction]
+fn carry_stdio(py: Python<'_>, path: std::path::PathBuf) -> PyResult<()> {
+    py.detach(|| drtp_core::carry_stdio(&path)).map_err(failed)
+}
+
 /// What the core decides on each of `cases`, JSON lines as of `Case`: one byte a case, `1` allowed, plus `2` where a
 /// list that only counts would refuse. For tests that hold both languages together.
 #[pyfunction]
@@ -108,5 +116,5 @@ fn decide<'py>(py: Python<'py>, cases: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
 #[pymodule]
 mod drtp_native {
     #[pymodule_export]
-    use super::{NativeError, TunnelAgent, TunnelGateway, TunnelServer, decide};
+    use super::{NativeError, TunnelAgent, TunnelConnector, TunnelGateway, TunnelServer, carry_stdio, decide};
 }

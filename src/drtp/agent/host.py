@@ -136,7 +136,7 @@ class AgentHost:
             ):
                 await self._run_locked()
         except BaseExceptionGroup as errors:
-            failure = _terminal_in(errors)
+            failure = terminal_in(errors)
             if failure is None:
                 raise
             self._fail(failure)
@@ -183,7 +183,7 @@ class AgentHost:
             lanes=settings.lanes,
         )
         self._phase = AgentPhase.CONNECTING
-        tunnel = TunnelAgent(config, _tunnel_identity(identity))
+        tunnel = TunnelAgent(config, tunnel_identity(identity))
         return _Running(tunnel, self._pins(), self._targets, Plan(), identity=identity, place=await self._place())
 
     async def _place(self) -> str:
@@ -199,13 +199,14 @@ class AgentHost:
             yield
             return
         # Late: an agent without pages starts faster without a web server.
-        from drtp.agent.pages import free_socket, status_pages
+        from drtp.agent.pages import agent_readiness, free_socket, status_pages
 
         collector = AgentCollector(self.view)
         REGISTRY.register(collector)
         try:
             hosts = self._settings.local_hosts
-            async with status_pages(free_socket(*wanted), self.view, hosts, self._clock) as url:
+            state = lambda: agent_readiness(self.view.value or AgentView())  # noqa: E731 - one expression, used once
+            async with status_pages(free_socket(*wanted), state, hosts, self._clock) as url:
                 self._local_url = url
                 yield
         finally:
@@ -272,7 +273,7 @@ class AgentHost:
             if running.identity is identity:
                 continue
             try:
-                await running.tunnel.rotate(_tunnel_identity(identity))
+                await running.tunnel.rotate(tunnel_identity(identity))
             except DrtpError as error:
                 # The old certificate stays in force; the next renewal brings another.
                 log.warning("certificate not taken", code=error.code, error=error.what)
@@ -330,8 +331,8 @@ class AgentHost:
             services=services,
             pops=pops,
             flows=stats.recent,
-            feed=self._feed_view(),
-            certificate=_certificate_view(running),
+            feed=feed_view(self._feed),
+            certificate=certificate_view(running.identity, running.renewals),
             streams=stats.streams,
             rates=total(rates),
             quarantined=plan.refused,
@@ -366,10 +367,6 @@ class AgentHost:
             stats = await running.tunnel.stats()
         await self._clock.sleep(GOODBYE_S)
 
-    def _feed_view(self) -> FeedView:
-        state = self._feed.state.value
-        return FeedView() if state is None else FeedView(state.phase.value, state.code, state.message)
-
     def _publish(self, **changed: object) -> None:
         self.view.set(msgspec.structs.replace(self.view.value or AgentView(), **changed))
 
@@ -398,24 +395,32 @@ def _note(event: Event) -> None:
             log.warning("event not for an agent", type=type(event).__name__)
 
 
-def _terminal_in(errors: BaseExceptionGroup[BaseException]) -> Terminal | None:
+def terminal_in(errors: BaseExceptionGroup[BaseException]) -> Terminal | None:
+    """The error that ends a host for good, if one is in `errors`."""
     terminals = errors.subgroup(Terminal)
     while isinstance(terminals, BaseExceptionGroup):
         terminals = terminals.exceptions[0]
     return terminals if isinstance(terminals, Terminal) else None
 
 
-def _tunnel_identity(identity: Identity) -> TunnelIdentity:
+def tunnel_identity(identity: Identity) -> TunnelIdentity:
+    """As the core takes it."""
     return TunnelIdentity(identity.chain_pem, identity.key_pem, identity.bundle_pem)
 
 
-def _certificate_view(running: _Running) -> CertificateView | None:
-    identity = running.identity
+def feed_view(feed: Feed) -> FeedView:
+    """The connection to the control plane, for people."""
+    state = feed.state.value
+    return FeedView() if state is None else FeedView(state.phase.value, state.code, state.message)
+
+
+def certificate_view(identity: Identity | None, renewals: int) -> CertificateView | None:
+    """The certificate in use; `renewals` since the process started."""
     if identity is None:
         return None
     return CertificateView(
         generation=identity.generation,
         not_before_unix_ms=int(identity.not_before.timestamp() * 1000),
         not_after_unix_ms=int(identity.not_after.timestamp() * 1000),
-        renewals=running.renewals,
+        renewals=renewals,
     )

@@ -8,20 +8,30 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
+from typing import NamedTuple
 
 import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 from prometheus_client import exposition
 
-from drtp.agent.view import AgentView
+from drtp.agent.view import AgentPhase, AgentView, Failure
 from drtp.kit.clock import Clock
 from drtp.kit.door import NEIGHBOURS, serving
 from drtp.kit.errors import Terminal
-from drtp.kit.latest import Latest
 from drtp.kit.observe import REGISTRY
+
+
+class Readiness(NamedTuple):
+    """What `/ready` says; whatever is in it encodes to JSON."""
+
+    ready: bool
+    phase: AgentPhase
+    services: Sequence[object]
+    failure: Failure | None
+
 
 PORTS_TRIED = 32
 """From the wanted port on: a machine may run a few agents."""
@@ -46,14 +56,14 @@ def free_socket(address: str, port: int) -> socket.socket:
 
 @asynccontextmanager
 async def status_pages(
-    listener: socket.socket, view: Latest[AgentView], hosts: tuple[str, ...], clock: Clock
+    listener: socket.socket, state: Callable[[], Readiness], hosts: tuple[str, ...], clock: Clock
 ) -> AsyncGenerator[str, None]:
-    """Serve until left; gives the URL."""
+    """Serve until left; gives the URL. `state` is asked at each request for `/ready`."""
     address, port = listener.getsockname()[:2]
     named = f"[{address}]" if ":" in address else address
     allowed = {name.lower() for name in ("localhost", named, *hosts)}
     application = web.Application(middlewares=[_only_for(allowed)], client_max_size=1024)
-    application.router.add_get("/ready", _ready_page(view))
+    application.router.add_get("/ready", _ready_page(state))
     application.router.add_get("/metrics", _metrics_page)
     async with serving("pages", application, listener, NEIGHBOURS, clock):
         yield f"http://{named}:{port}"
@@ -71,28 +81,29 @@ def _only_for(allowed: set[str]) -> Middleware:
     return check
 
 
-def _ready_page(view: Latest[AgentView]) -> Handler:
+def _ready_page(state: Callable[[], Readiness]) -> Handler:
     async def ready(_request: web.Request) -> web.StreamResponse:
-        """200 when every enabled service was proven end to end on some path; 503 otherwise. JSON either way."""
-        seen = view.value or AgentView()
-        document = {
-            "ready": seen.ready,
-            "phase": seen.phase,
-            "services": [
-                {
-                    "service": service.key,
-                    "ready": service.ready,
-                    "reason": service.reason,
-                    "message": service.message,
-                    "paths": service.paths,
-                }
-                for service in seen.services
-            ],
-            "failure": seen.failure,
-        }
+        """200 when every service can be reached on some path; 503 otherwise. JSON either way."""
+        seen = state()
+        document = {"ready": seen.ready, "phase": seen.phase, "services": seen.services, "failure": seen.failure}
         return web.json_response(body=msgspec.json.encode(document), status=200 if seen.ready else 503)
 
     return ready
+
+
+def agent_readiness(view: AgentView) -> Readiness:
+    """Ready: every enabled service was proven end to end on some path."""
+    services = [
+        {
+            "service": service.key,
+            "ready": service.ready,
+            "reason": service.reason,
+            "message": service.message,
+            "paths": service.paths,
+        }
+        for service in view.services
+    ]
+    return Readiness(view.ready, view.phase, services, view.failure)
 
 
 async def _metrics_page(_request: web.Request) -> web.StreamResponse:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from drtp.agent.plan import Plan, service_key
 from drtp.agent.view import LocalView, PathView, PopView, Rates, ServiceView
@@ -23,8 +23,13 @@ _STATES = {
 
 def pop_views(plan: Plan, stats: Stats) -> tuple[PopView, ...]:
     """One line for each tunnel server of the plan, Primary first."""
+    return views_of(plan.servers, stats)
+
+
+def views_of(servers: Iterable[PlanServer], stats: Stats) -> tuple[PopView, ...]:
+    """One line for each of `servers`, in their order."""
     sessions = _by_peer(stats)
-    return tuple(_pop_view(server, sessions.get(server.server)) for server in plan.servers)
+    return tuple(_pop_view(server, sessions.get(server.server)) for server in servers)
 
 
 def _by_peer(stats: Stats) -> dict[str, SessionStats]:

@@ -32,6 +32,7 @@ class EdgeRole(Enum):
     AGENT = "agent"
     POP = "pop"
     GATEWAY = "gateway"
+    CONNECTOR = "connector"
 
 
 def digest(entries: Entries) -> str:
@@ -137,8 +138,8 @@ ToEdge = SnapshotDelta | Renewed | Trust | RenewRefused | Goodbye | Heartbeat
 
 
 class EnrolRequest(Model, frozen=True):
-    """POST `/v1/enrol`, no client certificate. Either `secret`, or an `Authorization: Bearer` user token with
-    `namespace` and `services`.
+    """POST `/v1/enrol`, no client certificate. Either `secret`, or an `Authorization: Bearer` user token: with
+    `namespace` and `services` for an agent, without them for a connector.
     """
 
     csr_pem: str

@@ -72,6 +72,23 @@ class EnrolmentSecret(Model, frozen=True, kw_only=True, omit_defaults=False):
     spec: EnrolmentSecretSpec
 
 
+class CallerKind(Enum):
+    """Whose connector it is."""
+
+    USER = "user"
+    APP = "app"
+
+
+class CallerRecord(Model, frozen=True):
+    """Who a connector acts for, as its enrolment proved: `groups` and `within` as of a `User`."""
+
+    kind: CallerKind
+    uid: str
+    name: str
+    groups: tuple[str, ...] = ()
+    within: tuple[str, ...] = ()
+
+
 class EdgeIdentitySpec(Model, frozen=True):
     """One edge as its certificate names it.
 
@@ -80,6 +97,7 @@ class EdgeIdentitySpec(Model, frozen=True):
     public keys of that certificate and of the one before (hex). `used_generation`: the newest one that has connected;
     an older one coming later is a copied key, and locks the identity. `key_superseded` is the key that a new enrolment
     of the same edge replaced: it is refused, but no sign of a copy.
+    A connector's `caller` is whose it is, and `wants` are the services (`<namespace>/<name>`) that it asked for last.
     `bundle`: the digest of the roots that the edge says it trusts; "" from edges before that.
     `addresses`, `version`, `hostname`: from the newest Hello (a gateway's public listeners are reached at `addresses`).
     """
@@ -103,6 +121,8 @@ class EdgeIdentitySpec(Model, frozen=True):
     addresses: tuple[str, ...] = ()
     version: str = ""
     hostname: str = ""
+    caller: CallerRecord | None = None
+    wants: tuple[str, ...] = ()
     bundle: str = ""
 
     @property

@@ -164,4 +164,16 @@ class GatewayRegistration(Model, frozen=True, tag="gateway", tag_field="type"):
     version: str = ""
 
 
-Registration = PopRegistration | AgentRegistration | GatewayRegistration
+CALLED_MAX = 64
+"""Services that one connector may present."""
+
+
+class ConnectorRegistration(Model, frozen=True, tag="connector", tag_field="type"):
+    """What a connector says of itself at each connect. `services`: what it wants to present, `<namespace>/<name>`."""
+
+    hostname: str = ""
+    version: str = ""
+    services: Annotated[tuple[Text253, ...], Meta(max_length=CALLED_MAX)] = ()
+
+
+Registration = PopRegistration | AgentRegistration | GatewayRegistration | ConnectorRegistration

@@ -1,9 +1,9 @@
 """Desired state on its way down: what one edge is told, as keyed entries under one generation.
 
-RouteTable for a POP, TunnelPlan for an agent, GatewayTable for a gateway. Each is a set of entries by key; meaning is
-always the whole set. An entry names the objects it was computed from, so that a report of "applied" can be held
-against exactly those. The native core reads `RouteEntry`, `TrustEntry`, `DenyEntry`, `PlanServer` and `PlanService`
-from this very JSON; `tests/vectors` holds examples that both languages read.
+RouteTable for a POP, TunnelPlan for an agent, ConnectPlan for a connector, GatewayTable for a gateway. Each is a set of
+entries by key; meaning is always the whole set. An entry names the objects it was computed from, so that a report of
+"applied" can be held against exactly those. The native core reads `RouteEntry`, `TrustEntry`, `DenyEntry`, `PlanServer`
+and `PlanService` from this very JSON; `tests/vectors` holds examples that both languages read.
 """
 
 from __future__ import annotations
@@ -111,6 +111,18 @@ class Limits(Model, frozen=True):
 # ---- RouteTable: for one POP ---------------------------------------------------------------------------------------
 
 
+class Caller(Model, frozen=True):
+    """A connector that may open sealed streams to a service, and whose it is. `kind`: `user` or `app`.
+
+    `identity` is the connector's uid, as its certificate has it; `uid` and `name` are the user's or application's.
+    """
+
+    identity: str
+    kind: str
+    uid: str = ""
+    name: str = ""
+
+
 class RouteEntry(Model, frozen=True, tag="route", tag_field="type"):
     """Key `route/<connection uid>`. One connection's endpoint on this POP. The POP chooses the port itself."""
 
@@ -127,6 +139,7 @@ class RouteEntry(Model, frozen=True, tag="route", tag_field="type"):
     leaving: bool = False
     """The connection moves to other POPs; this one says how many visitors it still has."""
     limits: Limits = Limits()
+    callers: tuple[Caller, ...] = ()
     place: PopPlace | None = None
     """Where this POP is, for rules that name carriers."""
     sources: tuple[Source, ...] = ()
@@ -180,6 +193,9 @@ class PlanService(Model, frozen=True, tag="service", tag_field="type"):
     ready: bool = False
     reason: str = ""
     message: str = ""
+    callers: tuple[Caller, ...] = ()
+    sealed_only: bool = False
+    """Nobody may visit in clear, by no gateway: whatever a POP brings so, the agent refuses."""
     sources: tuple[Source, ...] = ()
 
 
@@ -193,6 +209,32 @@ class MeasureTarget(Model, frozen=True, tag="measure", tag_field="type"):
     name: str
     address: str
     port: int
+    sources: tuple[Source, ...] = ()
+
+
+# ---- ConnectPlan: for one connector --------------------------------------------------------------------------------
+
+
+class ConnectWay(Model, frozen=True):
+    """One connection of a service: the agent that is to be found at the other end, and the POPs it is on, by uid."""
+
+    connection: str
+    agent: str
+    servers: tuple[str, ...] = ()
+
+
+class PlanConnect(Model, frozen=True, tag="connect", tag_field="type"):
+    """Key `connect/<namespace>/<name>`. A service that a connector asked for; beside it its POPs, as `PlanServer`.
+
+    `reason`, unless empty, is why nothing can flow. `NotAllowed` says nothing about whether there is such a service.
+    """
+
+    namespace: str
+    name: str
+    service: str = ""
+    protocol: Protocol = Protocol.TCP
+    ways: tuple[ConnectWay, ...] = ()
+    reason: str = ""
     sources: tuple[Source, ...] = ()
 
 
@@ -402,6 +444,7 @@ Entry = (
     | PlanServer
     | PlanService
     | MeasureTarget
+    | PlanConnect
     | GatewayListener
     | ServingCertificate
     | Backend

@@ -20,6 +20,9 @@ from drtp.kit.errors import Refused
 _UID = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 _TRUST_DOMAIN = r"[a-z0-9][a-z0-9._-]{0,254}"
 _AGENT = re.compile(rf"spiffe://({_TRUST_DOMAIN})/org/({_UID})/project/({_UID})/agent/({_UID})")
+_CONNECTOR = re.compile(
+    rf"spiffe://({_TRUST_DOMAIN})/(?:user/({_UID})|org/({_UID})/project/({_UID})/app/({_UID}))/connector/({_UID})"
+)
 _OTHER = re.compile(rf"spiffe://({_TRUST_DOMAIN})/(pop|gateway|controlplane|user)/({_UID})")
 
 
@@ -31,22 +34,30 @@ class PeerRole(Enum):
     GATEWAY = "gateway"
     CONTROLPLANE = "controlplane"
     USER = "user"
+    CONNECTOR = "connector"
 
 
 @dataclass(frozen=True, slots=True)
 class SpiffeId:
-    """One identity. `organization` and `project` are uids, for agents only."""
+    """One identity. `organization` and `project` are uids, of agents and of applications' connectors.
+
+    `caller`: whose connector it is, the uid of a user or, with a project, of an application.
+    """
 
     trust_domain: str
     role: PeerRole
     uid: str
     organization: str = ""
     project: str = ""
+    caller: str = ""
 
     def __str__(self) -> str:
         """The URI."""
         if self.role is PeerRole.AGENT:
             return f"spiffe://{self.trust_domain}/org/{self.organization}/project/{self.project}/agent/{self.uid}"
+        if self.role is PeerRole.CONNECTOR:
+            whose = f"org/{self.organization}/project/{self.project}/app" if self.project else "user"
+            return f"spiffe://{self.trust_domain}/{whose}/{self.caller}/connector/{self.uid}"
         return f"spiffe://{self.trust_domain}/{self.role.value}/{self.uid}"
 
 
@@ -55,6 +66,9 @@ def parse_uri(uri: str) -> SpiffeId:
     if found := _AGENT.fullmatch(uri):
         trust_domain, organization, project, uid = found.groups()
         return SpiffeId(trust_domain, PeerRole.AGENT, uid, organization, project)
+    if found := _CONNECTOR.fullmatch(uri):
+        trust_domain, user, organization, project, app, uid = found.groups()
+        return SpiffeId(trust_domain, PeerRole.CONNECTOR, uid, organization or "", project or "", user or app)
     if found := _OTHER.fullmatch(uri):
         trust_domain, role, uid = found.groups()
         return SpiffeId(trust_domain, PeerRole(role), uid)

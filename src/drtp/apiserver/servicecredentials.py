@@ -1,5 +1,5 @@
 """A posted `ServiceCredentials`: a one-time secret for agents of a service, shown once, or kept in a Secret for as long
-as it is good.
+as it is good; or for the connectors of an application, by its service account, shown once.
 
 The Secret is for who applies manifests and pods that mount it. It names in an annotation when it ends, it goes with the
 last use or with the end, and the service's `status.credentialsSecretRef` names it while it is there.
@@ -42,11 +42,21 @@ class ServiceCredentials:
     async def make(self, body: JsonObject, namespace: str, user: User) -> JsonObject:
         """The posted object with its status. Raises: Failure 422, Refused DRTP-2005, NotFound, AlreadyExists."""
         spec = Spec(body)
-        service, secret_name = spec.text("service", needed=True), spec.text("secretName")
+        account = spec.text("serviceAccount")
+        service, secret_name = spec.text("service", needed=not account), spec.text("secretName")
         uses = spec.number("uses", 1, 1, USES_MAX)
         lifetime_s = spec.number("lifetimeSeconds", LIFETIME_S, 60, LIFETIME_MAX_S)
         sources = spec.texts("sourceCIDRs", SOURCES_MAX)
         spec.done()
+        by = f"user {user.uid or user.name}"
+        if account:
+            if service or secret_name:
+                raise Failure(
+                    422, "DRTP-1010", "spec.serviceAccount: Invalid value: goes with no service and no Secret"
+                )
+            minted = await self._of_account(user, namespace, account, (uses, lifetime_s, sources), by)
+            status: JsonObject = {"id": minted.id, "expires": minted.expires_at.isoformat()}
+            return body | {"metadata": {"namespace": namespace}, "status": status | {"secret": self._whole(minted)}}
         self._authorise(user, namespace, service, secret_name)
         held = await self._store.get(Key(f"DRTPService.{drtp.GROUP}", namespace, service))
         if "deletionTimestamp" in held.metadata:
@@ -57,12 +67,29 @@ class ServiceCredentials:
             uses_max=uses,
             lifetime_s=lifetime_s,
             source_cidrs=sources,
-            created_by=f"user {user.uid or user.name}",
+            created_by=by,
             keep=partial(self._kept, held, secret_name) if secret_name else None,
         )
-        status: JsonObject = {"service": held.uid, "id": minted.id, "expires": minted.expires_at.isoformat()}
+        status = {"service": held.uid, "id": minted.id, "expires": minted.expires_at.isoformat()}
         status |= {"secretName": secret_name} if secret_name else {"secret": self._whole(minted)}
         return body | {"metadata": {"namespace": namespace}, "status": status}
+
+    async def _of_account(
+        self, user: User, namespace: str, account: str, asked: tuple[int, int, tuple[str, ...]], by: str
+    ) -> Minted:
+        """For connectors of an application: whoever may make its tokens may let them in. Raises: Refused, NotFound."""
+        if not self._authoriser.decide(user, "create", "", "serviceaccounts", "token", namespace, account).allowed:
+            raise Refused("DRTP-2005")
+        held = await self._store.get(Key("ServiceAccount", namespace, account))
+        uses, lifetime_s, sources = asked
+        return await self._secrets.mint(
+            EdgeRole.CONNECTOR,
+            Bound(kind=held.key.kind, name=account, namespace=namespace, uid=held.uid),
+            uses_max=uses,
+            lifetime_s=lifetime_s,
+            source_cidrs=sources,
+            created_by=by,
+        )
 
     def _authorise(self, user: User, namespace: str, service: str, secret_name: str) -> None:
         """Whoever may change a service may let agents serve it. Raises: Refused, before anything is looked up."""

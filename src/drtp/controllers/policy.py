@@ -63,7 +63,7 @@ class PolicyController:
 
     def from_edge(self, world: World, change: EdgeChange) -> Iterable[Key]:
         """Edges repeat the sources of what they have in force: the policy itself is among them."""
-        if change.part == "" and change.edge.role is not EdgeRole.AGENT:
+        if change.part == "" and change.edge.role in {EdgeRole.POP, EdgeRole.GATEWAY}:
             yield from world.view.keys(POLICY)
             return
         report = world.observed.report(change.edge.uid, change.part)

@@ -10,13 +10,19 @@ from enum import Enum
 import msgspec
 
 from drtp.api import drtp
-from drtp.api.core import ORGANIZATION_LABEL
 from drtp.api.feed import EdgeRole, EnrolRequest
-from drtp.api.internal import Account, Bound, EdgeIdentity, EdgeIdentitySpec
+from drtp.api.internal import Account, Bound, CallerRecord, EdgeIdentity, EdgeIdentitySpec
 from drtp.api.meta import Key
 from drtp.api.people import Authoriser, User
-from drtp.api.reports import AgentRegistration, GatewayRegistration, PopRegistration, Registration
+from drtp.api.reports import (
+    AgentRegistration,
+    ConnectorRegistration,
+    GatewayRegistration,
+    PopRegistration,
+    Registration,
+)
 from drtp.api.spiffe import PeerRole, parse_uri
+from drtp.edgeserver.connectors import account_behind, app_of, caller_of, organization_uid, scope_of, seen_of
 from drtp.edgeserver.identities import ATTEMPTS, Identities, denial, usable
 from drtp.edgeserver.registrations import SERVICE, Registrations
 from drtp.issuers.audit import AuditLog
@@ -37,6 +43,7 @@ _ROLES: dict[type[Registration], EdgeRole] = {
     AgentRegistration: EdgeRole.AGENT,
     PopRegistration: EdgeRole.POP,
     GatewayRegistration: EdgeRole.GATEWAY,
+    ConnectorRegistration: EdgeRole.CONNECTOR,
 }
 
 
@@ -115,6 +122,8 @@ class Enrolment:
         Raises: Refused DRTP-2005.
         """
         namespace, services = request.namespace or "", request.services
+        if isinstance(request.registration, ConnectorRegistration):
+            return await self._connector_of(request, request.registration, user, remote)
         if not isinstance(request.registration, AgentRegistration) or not namespace or not services:
             raise Refused("DRTP-2005", "A user enrols agents, for services of one namespace.")
         if len(services) > SERVICES_MAX:
@@ -132,6 +141,32 @@ class Enrolment:
                 await self._unless_shut(user, uid)
                 return await self._done(uid, remote)
         raise Retryable("DRTP-2003", "Many enrolments of one agent at once.")
+
+    async def _connector_of(
+        self, request: EnrolRequest, said: ConnectorRegistration, user: User, remote: str
+    ) -> Enrolled:
+        """A connector of a user. It may do nothing by itself: each service decides anew who may call it."""
+        if not user.uid:
+            raise Refused("DRTP-2005", "Only a user with an account has connectors.")
+        key = proven_key(request.csr_pem)
+        for _ in range(ATTEMPTS):
+            candidate = _let_in(await self._connector(caller_of(user), said, key), f"user {user.uid}")
+            write, uid = self._identities.first(candidate.spec, key, candidate.held)
+            if await self._written([write]):
+                await self._unless_shut(user, uid)
+                return await self._done(uid, remote)
+        raise Retryable("DRTP-2003", "Many enrolments of one connector at once.")
+
+    async def _connector(self, caller: CallerRecord, said: ConnectorRegistration, key: ProvenKey) -> _Candidate:
+        """Its uid is made from its key and its caller, so that enrolling again with one key is one identity."""
+        uid = str(uuid.uuid5(uuid.NAMESPACE_OID, f"connector {self._authority.pin} {caller.uid} {key.fingerprint}"))
+        scope = await scope_of(self._store, caller)
+        name = self._authority.identity(PeerRole.CONNECTOR, uid, caller=caller.uid, **scope)
+        held = await self._identities.find(uid)
+        if held is not None and (denial(held.record.spec) or held.record.spec.key_now != key.fingerprint):
+            raise Refused("DRTP-2001", "the key was used by an identity that has moved on")
+        spec = EdgeIdentitySpec(role=EdgeRole.CONNECTOR, uri=str(name), caller=caller)
+        return _Candidate(msgspec.structs.replace(spec, **seen_of(said)), held)
 
     def _may_serve(self, user: User, namespace: str, name: str) -> bool:
         """Whoever may change a service could let anybody serve it; a workload has `serve`, and changes nothing."""
@@ -158,6 +193,9 @@ class Enrolment:
                 return await self._pop(bound, said)
             case GatewayRegistration():
                 return await self._gateway(bound, said)
+            case ConnectorRegistration():
+                await account_behind(self._store, bound)
+                return await self._connector(app_of(bound), said, key)
 
     async def _agent(
         self, bound: Sequence[Bound], said: AgentRegistration, key: ProvenKey, remote: str, former: Former
@@ -168,12 +206,11 @@ class Enrolment:
             project = await self._store.get(Key("Namespace", "", namespace))
         except NotFound:
             raise Refused("DRTP-2017") from None
-        organization = project.labels.get(ORGANIZATION_LABEL) or project.uid
         uid = str(uuid.uuid5(uuid.UUID(project.uid), key.fingerprint))
         name = self._authority.identity(
             PeerRole.AGENT,
             uid,
-            organization=str(uuid.uuid5(uuid.NAMESPACE_OID, f"organization {organization}")),
+            organization=organization_uid(project),
             project=project.uid,
         )
         held = await self._identities.find(uid)

@@ -58,14 +58,25 @@ SILENCE_MAX_S = 3 * HEARTBEAT_INTERVAL_S
 SEND_TIMEOUT_S = 10.0
 """An edge that reads nothing for so long is gone; its newest snapshot waits for it at the next connection."""
 
-REPORTS_MAX: dict[EdgeRole, int] = {EdgeRole.AGENT: 2_000, EdgeRole.POP: 100_000, EdgeRole.GATEWAY: 200_000}
-MESSAGE_BYTES_MAX: dict[EdgeRole, int] = {EdgeRole.AGENT: 1 << 20, EdgeRole.POP: 32 << 20, EdgeRole.GATEWAY: 32 << 20}
+REPORTS_MAX: dict[EdgeRole, int] = {
+    EdgeRole.AGENT: 2_000,
+    EdgeRole.POP: 100_000,
+    EdgeRole.GATEWAY: 200_000,
+    EdgeRole.CONNECTOR: 0,
+}
+MESSAGE_BYTES_MAX: dict[EdgeRole, int] = {
+    EdgeRole.AGENT: 1 << 20,
+    EdgeRole.POP: 32 << 20,
+    EdgeRole.GATEWAY: 32 << 20,
+    EdgeRole.CONNECTOR: 1 << 20,
+}
 """A whole report set fits, and what a stranger with one certificate can make us hold is bounded."""
 
 _MAY_SAY: dict[EdgeRole, tuple[type[Report], ...]] = {
     EdgeRole.AGENT: (ServiceReport, TunnelReport, RoundTrips),
     EdgeRole.POP: (RouteReport, PopReport, PeerPaths),
     EdgeRole.GATEWAY: (ExposureReport, GatewayReport),
+    EdgeRole.CONNECTOR: (),
 }
 
 

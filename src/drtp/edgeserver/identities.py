@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from datetime import datetime, timedelta
 
 import msgspec
@@ -24,6 +25,8 @@ from drtp.store.protocol import Create, NotFound, Store, Update, Write
 GRACE = timedelta(days=7)
 """An edge that was off over a long weekend comes back by itself with its expired certificate's key."""
 FORGOTTEN_AFTER = timedelta(days=1)
+
+_FORGETTABLE = frozenset({EdgeRole.AGENT, EdgeRole.CONNECTOR})
 
 ATTEMPTS = 5
 """Conditional writes that lose a race are judged anew this often; then the caller retries."""
@@ -182,8 +185,17 @@ class Identities:
         project = await self._deny(uid, reason, revoked=True)
         self._audit.write("identity revoked", project=project, identity=uid, reason=reason, by=by)
 
+    async def revoke_where(self, wanted: Callable[[EdgeIdentity], bool], reason: str) -> None:
+        """Withdraw all that `wanted` chooses, and that is not withdrawn yet."""
+        for stored in (await self._store.list(EDGE_IDENTITY)).items:
+            record = msgspec.json.decode(stored.raw, type=EdgeIdentity)
+            if not record.spec.revoked and wanted(record):
+                await self.revoke(record.metadata.name, reason)
+
     async def collect(self) -> int:
-        """Forget agents that can never come back, and whose deny-list entry nobody needs; gives how many.
+        """Forget agents and connectors that can never come back, and whose deny-list entry nobody needs.
+
+        Gives how many.
 
         POPs and gateways stay: their uids are known to others.
         """
@@ -191,7 +203,7 @@ class Identities:
         gone = 0
         for stored in (await self._store.list(EDGE_IDENTITY)).items:
             spec = msgspec.json.decode(stored.raw, type=EdgeIdentity).spec
-            if spec.role is EdgeRole.AGENT and spec.not_after is not None and spec.not_after < horizon:
+            if spec.role in _FORGETTABLE and spec.not_after is not None and spec.not_after < horizon:
                 with contextlib.suppress(NotFound):
                     await self._store.delete(stored.key)
                     gone += 1

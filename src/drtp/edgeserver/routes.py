@@ -30,6 +30,7 @@ from drtp.api.feed import (
 from drtp.api.internal import Bound
 from drtp.api.meta import Key
 from drtp.api.people import Authenticator, Authoriser
+from drtp.api.spiffe import PeerRole, SpiffeId
 from drtp.edgeserver.answers import answer, bearer_of, fault, key_of, leaf_of, plain_fault, remote_of
 from drtp.edgeserver.enrolment import Enrolled, Enrolment
 from drtp.edgeserver.identities import GRACE, Identities
@@ -162,22 +163,27 @@ class Routes:
             return plain_fault("DRTP-2003", 429)
         try:
             wanted = msgspec.json.decode(await _body(request), type=RenewRequest)
-            leaf, uid = self._expired_holder(wanted)
+            leaf, name = self._expired_holder(wanted)
         except (Refused, msgspec.DecodeError, ValueError) as error:
             reason = getattr(error, "what", None) or type(error).__name__
             log.info("late renewal refused", remote=remote, reason=reason)
             self._audit.write_paced("renewal refused", remote=remote, decision="refused", reason=reason)
             return plain_fault("DRTP-2001", 403)
-        if self._clock.now() - leaf.not_valid_after_utc > GRACE:
+        # A user's connector comes back by a login, what was off over a weekend and has nobody to log in by its old key.
+        of_user = name.role is PeerRole.CONNECTOR and not name.project
+        if of_user or self._clock.now() - leaf.not_valid_after_utc > GRACE:
             reason = "expired for longer than the grace"
-            self._audit.write_paced("renewal refused", identity=uid, remote=remote, decision="refused", reason=reason)
+            self._audit.write_paced(
+                "renewal refused", identity=name.uid, remote=remote, decision="refused", reason=reason
+            )
             return plain_fault("DRTP-2009", 403)
+        uid = name.uid
         key = proven_key(wanted.csr_pem)
         await self._identities.caught_up(uid, key_of(leaf), leaf.not_valid_after_utc, wanted.generation)
         return answer(await self._identities.renew(uid, key_of(leaf), key, wanted.generation, remote=remote))
 
-    def _expired_holder(self, wanted: RenewRequest) -> tuple[x509.Certificate, str]:
-        """The leaf and uid, once nonce, signature and chain (as of its last valid moment) hold. Raises: Refused."""
+    def _expired_holder(self, wanted: RenewRequest) -> tuple[x509.Certificate, SpiffeId]:
+        """The leaf and its name, once nonce, signature and chain (at its last valid moment) hold. Raises: Refused."""
         text, _, seal = wanted.nonce.rpartition(".")
         if not self._nonces.fits(text, seal) or int(text.partition(".")[0]) < self._clock.now().timestamp():
             raise Refused("DRTP-2001", "stale nonce")
@@ -192,7 +198,7 @@ class Routes:
         except (InvalidSignature, binascii.Error):
             raise Refused("DRTP-2001", "no proof of possession") from None
         name = self._authority.verify_edge(chain, chain[0].not_valid_after_utc - timedelta(seconds=1))
-        return chain[0], name.uid
+        return chain[0], name
 
     async def _mint(self, request: web.Request) -> web.Response:
         """A one-time secret for a service that the user may change; authorised before the service is looked up."""

@@ -17,10 +17,11 @@ from prometheus_client import Counter, Gauge
 from drtp.api.feed import PROTOCOL, EdgeRole, FromEdge, Goodbye, Hello
 from drtp.api.internal import EDGE_IDENTITY, EdgeIdentity, EdgeIdentitySpec
 from drtp.api.people import Authenticator, Authoriser
-from drtp.api.reports import AgentRegistration, GatewayRegistration, PopRegistration
+from drtp.api.reports import AgentRegistration, ConnectorRegistration, GatewayRegistration, PopRegistration
 from drtp.api.snapshots import Snapshot
 from drtp.api.spiffe import PeerRole, identity_of
 from drtp.edgeserver.answers import key_of, leaf_of, plain_fault, remote_of
+from drtp.edgeserver.connectors import SERVICE_ACCOUNT, is_of, seen_of
 from drtp.edgeserver.enrolment import Enrolment
 from drtp.edgeserver.feed import MESSAGE_BYTES_MAX, FeedSession, Peer
 from drtp.edgeserver.identities import Identities, denial
@@ -236,6 +237,8 @@ class EdgeServer:
                 spec = await self.identities.connected(
                     uid, peer.key_fingerprint, bundle=bundle, version=said.version[:64], addresses=said.addresses[:16]
                 )
+            case ConnectorRegistration(), EdgeRole.CONNECTOR:
+                spec = await self.identities.connected(uid, peer.key_fingerprint, **seen_of(said))
             case AgentRegistration(), EdgeRole.AGENT:
                 spec = await self.identities.connected(uid, peer.key_fingerprint, bundle=bundle)
                 writes = await self._registrations.connections(uid, spec, said, peer.remote)
@@ -328,6 +331,11 @@ class EdgeServer:
                 self._observed.forget(record.metadata.name)
         elif event.stored.key.kind == SERVER and event.type is EventType.DELETED:
             await self.identities.revoke(event.stored.uid, "its DRTPServer was deleted")
+        elif event.stored.key.kind == SERVICE_ACCOUNT and event.type is EventType.DELETED:
+            _, namespace, name = event.stored.key
+            await self.identities.revoke_where(
+                lambda one: is_of(one, namespace, name), "its service account was deleted"
+            )
 
     async def _collect(self) -> None:
         while True:

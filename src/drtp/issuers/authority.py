@@ -178,9 +178,11 @@ class Authority:
         """Those that may issue now, oldest first."""
         return [(usage, number, signer.certificate) for usage in Usage for number, signer in self._usable(usage)]
 
-    def identity(self, role: PeerRole, uid: str, *, organization: str = "", project: str = "") -> SpiffeId:
+    def identity(
+        self, role: PeerRole, uid: str, *, organization: str = "", project: str = "", caller: str = ""
+    ) -> SpiffeId:
         """The name of somebody in this trust domain."""
-        return SpiffeId(self.trust_domain, role, uid, organization, project)
+        return SpiffeId(self.trust_domain, role, uid, organization, project, caller)
 
     def issue(self, identity: SpiffeId, key: ec.EllipticCurvePublicKey, hosts: tuple[str, ...] = ()) -> Issued:
         """A leaf for `identity`; `hosts` are the names it may be dialled by."""

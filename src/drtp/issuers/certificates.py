@@ -30,6 +30,7 @@ class Usage(Enum):
     GATEWAY = "gateway"
     AGENT = "agent"
     USER = "user"
+    CONNECTOR = "connector"
     WEB = "web"
 
 
@@ -48,6 +49,7 @@ PROFILES: dict[Usage, Profile] = {
     # An agent is also the TLS server of end-to-end streams.
     Usage.AGENT: Profile((SERVER, CLIENT), EDGE_LIFETIME),
     Usage.USER: Profile((CLIENT,), timedelta(hours=8)),
+    Usage.CONNECTOR: Profile((CLIENT,), timedelta(hours=8)),
     # Shown to visitors: nobody's identity, and a gateway must outlast a long absence of the control plane.
     Usage.WEB: Profile((SERVER,), timedelta(days=3)),
 }

@@ -483,6 +483,58 @@ TUNNEL: dict[str, Code] = {
         "If no way works, ask whoever runs the network to let WebSockets, or TLS without inspection, pass to the "
         "tunnel servers (`datumctl diagnose` lists them). An older tunnel server has no WebSocket: upgrade it.",
     ),
+    "DRTP-4060": Code(
+        "Not allowed to connect",
+        "There is no service of this name that you may connect to.",
+        "Check its name, NAMESPACE/SERVICE. Its owner lets you in by the verb connect on drtpservices/connect in that "
+        "project; the role `edit` has it.",
+    ),
+    "DRTP-4061": Code(
+        "Serving agent away",
+        "No agent serves this service now.",
+        "Its owner starts `datumctl serve` for it; connect goes on by itself then.",
+    ),
+    "DRTP-4062": Code(
+        "Local port not to be had",
+        "The local address, port or path to present a service at cannot be used.",
+        "Choose another with --local or --unix; --local 0 takes a free port.",
+    ),
+    "DRTP-4063": Code(
+        "Connection not answered",
+        "A connection reached the service's agent, or nearly, and was refused.",
+        "The event says where: the owner looks whether the local service is up (`datumctl status` on its side).",
+    ),
+    "DRTP-4064": Code(
+        "UDP is not carried by connect",
+        "The service is a UDP service. connect protects every byte from end to end by TLS, which UDP has no place for.",
+        "Reach it by its public address, if its owner exposes it.",
+    ),
+    "DRTP-4065": Code(
+        "End-to-end encryption broke",
+        "At the other end was not the agent that the control plane names, or bytes were changed or cut on their way.",
+        "Tell the operator: a tunnel server, or a network that it trusts, does what it must not. No changed byte was "
+        "delivered.",
+    ),
+    "DRTP-4066": Code(
+        "No tunnel server connected",
+        "No tunnel server on which the service is has a session with this connector yet.",
+        "If it stays so: `datumctl diagnose` finds what is in the way.",
+    ),
+    "DRTP-4067": Code(
+        "Service disabled",
+        "The owner has disabled the service.",
+        "The owner enables it with `datumctl enable`; connect goes on by itself then.",
+    ),
+    "DRTP-4068": Code(
+        "Whom to let in is not said",
+        "An address that other machines can reach was asked for, without saying which of them may use it.",
+        "Name them with --allow-remote CIDR, or present the service on 127.0.0.1.",
+    ),
+    "DRTP-4069": Code(
+        "Login needed to connect",
+        "This connector's certificate has ended, and only its user can get another.",
+        "Log in, then run the command again.",
+    ),
 }
 
 GATEWAY: dict[str, Code] = {

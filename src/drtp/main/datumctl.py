@@ -21,6 +21,7 @@ cli = LazyGroup(
     _HELP,
     commands_at={
         "serve": "drtp.main.datum.serve_command:serve",
+        "connect": "drtp.main.datum.connect_command:connect",
         "status": "drtp.main.datum.status:status",
         "servers": "drtp.main.datum.servers:servers",
         "catalog": "drtp.main.datum.catalog:catalog",

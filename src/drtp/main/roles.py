@@ -64,6 +64,7 @@ _EDIT = [
     _rule(["serve"], drtp.GROUP, "drtpservices"),
     _rule(WRITE, gatewayapi.GROUP, *_GATEWAY),
     _rule(["create"], "identity.datumapis.com", "revocations", "servicecredentials"),
+    _rule(["connect"], drtp.GROUP, "drtpservices/connect"),
     _rule(["create"], "", "serviceaccounts/token"),
 ]
 _ADMIN = [

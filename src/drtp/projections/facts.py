@@ -7,7 +7,7 @@ from typing import NamedTuple, cast
 
 from drtp.api import quotas
 from drtp.api.core import ORGANIZATION_LABEL, Namespace, ResourceQuota
-from drtp.api.drtp import DRTPAccessPolicy, DRTPConnection, DRTPServer, DRTPService, EnforcementPoint
+from drtp.api.drtp import DRTPAccessPolicy, DRTPConnection, DRTPServer, DRTPService, EnforcementPoint, Transport
 from drtp.api.gatewayapi import (
     Gateway,
     HTTPRoute,
@@ -242,6 +242,18 @@ def identity(read: Reader, uid: str) -> EdgeIdentity | None:
     """An edge that is not denied."""
     found = read.get(EdgeIdentity, "", uid)
     return None if found is None or found.spec.denied else found
+
+
+def agent_of(read: Reader, found: DRTPConnection) -> EdgeRef | None:
+    """The agent that may serve a connection: an identity of that role and tenant, not denied. A claim is no proof."""
+    uid = found.spec.client.agent_id
+    wanted = Standing(EdgeRole.AGENT, found.metadata.namespace, denied=False)
+    return EdgeRef(EdgeRole.AGENT, uid) if uid and standing(read, uid) == wanted else None
+
+
+def tunnel_port(server: DRTPServer) -> int | None:
+    """Where a tunnel server takes lanes."""
+    return next((one.port for one in server.spec.listeners if one.transport is Transport.TLS), None)
 
 
 def listeners_owner(read: Reader, kind: str, namespace: str, name: str) -> Gateway | ListenerSet | None:

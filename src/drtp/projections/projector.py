@@ -11,8 +11,9 @@ from drtp.api import gatewayapi
 from drtp.api.drtp import DRTPConnection, DRTPServer
 from drtp.api.internal import EdgeIdentity
 from drtp.api.meta import Key
+from drtp.api.rbac import ClusterRole, ClusterRoleBinding, Role, RoleBinding
 from drtp.api.snapshots import Entry
-from drtp.projections import exposures, facts, listeners, tunnels
+from drtp.projections import connects, exposures, facts, listeners, tunnels
 from drtp.projections.cells import Cells, Reader, Result, Unit
 from drtp.projections.settings import ProjectionSettings
 from drtp.store.observed import EdgeRef
@@ -33,6 +34,7 @@ _UNITS: Mapping[str, tuple[int, Compute]] = {
     "connection": (1, tunnels.connection),
     "server": (2, tunnels.server),
     "agent": (2, tunnels.agent),
+    "connector": (2, connects.connector),
     "port": (2, listeners.port),
     "certificate": (3, listeners.certificate),
     "route": (3, exposures.route),
@@ -77,7 +79,7 @@ class Projector:
         self._view = view
         self._settings = settings
         ranks = {kind: rank for kind, (rank, _) in _UNITS.items()}
-        self._cells = Cells(view, self._compute, ranks, facts.INDEXES, rests=self._rests)
+        self._cells = Cells(view, self._compute, ranks, (*facts.INDEXES, *connects.INDEXES), rests=self._rests)
 
     def rebuild(self) -> set[EdgeRef]:
         """Take in everything the View holds. Gives every edge whose entries have changed."""
@@ -148,6 +150,7 @@ KINDS: tuple[str, ...] = (
     gatewayapi.REFERENCE_GRANT,
     "EdgeIdentity.internal.datumapis.com",
     "Claim.internal.datumapis.com",
+    *(kind_key(model) for model in (Role, RoleBinding, ClusterRole, ClusterRoleBinding)),
 )
 """Kinds that a View must follow for projections."""
 

@@ -15,7 +15,6 @@ from drtp.api.drtp import (
     DRTPService,
     EnforcementPoint,
     Role,
-    Transport,
 )
 from drtp.api.internal import EdgeIdentity, EdgeRole
 from drtp.api.meta import ConditionStatus
@@ -32,7 +31,7 @@ from drtp.api.snapshots import (
     Source,
     TrustEntry,
 )
-from drtp.projections import facts
+from drtp.projections import connects, facts
 from drtp.projections.cells import Reader, Result, Unit
 from drtp.projections.settings import ProjectionSettings
 from drtp.rules import access, asking, conditions, entrykeys
@@ -94,7 +93,7 @@ def connection(unit: Unit, read: Reader, settings: ProjectionSettings) -> Result
     if found is None or found.metadata.deletion_timestamp is not None:
         return Result()
     result = Result()
-    agent = agent_of(read, found)
+    agent = facts.agent_of(read, found)
     service = read.get(DRTPService, unit[1], found.spec.service_ref.name)
     carriage = facts.carriage(read, found, service) if service else Access()
     allowed = [one for one in found.spec.servers if _may_carry(read, one, carriage)]
@@ -115,7 +114,10 @@ def connection(unit: Unit, read: Reader, settings: ProjectionSettings) -> Result
             entry = msgspec.structs.replace(route, leaving=assigned.role is Role.LEAVING, place=place)
             result.entries[EdgeRef(EdgeRole.POP, server.metadata.uid), entrykeys.route(found.metadata.uid)] = entry
     if agent is not None:
-        result.entries[agent, entrykeys.service(found.metadata.uid)] = _plan(found, service, tuple(servers))
+        plan = _plan(found, service, tuple(servers))
+        result.entries[agent, entrykeys.service(found.metadata.uid)] = msgspec.structs.replace(
+            plan, callers=route.callers, sealed_only=not route.access.lists or access.NOBODY in route.access.lists
+        )
     return result
 
 
@@ -125,17 +127,16 @@ def _may_carry(read: Reader, assigned: AssignedServer, carriage: Access) -> bool
     return not carriage.lists or (server is not None and asking.may_carry(carriage, access.place_of(server)))
 
 
-def agent_of(read: Reader, found: DRTPConnection) -> EdgeRef | None:
-    """The agent that may serve a connection: an identity of that role and tenant, not denied. A claim is no proof."""
-    uid = found.spec.client.agent_id
-    wanted = facts.Standing(EdgeRole.AGENT, found.metadata.namespace, denied=False)
-    return EdgeRef(EdgeRole.AGENT, uid) if uid and facts.standing(read, uid) == wanted else None
-
-
 def identity(unit: Unit, read: Reader, _settings: ProjectionSettings) -> Result:
-    """How one identity stands."""
+    """How one identity stands. A connector's own unit is sent whose it is and what it asks for."""
     known = read.get(EdgeIdentity, "", unit[1])
-    return Result(value=facts.Standing(known.spec.role, known.spec.namespace, known.spec.denied) if known else None)
+    if known is None:
+        return Result()
+    spec = known.spec
+    result = Result(value=facts.Standing(spec.role, spec.namespace, spec.denied))
+    if spec.role is EdgeRole.CONNECTOR and spec.caller is not None and not spec.denied:
+        result.facts["connector", unit[1]] = connects.Asks(spec.caller, spec.wants)
+    return result
 
 
 def _route(
@@ -161,6 +162,7 @@ def _route(
         plain_from=settings.plain_from,
         enabled=service.spec.enabled,
         limits=limits,
+        callers=connects.callers_of(read, service),
         sources=facts.sources([found.metadata, *origin]),
     )
 
@@ -202,7 +204,7 @@ def agent(unit: Unit, read: Reader, settings: ProjectionSettings) -> Result:
         roles[name] = min(roles.get(name, role), role, key=ROLES.index)
     for name, role in roles.items():
         server = facts.tunnel_server(read, name)
-        port = _tunnel_port(server) if server else None
+        port = facts.tunnel_port(server) if server else None
         if server is None or port is None:
             continue
         result.entries[EdgeRef(EdgeRole.AGENT, uid), entrykeys.server(server.metadata.uid)] = PlanServer(
@@ -221,10 +223,6 @@ def agent(unit: Unit, read: Reader, settings: ProjectionSettings) -> Result:
     return result
 
 
-def _tunnel_port(server: DRTPServer) -> int | None:
-    return next((one.port for one in server.spec.listeners if one.transport is Transport.TLS), None)
-
-
 def servers(_unit: Unit, read: Reader, _settings: ProjectionSettings) -> Result:
     """Where tunnel servers are: of each its record's few words that do not change with every heartbeat."""
     found = [
@@ -239,7 +237,7 @@ def servers(_unit: Unit, read: Reader, _settings: ProjectionSettings) -> Result:
         )
         for one in read.indexed(DRTPServer, "all", True)
         if not one.spec.unschedulable
-        and (port := _tunnel_port(one)) is not None
+        and (port := facts.tunnel_port(one)) is not None
         and one.metadata.uid not in (read.value(facts.DENIED_POPS) or ())
     ]
     return Result(value=tuple(sorted(found, key=lambda one: one.name)))
@@ -278,7 +276,7 @@ def server(unit: Unit, read: Reader, settings: ProjectionSettings) -> Result:
         name=settings.server_name(found.metadata.name),
         address=found.spec.server_ip,
         health_port=found.spec.health_port,
-        tunnel_port=_tunnel_port(found) or 0,
+        tunnel_port=facts.tunnel_port(found) or 0,
         sockets=found.spec.sockets.directory if found.spec.sockets else "",
         sockets_mark=found.spec.sockets.mark if found.spec.sockets else "",
         sources=facts.sources([found.metadata]),

@@ -34,6 +34,11 @@ def service(connection_uid: str) -> str:
     return f"service/{connection_uid}"
 
 
+def connect(namespace: str, name: str) -> str:
+    """PlanConnect."""
+    return f"connect/{namespace}/{name}"
+
+
 def backend(service_uid: str) -> str:
     """Backend."""
     return f"backend/{service_uid}"

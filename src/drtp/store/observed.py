@@ -17,7 +17,7 @@ from prometheus_client import Gauge
 from drtp.api.feed import Applied, ReportDelta
 from drtp.api.internal import EdgeRole
 from drtp.api.meta import Key
-from drtp.api.reports import AgentRegistration, Registration, Report
+from drtp.api.reports import AgentRegistration, ConnectorRegistration, Registration, Report
 from drtp.api.snapshots import Generation
 from drtp.kit.observe import REGISTRY
 from drtp.store.changes import Changes
@@ -52,7 +52,7 @@ class EdgeChange(NamedTuple):
 class EdgeState:
     """Everything one edge has said in its newest connection.
 
-    `name` is the name in its registration ("" for an agent); `remote` the address it was seen from.
+    `name` is the name in its registration ("" for an agent or a connector); `remote` the address it was seen from.
     `applied` and `quarantined` (snapshot entry key -> reason) are what it said of its snapshot; None before it did.
     """
 
@@ -69,7 +69,8 @@ class EdgeState:
     @property
     def name(self) -> str:
         """What the edge calls itself; "" for an agent."""
-        return "" if isinstance(self.registration, AgentRegistration) else self.registration.name
+        said = self.registration
+        return "" if isinstance(said, AgentRegistration | ConnectorRegistration) else said.name
 
 
 Listener = Callable[[EdgeChange], None]

@@ -1,7 +1,8 @@
 """The Python face of the native tunnel core: typed documents, and its events in the host's own loop.
 
-The sole importer of `drtp_native`. Hosts hold a `TunnelServer`, a `TunnelAgent` or a `TunnelGateway`, apply deltas made
-of snapshot entries, and learn what became of them by events and stats. No payload byte comes this way.
+The sole importer of `drtp_native`. Hosts hold a `TunnelServer`, a `TunnelAgent`, a `TunnelGateway` or a
+`TunnelConnector`, apply deltas made of snapshot entries, and learn what became of them by events and stats. No payload
+byte comes this way.
 """
 
 from drtp.tunnel.config import (
@@ -34,7 +35,7 @@ from drtp.tunnel.events import (
     TunnelDown,
     TunnelUp,
 )
-from drtp.tunnel.face import TunnelAgent, TunnelGateway, TunnelServer
+from drtp.tunnel.face import TunnelAgent, TunnelConnector, TunnelGateway, TunnelServer, carry_stdio
 from drtp.tunnel.stats import ConnectionStats, FlowRecord, LaneStats, LocalStats, SessionPhase, SessionStats, Stats
 
 __all__ = [
@@ -68,6 +69,7 @@ __all__ = [
     "Target",
     "TargetTls",
     "TunnelAgent",
+    "TunnelConnector",
     "TunnelDown",
     "TunnelGateway",
     "TunnelIdentity",
@@ -76,5 +78,6 @@ __all__ = [
     "Way",
     "Ways",
     "WebIdentity",
+    "carry_stdio",
     "delta_between",
 ]

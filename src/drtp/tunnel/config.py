@@ -114,7 +114,7 @@ class Ways(Model, frozen=True):
 
 
 class GatewayConfig(Model, frozen=True):
-    """A gateway's core, which listens for UDP and brings flows to POPs. `epoch` as an agent's."""
+    """A gateway's core, which brings UDP flows, or a connector's, which brings streams. `epoch` as an agent's."""
 
     epoch: int
     liveness: Liveness = Liveness()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import TypeVar
 
 import msgspec
@@ -44,7 +45,9 @@ def _translated(error: drtp_native.NativeError) -> DrtpError:
 class _Tunnel:
     """What they have in common."""
 
-    _native: drtp_native.TunnelServer | drtp_native.TunnelAgent | drtp_native.TunnelGateway
+    _native: (
+        drtp_native.TunnelServer | drtp_native.TunnelAgent | drtp_native.TunnelGateway | drtp_native.TunnelConnector
+    )
     _closed = False
 
     async def apply(self, delta: Delta) -> ApplyOutcome:
@@ -127,7 +130,32 @@ class TunnelGateway(_Tunnel):
         self._native = _started(drtp_native.TunnelGateway, config, identity)
 
 
-_N = TypeVar("_N", drtp_native.TunnelServer, drtp_native.TunnelAgent, drtp_native.TunnelGateway)
+class TunnelConnector(_Tunnel):
+    """The callers' side of `connect`: local ports, and the sessions with POPs that carry what comes to them, sealed."""
+
+    def __init__(self, config: GatewayConfig, identity: TunnelIdentity) -> None:
+        """Start the driver; it listens and dials when entries are applied. Raises: Terminal, Invalid, Retryable."""
+        self._native = _started(drtp_native.TunnelConnector, config, identity)
+
+
+def carry_stdio(path: Path) -> None:
+    """Copy standard input to a connector's Unix port and back, until the service has ended its direction; it blocks.
+
+    Raises: Retryable where nobody listens there.
+    """
+    try:
+        drtp_native.carry_stdio(str(path))
+    except drtp_native.NativeError as error:
+        raise _translated(error) from error
+
+
+_N = TypeVar(
+    "_N",
+    drtp_native.TunnelServer,
+    drtp_native.TunnelAgent,
+    drtp_native.TunnelGateway,
+    drtp_native.TunnelConnector,
+)
 
 
 def _started(kind: type[_N], config: ServerConfig | AgentConfig | GatewayConfig, identity: TunnelIdentity) -> _N:

@@ -99,7 +99,8 @@ class ConnectionStats(Model, frozen=True):
 class FlowRecord(Model, frozen=True):
     """One finished visitor. `outcome` is `finished`, or the reset's reason in words; `idle` ends a UDP flow.
 
-    `listener`: at a gateway, the key of its entry. Datagrams are of UDP flows.
+    `listener`: at a gateway, the key of its entry. Datagrams are of UDP flows. `caller`: at an agent, who called by
+    `connect`, as `user:<name>` or `app:<name>`.
     """
 
     ended_unix_ms: int
@@ -113,6 +114,7 @@ class FlowRecord(Model, frozen=True):
     datagrams_out: int = 0
     datagrams_dropped: int = 0
     listener: str = ""
+    caller: str = ""
     duration_ms: int = 0
     outcome: str = ""
 

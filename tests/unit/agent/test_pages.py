@@ -6,10 +6,13 @@ import socket
 
 import aiohttp
 
-from drtp.agent.pages import free_socket, status_pages
+from drtp.agent.pages import Readiness, agent_readiness, free_socket, status_pages
 from drtp.agent.view import AgentPhase, AgentView
 from drtp.kit.clock import SystemClock
-from drtp.kit.latest import Latest
+
+
+def _nothing_yet() -> Readiness:
+    return agent_readiness(AgentView())
 
 
 async def fetch(url: str, headers: dict[str, str] | None = None) -> tuple[int, str]:
@@ -18,8 +21,8 @@ async def fetch(url: str, headers: dict[str, str] | None = None) -> tuple[int, s
 
 
 async def test_ready_is_503_until_everything_is_proven() -> None:
-    view: Latest[AgentView] = Latest(AgentView(phase=AgentPhase.CONNECTING))
-    async with status_pages(free_socket("127.0.0.1", 0), view, (), SystemClock()) as url:
+    view = AgentView(phase=AgentPhase.CONNECTING)
+    async with status_pages(free_socket("127.0.0.1", 0), lambda: agent_readiness(view), (), SystemClock()) as url:
         status, text = await fetch(f"{url}/ready")
         assert status == 503
         assert '"phase":"Connecting"' in text
@@ -27,7 +30,7 @@ async def test_ready_is_503_until_everything_is_proven() -> None:
 
 async def test_dns_rebinding_is_refused() -> None:
     """CVE-2022-41924: a web page elsewhere must not reach the local daemon under another name."""
-    async with status_pages(free_socket("127.0.0.1", 0), Latest(AgentView()), ("box.lan",), SystemClock()) as url:
+    async with status_pages(free_socket("127.0.0.1", 0), _nothing_yet, ("box.lan",), SystemClock()) as url:
         assert (await fetch(f"{url}/metrics"))[0] == 200
         assert (await fetch(f"{url}/metrics", {"Host": "box.lan:4040"}))[0] == 200
         assert (await fetch(f"{url}/metrics", {"Host": "evil.example"}))[0] == 403
@@ -36,7 +39,7 @@ async def test_dns_rebinding_is_refused() -> None:
 
 
 async def test_the_pages_answer_on_ipv6() -> None:
-    async with status_pages(free_socket("::1", 0), Latest(AgentView()), (), SystemClock()) as url:
+    async with status_pages(free_socket("::1", 0), _nothing_yet, (), SystemClock()) as url:
         assert (await fetch(f"{url}/ready"))[0] == 503
 
 

@@ -65,3 +65,19 @@ async def test_kept_in_a_secret_it_is_not_shown_and_the_secret_is_the_services(a
     assert held.metadata["annotations"]["datumapis.com/expires"] == made["status"]["expires"]
     assert (await ask(api, service="db", secretName="db-agent"))[0] == 409
     assert len((await api.store.list(ENROLMENT_SECRET)).items) == 1
+
+
+async def test_a_service_accounts_secret_lets_connectors_in_for_whoever_may_make_its_tokens(api: Served) -> None:
+    account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "reports"}}
+    status, made = await api.call("POST", "/api/v1/namespaces/joe/serviceaccounts", account, token=JOE)
+    assert status == 201
+    status, given = await ask(api, serviceAccount="reports", uses=2)
+    assert status == 201
+    assert parse_join(given["status"]["secret"]).edge.port == 8443
+    (stored,) = (await api.store.list(ENROLMENT_SECRET)).items
+    spec = stored.object["spec"]
+    assert (spec["role"], spec["bound"]["uid"], spec["usesMax"]) == ("connector", made["metadata"]["uid"], 2)
+    assert (await ask(api, EVE, serviceAccount="reports"))[0] == 403
+    assert (await ask(api, EVE, serviceAccount="absent"))[0] == 403
+    assert (await ask(api, serviceAccount="absent"))[0] == 404
+    assert (await ask(api, serviceAccount="reports", service="db"))[0] == 422

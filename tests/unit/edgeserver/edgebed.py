@@ -150,10 +150,11 @@ class Bed:
         return IdentityStore(self.directory / name)
 
     async def enrolled(self, name: str, registration: Registration = AGENT, bound: str = "postgres") -> Identity:
-        role = {AgentRegistration: EdgeRole.AGENT, PopRegistration: EdgeRole.POP, GatewayRegistration: EdgeRole.GATEWAY}
-        if not isinstance(registration, AgentRegistration):
+        role = EdgeRole.AGENT
+        if isinstance(registration, PopRegistration | GatewayRegistration):
+            role = EdgeRole.POP if isinstance(registration, PopRegistration) else EdgeRole.GATEWAY
             bound = registration.name
-        secret = await self.secret(role[type(registration)], bound)
+        secret = await self.secret(role, bound)
         return await enrol(self.address, self.identities(name), registration, secret=secret)
 
     def feed(self, name: str, registration: Registration = AGENT) -> Feed:

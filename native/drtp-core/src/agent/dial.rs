@@ -123,7 +123,7 @@ impl Agent {
             };
             let more = !state.queue.is_empty();
             let tried = match state.carries {
-                Carries::Bytes => match self.attempt(dial, address) {
+                Carries::Bytes | Carries::Sealed => match self.attempt(dial, address) {
                     Ok(Some(stream)) => return self.won(dial, None, stream, address),
                     Ok(None) => Ok(()),
                     Err(error) => Err(error),

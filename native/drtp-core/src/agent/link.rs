@@ -145,7 +145,7 @@ impl Agent {
         self.attempt_number += 1;
         let config = self.session_config(u64::from(self.attempt_number) << 8 | link as u64);
         let (epoch, budget, now) = (self.config.epoch, self.budget.clone(), self.core.now());
-        let begin = if self.role == Role::Gateway { Session::gateway } else { Session::agent };
+        let begin = if self.role == Role::Agent { Session::agent } else { Session::gateway };
         let machine = begin(config, budget, epoch, self.token, self.attempt_number, now);
         self.core.add_session(machine, link, address.to_string())
     }

@@ -311,7 +311,7 @@ impl Agent {
         })
     }
 
-    fn session_with(&self, server: &str) -> Option<usize> {
+    pub(super) fn session_with(&self, server: &str) -> Option<usize> {
         let link = self.links.iter().find(|(_, link)| link.spec.server == server).map(|(_, link)| link)?;
         link.session.filter(|session| link.up && self.core.table.takes_streams(*session))
     }

@@ -9,22 +9,20 @@ use rustls::ClientConfig;
 
 use super::Agent;
 use super::dial::Purpose;
-use super::plan::{ProxyMode, ServiceSpec};
+use super::plan::{CallerSpec, ProxyMode, ServiceSpec};
 use crate::config::Target;
 use crate::driver::relay::{Outcome, Phase};
 use crate::driver::socket::Socket;
 use crate::driver::table::unix_ms;
 use crate::event::Event;
 use crate::identity::Role;
-use crate::message::{ResetCode, uuid_text};
-use crate::proxy::{Transport, write_v1, write_v2};
+use crate::message::{Carries, ResetCode, uuid_text};
+use crate::proxy::{Transport, write_v1, write_v2, write_v2_of};
 use crate::report::{FlowRecord, LocalStats};
 use crate::tls::{Tls, local_client};
 
 /// A UDP service that refused a datagram counts as away for this long.
 const REFUSAL_HOLDS: Duration = Duration::from_secs(10);
-/// Finished visitors kept for a live screen.
-const RECENT_MAX: usize = 256;
 
 pub(super) struct Service {
     pub(super) spec: ServiceSpec,
@@ -92,7 +90,8 @@ impl Agent {
         let known = &mut self.services[service];
         let refusal = match &known.target {
             _ if !known.spec.enabled => Err(ResetCode::Disabled),
-            _ if known.spec.carries() != carries => Err(ResetCode::NoRoute),
+            _ if known.spec.sealed_only && carries != Carries::Sealed => Err(ResetCode::Denied),
+            _ if known.spec.carries() != carried(carries) => Err(ResetCode::NoRoute),
             Err(_) => Err(ResetCode::TargetForbidden),
             Ok(target) => Ok((target.host.clone(), target.port)),
         };
@@ -100,6 +99,9 @@ impl Agent {
             Ok((host, port)) => {
                 known.visitors.insert(relay);
                 known.streams_total += 1;
+                if carries == Carries::Sealed {
+                    return self.caller_came(relay);
+                }
                 self.dial(Purpose::Visitor { relay, service }, &host, port, within);
             }
             Err(code) => {
@@ -113,6 +115,7 @@ impl Agent {
     pub(super) fn visitor_connected(&mut self, relay: usize, service: usize, stream: TcpStream, took_ms: f64) {
         self.local_up(service, took_ms);
         let (now, limits) = (self.core.now(), self.config.limits);
+        let caller = self.caller_of(relay).map(CallerSpec::label);
         let Some(state) = self.core.table.relays.get_mut(relay).filter(|relay| !relay.dead) else { return };
         let Some(known) = self.services.get(service) else { return };
         let (Some(open), Ok(mut socket)) = (state.open.take(), Socket::relay(stream)) else {
@@ -121,7 +124,10 @@ impl Agent {
         let header = match known.spec.proxy_protocol {
             ProxyMode::None => Vec::new(),
             ProxyMode::V1 => write_v1(open.visitor, open.destination),
-            ProxyMode::V2 => write_v2(Transport::Bytes, open.visitor, open.destination, &uuid_text(open.stream_id)),
+            ProxyMode::V2 => {
+                let id = uuid_text(open.stream_id);
+                write_v2_of(Transport::Bytes, open.visitor, open.destination, &id, caller.as_deref())
+            }
         };
         let (session, id) = (state.session, state.stream);
         let tls = match (&known.tls, &known.target) {
@@ -276,9 +282,12 @@ impl Agent {
     // ---- the end of a visitor --------------------------------------------------------------------------------------
 
     pub(super) fn relay_gone(&mut self, relay: usize, outcome: Outcome) {
-        if self.role == Role::Gateway {
-            return self.flow_gone(relay, outcome);
+        match self.role {
+            Role::Gateway => return self.flow_gone(relay, outcome),
+            Role::Connector => return self.port_gone(relay, outcome),
+            _ => {}
         }
+        let caller = self.caller_of(relay).map(CallerSpec::label).unwrap_or_default();
         self.cancel_dial(relay);
         let Some(state) = self.core.table.relays.get(relay) else { return };
         let Some(service) = self.services.get_mut(state.owner) else { return };
@@ -292,6 +301,7 @@ impl Agent {
             datagrams_out: flow.map_or(0, |flow| flow.datagrams_read),
             datagrams_dropped: flow.map_or(0, |flow| flow.dropped),
             listener: String::new(),
+            caller,
             ended_unix_ms: unix_ms(),
             visitor: who.address().map(|address| address.to_string()).unwrap_or_default(),
             service: service.spec.service(),
@@ -304,9 +314,14 @@ impl Agent {
         };
         service.bytes_in += record.bytes_in;
         service.bytes_out += record.bytes_out;
-        if self.recent.len() >= RECENT_MAX {
-            self.recent.pop_front();
-        }
-        self.recent.push_back(record);
+        self.remember(record);
+    }
+}
+
+/// What the local service sees of it: sealed bytes are bytes by then.
+const fn carried(carries: Carries) -> Carries {
+    match carries {
+        Carries::Datagrams => Carries::Datagrams,
+        Carries::Bytes | Carries::Sealed => Carries::Bytes,
     }
 }

@@ -1,5 +1,5 @@
-//! Who dials POPs: an agent, which dials the pinned local service for each visitor that comes, and a gateway, which brings
-//! the flows of its UDP listeners.
+//! Who dials POPs: an agent, which dials the pinned local service for each visitor that comes; a gateway, which brings
+//! the flows of its UDP listeners; and a connector, which brings what comes to its local ports.
 
 mod course;
 mod dial;
@@ -8,8 +8,10 @@ mod listener;
 mod local;
 mod plan;
 mod policy;
+mod port;
 mod report;
 mod resolve;
+mod sealed;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -26,6 +28,7 @@ use link::{Link, REVOKED};
 use listener::Listener;
 use local::Service;
 use plan::{Entry, ServerSpec, ServiceSpec};
+use port::Port;
 use resolve::Resolver;
 
 use crate::config::AgentConfig;
@@ -41,6 +44,8 @@ use crate::server::{Delta, random_token};
 use crate::session::{Budget, SessionConfig};
 use crate::tls::Credentials;
 
+/// Finished visitors kept for a live screen.
+const RECENT_MAX: usize = 256;
 /// How often probes and certificates' ends are looked at.
 const SWEEP: Duration = Duration::from_millis(500);
 
@@ -56,7 +61,7 @@ enum What {
 
 pub(crate) struct Agent {
     core: Core,
-    /// `Agent` or `Gateway`.
+    /// `Agent`, `Gateway` or `Connector`.
     role: Role,
     config: AgentConfig,
     credentials: Credentials,
@@ -69,6 +74,8 @@ pub(crate) struct Agent {
     by_connection: HashMap<String, usize>,
     listeners: Slab<Listener>,
     listener_by_key: HashMap<String, usize>,
+    ports: Slab<Port>,
+    port_by_key: HashMap<String, usize>,
     dials: Slab<Dial>,
     dial_of: HashMap<usize, usize>,
     attempts: Slab<Attempt>,
@@ -116,6 +123,8 @@ impl Agent {
             by_connection: HashMap::new(),
             listeners: Slab::new(),
             listener_by_key: HashMap::new(),
+            ports: Slab::new(),
+            port_by_key: HashMap::new(),
             dials: Slab::new(),
             dial_of: HashMap::new(),
             attempts: Slab::new(),
@@ -176,7 +185,8 @@ impl Agent {
             Upcall::SessionGone { session, reason } => self.session_over(session, &reason),
             Upcall::RelayGone { relay, outcome } => self.relay_gone(relay, outcome),
             Upcall::Timer(what) => self.timer(what),
-            Upcall::Accept(listener) => self.listener_news(listener),
+            Upcall::Accept(listener) => self.socket_news(listener),
+            Upcall::Proven { relay } => self.proven(relay),
             Upcall::Hello { .. } | Upcall::LaneReady | Upcall::Connected | Upcall::Preamble { .. } => {}
         }
     }
@@ -204,6 +214,19 @@ impl Agent {
         }
     }
 
+    /// A listening socket of ours: a gateway's for datagrams, a connector's port.
+    fn socket_news(&mut self, index: usize) {
+        if self.role == Role::Connector { self.port_news(index) } else { self.listener_news(index) }
+    }
+
+    /// A finished visitor, for a live screen.
+    fn remember(&mut self, record: FlowRecord) {
+        if self.recent.len() >= RECENT_MAX {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(record);
+    }
+
     fn emit(&self, event: Event) {
         self.core.inbox.shared.events.push(event);
     }
@@ -220,7 +243,7 @@ impl Agent {
             Some(What::Link(link, serial)) if self.links.get(link).is_some_and(|state| state.serial == serial) => {
                 self.start_link(link);
             }
-            Some(What::Listener(listener)) => self.listener_news(listener),
+            Some(What::Listener(listener)) => self.socket_news(listener),
             Some(What::DialStep(dial, serial)) => self.dial_step(dial, serial),
             Some(What::Dials) => self.end_late_dials(),
             Some(What::Link(..)) | None => {}
@@ -314,6 +337,7 @@ impl Agent {
         // First of all, for a POP that is denied leaves the plan at once, and gets no time to finish.
         self.heed_denials(&mut delta, &mut outcome);
         let known = self.link_by_key.keys().chain(self.service_by_key.keys()).chain(self.listener_by_key.keys());
+        let known = known.chain(self.port_by_key.keys());
         let gone: Vec<String> = if delta.whole {
             known.filter(|key| !delta.upsert.contains_key(*key)).cloned().collect()
         } else {
@@ -330,10 +354,15 @@ impl Agent {
                     outcome.entries.insert(key.clone(), self.upsert_listener(&key, *spec));
                     continue;
                 }
+                Ok(Entry::Port(spec)) if self.role == Role::Connector => {
+                    outcome.entries.insert(key.clone(), self.upsert_port(&key, *spec));
+                    continue;
+                }
                 Ok(_) => Err(format!("a plan of {} has no such entries", self.role.segment())),
                 Err(error) => {
                     // A listener that cannot be read must not go on by its old meaning.
                     self.remove_listener(&key);
+                    self.remove_port(&key);
                     Err(error.to_string())
                 }
             };
@@ -373,6 +402,7 @@ impl Agent {
 
     fn remove(&mut self, key: &str) {
         self.remove_listener(key);
+        self.remove_port(key);
         if let Some(link) = self.link_by_key.remove(key) {
             self.drop_link(link);
         }
@@ -411,7 +441,9 @@ impl Agent {
         let index = if let Some(index) = self.service_by_key.get(key).copied() {
             let service = &mut self.services[index];
             let cut = !spec.enabled || service.target != target || service.spec.connection != spec.connection;
-            if cut || service.spec != spec {
+            if !cut && service.spec.differs_in_callers_alone(&spec) {
+                service.spec = spec;
+            } else if cut || service.spec != spec {
                 service.spec = spec;
                 service.aim(target);
                 service.probe_at = now;
@@ -427,6 +459,7 @@ impl Agent {
             self.service_by_key.insert(key.to_owned(), index);
             index
         };
+        self.cut_callers(index);
         self.by_connection.retain(|_, other| *other != index);
         let service = &self.services[index];
         self.by_connection.insert(service.spec.connection.clone(), index);
@@ -436,6 +469,7 @@ impl Agent {
     fn drain(&mut self, deadline: Duration) {
         let now = self.core.now();
         self.drain_until = Some(now + deadline);
+        self.shut_ports();
         let sessions: Vec<usize> = self.core.table.sessions.iter().map(|(index, _)| index).collect();
         for session in sessions {
             if let Some(machine) = self.core.table.session(session) {

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Deserialize;
 
 use super::listener::ListenerSpec;
+use super::port::PortSpec;
 use crate::config::{AgentConfig, AppProtocol, Target, TargetTls};
 use crate::message::Carries;
 
@@ -14,6 +15,7 @@ pub(super) enum Entry {
     Server(ServerSpec),
     Service(Box<ServiceSpec>),
     Listener(Box<ListenerSpec>),
+    Port(Box<PortSpec>),
     Deny(DenySpec),
 }
 
@@ -80,6 +82,30 @@ pub(super) struct ServiceSpec {
     pub(super) proxy_protocol: ProxyMode,
     #[serde(default = "yes")]
     pub(super) enabled: bool,
+    /// Nobody may visit in clear: what a POP brings so is no visitor of this service.
+    #[serde(default)]
+    pub(super) sealed_only: bool,
+    /// Whose connectors may open sealed streams.
+    #[serde(default)]
+    callers: Vec<CallerSpec>,
+}
+
+/// Somebody who may call, by its connector's identity, and who that is for the local service.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub(super) struct CallerSpec {
+    pub(super) identity: String,
+    /// `user` or `app`.
+    #[serde(default)]
+    pub(super) kind: String,
+    #[serde(default)]
+    pub(super) name: String,
+}
+
+impl CallerSpec {
+    /// `user:joe`, `app:reports`.
+    pub(super) fn label(&self) -> String {
+        format!("{}:{}", self.kind, self.name)
+    }
 }
 
 const fn yes() -> bool {
@@ -90,6 +116,16 @@ impl ServiceSpec {
     /// `<namespace>/<name>`, the key of the pins.
     pub(super) fn service(&self) -> String {
         format!("{}/{}", self.namespace, self.name)
+    }
+
+    /// Nothing has changed but who may call: no reason to look at the local service again.
+    pub(super) fn differs_in_callers_alone(&self, other: &Self) -> bool {
+        Self { callers: other.callers.clone(), ..self.clone() } == *other
+    }
+
+    /// A caller of this service.
+    pub(super) fn caller(&self, identity: &str) -> Option<&CallerSpec> {
+        self.callers.iter().find(|caller| caller.identity == identity)
     }
 
     /// What its visitors bring.

@@ -8,7 +8,7 @@ impl Agent {
         let links: Vec<usize> = self.links.iter().map(|(index, _)| index).collect();
         let sessions = links.into_iter().map(|link| self.link_stats(link)).collect();
         let services = self.services.iter().map(|(index, _)| self.service_stats(index));
-        let connections = services.chain(self.listener_stats()).collect();
+        let connections = services.chain(self.listener_stats()).chain(self.port_stats()).collect();
         let relays = &self.core.table.relays;
         Stats {
             sessions,

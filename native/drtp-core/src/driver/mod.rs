@@ -8,7 +8,9 @@ pub(crate) mod hop;
 mod lanes;
 pub(crate) mod relay;
 mod relays;
+pub(crate) mod sealed;
 pub(crate) mod socket;
+mod splice;
 pub(crate) mod table;
 mod waiting;
 
@@ -336,6 +338,7 @@ impl Core {
         for (relay, code) in std::mem::take(&mut self.table.doomed) {
             self.table.end_relay(relay, Err(code));
         }
+        self.tend_all_sealed();
         for relay in std::mem::take(&mut self.table.wakeful) {
             self.read_soon(relay);
         }

@@ -2,12 +2,14 @@
 
 use std::iter::Map;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroU32;
 use std::ops::{Index, IndexMut};
 use std::time::Instant;
 
 use slab::Slab;
 
 use super::flow::Flow;
+use super::sealed::Sealed;
 use super::socket::Socket;
 use crate::message::{Open, ResetCode};
 use crate::tls::{OutBuffer, Tls};
@@ -19,6 +21,8 @@ pub(crate) enum Phase {
     Preamble,
     /// Agent: the local service is being dialled; no socket yet.
     Dialing,
+    /// Agent, connector: the other end of a sealed stream has not proven itself.
+    Sealing,
     /// Agent: TLS with the local service.
     Handshake,
     /// Bytes flow.
@@ -117,11 +121,15 @@ pub(crate) struct Relay {
     pub(crate) stream: u32,
     /// Route at the POP, service at the agent.
     pub(crate) owner: usize,
-    /// The identity of the gateway that brought it, `mtls` endpoints only, and its certificate's end (unix s).
+    /// Who brought it, and the end (unix s) of the certificate: a gateway at an `mtls` endpoint, or a connector.
     pub(crate) gateway: Option<Box<(String, i64)>>,
     /// Until its local service has answered; of a flow for as long as it lives.
     pub(crate) open: Option<Box<Open>>,
     pub(crate) who: Who,
+    /// End-to-end TLS on the stream.
+    pub(crate) sealed: Option<Box<Sealed>>,
+    /// POP: the relay of the stream that this one is joined to; neither has a socket.
+    pub(crate) mate: Option<NonZeroU32>,
     /// Datagrams instead of bytes.
     pub(crate) flow: Option<Box<Flow>>,
     pub(crate) serial: u64,
@@ -159,6 +167,8 @@ impl Relay {
             gateway: None,
             open: None,
             who: Who::default(),
+            sealed: None,
+            mate: None,
             flow: None,
             serial,
             started: now,
@@ -211,6 +221,7 @@ impl Relay {
         self.backlog.as_ref().map_or(0, |backlog| backlog.waiting().len())
             + self.tls.as_ref().map_or(0, |tls| tls.out.waiting().len())
             + self.flow.as_ref().map_or(0, |flow| flow.parked())
+            + self.sealed.as_ref().map_or(0, |sealed| sealed.waiting())
     }
 
     pub(crate) fn has_stream(&self) -> bool {
@@ -284,7 +295,7 @@ mod tests {
 
     #[test]
     fn an_idle_relay_takes_less_than_two_hundred_bytes_and_no_box_but_its_own() {
-        assert!(size_of::<Relay>() <= 176, "{}", size_of::<Relay>());
+        assert!(size_of::<Relay>() <= 184, "{}", size_of::<Relay>());
         let relay = Relay::new(Phase::Open, 0, 1, Instant::now());
         assert!(relay.backlog.is_none() && relay.tls.is_none() && relay.open.is_none() && relay.flow.is_none());
     }

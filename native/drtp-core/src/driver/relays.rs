@@ -122,7 +122,7 @@ impl Core {
     pub(crate) fn read_soon(&mut self, index: usize) {
         let Some(relay) = self.table.relays.get_mut(index).filter(|relay| !relay.dead) else { return };
         match relay.phase {
-            Phase::Dialing => {}
+            Phase::Dialing | Phase::Sealing => self.table.tend_sealed(index),
             Phase::Preamble | Phase::Handshake => {
                 if relay.readable && relay.socket.is_some() {
                     self.read_early(index);
@@ -134,6 +134,9 @@ impl Core {
                 }
             }
             Phase::Open => {
+                self.table.tend_sealed(index);
+                self.end_if_complete(index);
+                let Some(relay) = self.table.relays.get(index).filter(|relay| !relay.dead) else { return };
                 let nothing = !relay.readable && relay.unsent().is_empty();
                 if nothing || relay.queued || relay.read_done {
                     return;
@@ -212,6 +215,12 @@ impl Core {
         if credit == 0 || relay.read_done || !relay.readable {
             return Read::Stop;
         }
+        if relay.mate.is_some() {
+            return self.read_mate(index, quantum.min(credit));
+        }
+        if relay.sealed.as_ref().is_some_and(|sealed| sealed.waiting() > 0) {
+            return Read::Stop;
+        }
         if relay.tls.is_some() {
             return self.read_relay_tls(index, quantum.min(credit));
         }
@@ -225,9 +234,7 @@ impl Core {
                 relay.bulk = classify(relay.bulk, count);
                 let more = relay.readable;
                 self.table.touch(session);
-                if let Some(session) = self.table.session(session) {
-                    session.send(stream, &self.scratch[..count]);
-                }
+                self.table.send_from(index, &self.scratch[..count]);
                 if more { Read::More } else { Read::Stop }
             }
             Err(error) if would_block(&error) => {
@@ -253,22 +260,20 @@ impl Core {
         Read::Stop
     }
 
-    fn finish_reading(&mut self, index: usize) {
+    pub(super) fn finish_reading(&mut self, index: usize) {
         let relay = &mut self.table.relays[index];
         relay.readable = false;
         if std::mem::replace(&mut relay.read_done, true) {
             return;
         }
-        let (session, stream) = (relay.session, relay.stream);
+        let session = relay.session;
         self.table.touch(session);
-        if let Some(session) = self.table.session(session) {
-            session.finish(stream);
-        }
+        self.table.finish_stream(index);
         self.end_if_complete(index);
     }
 
     /// Both directions are complete and written: the orderly end.
-    fn end_if_complete(&mut self, index: usize) {
+    pub(super) fn end_if_complete(&mut self, index: usize) {
         let complete = |relay: &relay::Relay| relay.read_done && relay.fin_done && relay.parked() == 0;
         if self.table.relays.get(index).is_some_and(complete) {
             self.table.end_relay(index, Ok(()));
@@ -278,18 +283,16 @@ impl Core {
     /// Sends bytes read ahead; false if credit ran out first.
     fn send_unsent(&mut self, index: usize) -> bool {
         let relay = &mut self.table.relays[index];
-        let (session, stream) = (relay.session, relay.stream);
+        let session = relay.session;
         let mut bytes = relay.backlog.as_mut().map(|backlog| std::mem::take(&mut backlog.unsent)).unwrap_or_default();
         self.table.touch(session);
         let mut at = 0;
-        if let Some(session) = self.table.session(session) {
-            while at < bytes.len() {
-                let sent = session.send(stream, &bytes[at..]);
-                if sent == 0 {
-                    break;
-                }
-                at += sent;
+        while at < bytes.len() {
+            let sent = self.table.send_from(index, &bytes[at..]);
+            if sent == 0 {
+                break;
             }
+            at += sent;
         }
         let relay = &mut self.table.relays[index];
         relay.bytes_read += at as u64;
@@ -419,6 +422,12 @@ impl Core {
         if relay.flow.is_some() {
             return self.flush_flow(index);
         }
+        if relay.mate.is_some() {
+            return self.feed_mate(index);
+        }
+        if relay.is_sealing() {
+            return;
+        }
         let taken = match write_relay(relay) {
             Ok(taken) => taken,
             Err(code) => return self.table.end_relay(index, Err(code)),
@@ -527,6 +536,6 @@ fn write_sealed(relay: &mut relay::Relay) -> Result<u64, ResetCode> {
 }
 
 /// Bulk is who fills half its quantum; it takes two small reads to lose the name.
-fn classify(bulk: bool, count: usize) -> bool {
+pub(super) fn classify(bulk: bool, count: usize) -> bool {
     if bulk { count >= QUANTUM_BYTES / 16 } else { count >= QUANTUM_BYTES / 2 }
 }

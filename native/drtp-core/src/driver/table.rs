@@ -8,6 +8,7 @@ use slab::Slab;
 
 use super::flow::{Flow, Guard, Taker};
 use super::relay::{Backlog, Outcome, Phase, Relay, Relays, Who};
+use super::splice::unmated;
 use crate::identity::PeerIdentity;
 use crate::message::{Carries, GoAway, Hello, Open, ResetCode};
 use crate::session::{ById, Event, LANES_MAX, Session, State};
@@ -68,6 +69,10 @@ pub(crate) enum Upcall {
     LocalReady {
         relay: usize,
     },
+    /// Agent, connector: the handshake of a sealed stream is complete; who is there is to be judged.
+    Proven {
+        relay: usize,
+    },
     RelayGone {
         relay: usize,
         outcome: Outcome,
@@ -113,8 +118,12 @@ pub(crate) struct Table {
     /// Relays that must end: their peer wants no more of them, or they park more than their share.
     pub(crate) doomed: Vec<(usize, ResetCode)>,
     /// Bytes of all streams that wait for slow sockets, and how many may.
-    parked: u64,
-    parked_max: u64,
+    pub(super) parked: u64,
+    pub(super) parked_max: u64,
+    /// Sealed streams that took something in, or have something to send.
+    pub(super) sealing: Vec<usize>,
+    /// Records on their way through TLS.
+    pub(super) records: Vec<u8>,
     pub(crate) dirty: Vec<usize>,
     pub(crate) dead_lanes: Vec<(usize, u8)>,
     pub(crate) buried_relays: Vec<usize>,
@@ -142,6 +151,8 @@ impl Table {
             blocked: Vec::new(),
             refused: Vec::new(),
             doomed: Vec::new(),
+            sealing: Vec::new(),
+            records: Vec::new(),
             dirty: Vec::new(),
             dead_lanes: Vec::new(),
             buried_relays: Vec::new(),
@@ -259,8 +270,7 @@ impl Table {
             }
             Event::Fin { stream } => {
                 if let Some(relay) = at(stream) {
-                    self.relays[relay].fin_wanted = true;
-                    self.flush_later(relay);
+                    self.stream_ended(relay);
                 }
             }
             Event::Reset { stream, code } => {
@@ -312,6 +322,9 @@ impl Table {
         if state.dead || state.fin_done {
             return;
         }
+        if state.sealed.is_some() {
+            return self.unseal(relay, bytes);
+        }
         let count = bytes.len() as u64;
         let backlog = self.backlog(relay);
         backlog.pending.extend_from_slice(bytes);
@@ -335,7 +348,7 @@ impl Table {
 
     /// Thousands of readers that do not read may not take the machine: beyond the budget whoever has read nothing for the
     /// longest is reset.
-    fn relieve(&mut self) {
+    pub(super) fn relieve(&mut self) {
         let alive = self.relays.iter_mut().filter(|(_, relay)| !relay.dead);
         let parking = alive.filter_map(|(index, relay)| Some((index, relay.backlog.as_mut()?)));
         let parking = parking.filter(|(_, backlog)| backlog.parked > 0);
@@ -398,6 +411,7 @@ impl Table {
         }
         state.socket = None;
         state.tls = None;
+        let mate = state.mate.take();
         let backlog = state.backlog.take();
         self.parked -= backlog.map_or(0, |backlog| backlog.parked);
         let (session, stream) = (state.session, state.stream);
@@ -413,9 +427,12 @@ impl Table {
         self.upcalls.push_back(Upcall::RelayGone { relay, outcome });
         self.buried_relays.push(relay);
         let taker = self.relays[relay].flow.as_mut().map(|flow| std::mem::replace(&mut flow.taker, Taker::Nobody));
-        // The two halves of a flow at a POP end together.
+        // The two halves of a flow at a POP end together, and so do two joined streams.
         if let Some(Taker::Relay(other)) = taker {
             self.end_relay(other, outcome);
+        }
+        if let Some(mate) = mate {
+            self.end_relay(unmated(mate), outcome);
         }
     }
 

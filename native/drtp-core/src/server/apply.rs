@@ -137,6 +137,8 @@ impl Server {
     /// Re-judges every session and every live visitor by what is in force now, and resets who may not stay.
     fn cut(&mut self) {
         self.by_agent.clear();
+        let callers = self.routes.iter().flat_map(|(_, route)| &route.spec.callers);
+        self.by_caller = callers.map(|caller| caller.identity.clone()).collect();
         for (index, route) in &self.routes {
             for uid in &route.spec.agents {
                 self.by_agent.entry(uid.clone()).or_default().push(index);
@@ -145,10 +147,14 @@ impl Server {
         for (uid, session) in self.judged_sessions() {
             let peer = self.core.table.sessions.get(session).and_then(|session| session.peer.as_ref());
             let of_gateway = peer.is_some_and(|peer| peer.role == Role::Gateway);
+            let of_connector = peer.is_some_and(|peer| peer.role == Role::Connector);
             let reason = if self.denied.contains(&uid) {
                 Some((GoAwayCode::Denied, "this identity was revoked"))
             } else if of_gateway {
                 (!self.trusts(&uid)).then_some((GoAwayCode::UnknownAgent, "this gateway is not trusted here any more"))
+            } else if of_connector {
+                let reason = "no service here is for this caller any more";
+                (!self.by_caller.contains(&uid)).then_some((GoAwayCode::UnknownAgent, reason))
             } else if !self.by_agent.contains_key(&uid) {
                 Some((GoAwayCode::UnknownAgent, "no connection here lists this agent any more"))
             } else {
@@ -172,13 +178,18 @@ impl Server {
 
     fn may_stay(&self, route: &Route, relay: usize) -> bool {
         let Some(state) = self.core.table.relays.get(relay) else { return false };
-        let visitor = state.who.address().map(|address| address.ip());
-        let gateway_stays = state.gateway.as_ref().is_none_or(|gateway| self.trusts(&gateway.0));
         let agent = self.core.table.sessions.get(state.session).and_then(|sess| sess.peer.as_ref());
         // Without a session it has all its bytes, and its agent has gone in good order.
         let whole = state.session == usize::MAX;
         let agent_stays = whole || agent.is_some_and(|peer| route.spec.agents.contains(&peer.uid));
-        route.spec.enabled && self.verdict(route, visitor, None).allowed && gateway_stays && agent_stays
+        let brought = if state.mate.is_some() {
+            self.caller_stays(route, state)
+        } else {
+            let visitor = state.who.address().map(|address| address.ip());
+            let gateway_stays = state.gateway.as_ref().is_none_or(|gateway| self.trusts(&gateway.0));
+            gateway_stays && self.verdict(route, visitor, None).allowed
+        };
+        route.spec.enabled && brought && agent_stays
     }
 
     /// Routes of which a schedule has begun or ended: their live visitors are held to what is in force now.

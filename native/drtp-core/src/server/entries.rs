@@ -72,6 +72,9 @@ pub(super) struct RouteSpec {
     pub(super) name: String,
     #[serde(default)]
     pub(super) agents: Vec<String>,
+    /// Whose connectors may open sealed streams to it.
+    #[serde(default)]
+    pub(super) callers: Vec<CallerSpec>,
     #[serde(default)]
     pub(super) protocol: String,
     #[serde(default)]
@@ -91,6 +94,12 @@ pub(super) struct RouteSpec {
     pub(super) bind: BindSpec,
 }
 
+/// A connector that the control plane lets through, by its identity; what else is known of it is not this POP's matter yet.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub(super) struct CallerSpec {
+    pub(super) identity: String,
+}
+
 impl RouteSpec {
     /// What its visitors bring.
     pub(super) fn carries(&self) -> Carries {
@@ -104,7 +113,7 @@ const fn yes() -> bool {
 
 /// `{"address": "127.0.0.1", "port": 31001}`, `{"path": "/run/…"}`, or both.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-pub(super) struct BindSpec {
+pub(crate) struct BindSpec {
     #[serde(default)]
     address: Option<IpAddr>,
     #[serde(default)]
@@ -115,12 +124,21 @@ pub(super) struct BindSpec {
 
 /// Where an endpoint is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Place {
+pub(crate) enum Place {
     Tcp(SocketAddr),
     Unix(PathBuf),
 }
 
 impl BindSpec {
+    /// A connector's port: a path, or an address.
+    pub(crate) fn local(&self) -> Option<Place> {
+        match (self.address, &self.path) {
+            (Some(address), None) => Some(Place::Tcp(SocketAddr::new(address, self.port))),
+            (None, Some(path)) => Some(Place::Unix(path.clone())),
+            _ => None,
+        }
+    }
+
     /// A `unix` endpoint has a path, and an address beside it for gateways elsewhere; the others have an address.
     pub(super) fn places(&self, mode: Mode) -> Result<Vec<Place>, String> {
         let address = self.address.map(|address| Place::Tcp(SocketAddr::new(address, self.port)));

@@ -9,8 +9,12 @@ use crate::identity::Role;
 use crate::message::{Carries, Open, ResetCode};
 
 impl Server {
-    /// A gateway brought a visitor: its half of the flow waits in `near`.
+    /// A gateway brought a visitor, whose half of the flow waits in `near`; or a connector a sealed stream.
     pub(super) fn flow_came(&mut self, near: usize) {
+        let state = self.core.table.relays.get(near).and_then(|relay| relay.open.as_ref());
+        if state.is_some_and(|open| open.carries == Carries::Sealed) {
+            return self.stream_came(near);
+        }
         if let Err(code) = self.join_flow(near) {
             self.core.table.end_relay(near, Err(code));
         }
@@ -52,8 +56,11 @@ impl Server {
         Ok(())
     }
 
-    fn by_connection(&self, connection: &str) -> Option<usize> {
-        self.routes.iter().find(|(_, route)| route.spec.connection == connection).map(|(index, _)| index)
+    pub(super) fn by_connection(&self, connection: &str) -> Option<usize> {
+        // The host's own key for it, before all routes are looked through.
+        let direct = self.by_key.get(&format!("route/{connection}")).copied();
+        let meant = |index: &usize| self.routes.get(*index).is_some_and(|route| route.spec.connection == connection);
+        direct.filter(meant).or_else(|| self.routes.iter().map(|(index, _)| index).find(meant))
     }
 
     /// Access, once more than at the gateway; and the caps of the connection. Gives whether a list that only counts

@@ -12,7 +12,7 @@ use mio::net::{TcpListener, UnixListener};
 use mio::{Interest, Registry, Token};
 use socket2::{Domain, SockAddr, Socket as RawSocket, TcpKeepalive, Type};
 
-use super::entries::Place;
+use super::Place;
 use crate::driver::hop::{Hop, SuddenEnd};
 use crate::driver::socket::{Socket, inherited};
 
@@ -22,20 +22,20 @@ const KEEPALIVE_EVERY: Duration = Duration::from_secs(15);
 /// Connections that the kernel may keep for us.
 const BACKLOG: i32 = 1024;
 
-pub(super) enum Listener {
+pub(crate) enum Listener {
     Tcp(TcpListener),
     Unix(UnixListener),
 }
 
 /// A bound socket that refuses connections until it listens.
-pub(super) struct Bound {
+pub(crate) struct Bound {
     socket: RawSocket,
-    pub(super) place: Place,
+    pub(crate) place: Place,
 }
 
 impl Bound {
     /// Binds. An address in use, or a path that is not ours to replace, is the caller's to report.
-    pub(super) fn bind(place: &Place) -> io::Result<Self> {
+    pub(crate) fn bind(place: &Place) -> io::Result<Self> {
         match place {
             Place::Tcp(address) => {
                 let socket = RawSocket::new(Domain::for_address(*address), Type::STREAM, None)?;
@@ -64,7 +64,7 @@ impl Bound {
         }
     }
 
-    pub(super) fn listen(self, registry: &Registry, token: Token) -> io::Result<Listener> {
+    pub(crate) fn listen(self, registry: &Registry, token: Token) -> io::Result<Listener> {
         self.socket.listen(BACKLOG)?;
         match self.place {
             Place::Tcp(_) => {
@@ -95,7 +95,7 @@ fn clear_path(path: &Path) -> io::Result<()> {
 
 impl Listener {
     /// One connection, with its peer; `None` peer on a Unix socket.
-    pub(super) fn accept(&self, sudden: SuddenEnd) -> io::Result<(Socket, Option<SocketAddr>)> {
+    pub(crate) fn accept(&self, sudden: SuddenEnd) -> io::Result<(Socket, Option<SocketAddr>)> {
         match self {
             Listener::Tcp(listener) => {
                 let (stream, peer) = listener.accept()?;
@@ -108,15 +108,15 @@ impl Listener {
 
 /// One descriptor kept aside: when all others are gone it lets a waiting connection be taken and turned away, so that
 /// the listener does not spin (frp#752).
-pub(super) struct Reserve(Option<File>);
+pub(crate) struct Reserve(Option<File>);
 
 impl Reserve {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(File::open("/dev/null").ok())
     }
 
     /// Turns one waiting connection away.
-    pub(super) fn turn_away(&mut self, listener: &Listener) {
+    pub(crate) fn turn_away(&mut self, listener: &Listener) {
         self.0 = None;
         // Taking it is all; dropping it resets it.
         let _ = listener.accept(SuddenEnd::Reset);
@@ -125,7 +125,7 @@ impl Reserve {
 }
 
 /// The process or the machine has no descriptor left.
-pub(super) fn out_of_descriptors(error: &io::Error) -> bool {
+pub(crate) fn out_of_descriptors(error: &io::Error) -> bool {
     // EMFILE and ENFILE have the same numbers on every Unix that we build for.
     matches!(error.raw_os_error(), Some(23 | 24))
 }

@@ -6,7 +6,8 @@ mod apply;
 mod entries;
 mod farewell;
 mod flows;
-mod listener;
+mod joins;
+pub(crate) mod listener;
 mod report;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -17,8 +18,8 @@ use mio::{Events, Poll};
 use slab::Slab;
 
 use antechamber::Antechamber;
-pub(crate) use entries::Delta;
-use entries::{Place, RouteSpec};
+use entries::RouteSpec;
+pub(crate) use entries::{BindSpec, Delta, Place};
 use listener::{Bound, Listener, Reserve};
 
 use crate::access::{Access, Asking, Caller, Countries, Verdict};
@@ -159,6 +160,10 @@ pub(crate) struct Server {
     agents: HashMap<String, usize>,
     /// Gateway uid -> its live session, which brings flows of datagrams.
     bringers: HashMap<String, usize>,
+    /// Connector uid -> its live session, which brings sealed streams.
+    connectors: HashMap<String, usize>,
+    /// Connectors that some route is for.
+    by_caller: BTreeSet<String>,
     /// Who dialled as an agent and has not said who it is.
     strangers: Antechamber,
     /// Who came to an endpoint and has not shown its header.
@@ -227,6 +232,8 @@ impl Server {
             deny_keys: BTreeMap::new(),
             agents: HashMap::new(),
             bringers: HashMap::new(),
+            connectors: HashMap::new(),
+            by_caller: BTreeSet::new(),
             strangers: Antechamber::default(),
             visitors: Antechamber::default(),
             waiting_peer: HashMap::new(),
@@ -295,6 +302,7 @@ impl Server {
             | Upcall::Ready { .. }
             | Upcall::LaneReady
             | Upcall::Connected
+            | Upcall::Proven { .. }
             | Upcall::LocalReady { .. } => {}
         }
     }
@@ -342,7 +350,10 @@ impl Server {
         let Some(state) = self.core.lanes.get_mut(lane) else { return };
         let address = state.address;
         let judged = state.tls.peer().and_then(|peer| {
-            let role = if peer.role == Role::Gateway { Role::Gateway } else { Role::Agent };
+            let role = match peer.role {
+                Role::Gateway | Role::Connector => peer.role,
+                _ => Role::Agent,
+            };
             peer.must_be(role, &self.credentials.own.trust_domain, None)?;
             Ok(peer)
         });
@@ -373,7 +384,11 @@ impl Server {
 
     /// Sessions that peers of a role have here now, by uid.
     fn live(&mut self, role: Role) -> &mut HashMap<String, usize> {
-        if role == Role::Gateway { &mut self.bringers } else { &mut self.agents }
+        match role {
+            Role::Gateway => &mut self.bringers,
+            Role::Connector => &mut self.connectors,
+            _ => &mut self.agents,
+        }
     }
 
     /// Why an agent or a gateway may not have a session here.
@@ -392,8 +407,12 @@ impl Server {
             let reason = "this gateway is not trusted here (yet)".into();
             return (!self.trusts(uid)).then_some((GoAwayCode::UnknownAgent, UNKNOWN_RETRY_MS, reason));
         }
-        if self.agents.len() >= self.config.limits.sessions_max as usize {
+        if self.agents.len() + self.connectors.len() >= self.config.limits.sessions_max as usize {
             return Some((GoAwayCode::Busy, 5_000, "server is full".into()));
+        }
+        if *role == Role::Connector {
+            let reason = self.unwelcome_connector(peer)?;
+            return Some((GoAwayCode::UnknownAgent, UNKNOWN_RETRY_MS, reason.into()));
         }
         if !self.by_agent.contains_key(uid) {
             let reason = "no connection here lists this agent (yet)".into();
@@ -463,14 +482,14 @@ impl Server {
     fn welcome(&mut self, index: usize, peer: PeerIdentity, hello: &Hello, address: SocketAddr) {
         let (uid, role, epoch, now) = (peer.uid.clone(), peer.role, hello.epoch, self.core.now());
         let Some(session) = self.core.table.session(index) else { return };
-        if role == Role::Gateway {
+        if role != Role::Agent {
             session.answer_streams();
         }
         session.accept(random_token(), now);
         self.core.table.sessions[index].peer = Some(peer);
         self.core.table.touch(index);
         self.live(role).insert(uid.clone(), index);
-        if role == Role::Gateway {
+        if role != Role::Agent {
             return;
         }
         let connections = self.connections_of(&uid);
@@ -523,6 +542,7 @@ impl Server {
         self.core.close_session(session, reason);
         let Some(uid) = uid else { return };
         self.bringers.retain(|_, live| *live != session);
+        self.connectors.retain(|_, live| *live != session);
         if self.agents.get(&uid) == Some(&session) {
             self.agents.remove(&uid);
             self.emit(Event::SessionDown { agent: uid.clone(), reason: reason.to_owned() });

@@ -29,7 +29,9 @@ pub use stream::Budget;
 
 use crate::config::{Flow, Liveness};
 use crate::frame::{Frame, FrameError};
-use crate::message::{CAPABILITY_DATAGRAMS, CAPABILITY_LANES, GoAway, GoAwayCode, Hello, Open, ResetCode, VERSION};
+use crate::message::{
+    CAPABILITY_DATAGRAMS, CAPABILITY_LANES, CAPABILITY_SEALED, GoAway, GoAwayCode, Hello, Open, ResetCode, VERSION,
+};
 use crate::report::LaneStats;
 
 /// Lanes of one session at most.
@@ -337,7 +339,7 @@ impl Session {
         let own = Hello {
             version_min: VERSION,
             version_max: VERSION,
-            capabilities: CAPABILITY_DATAGRAMS | CAPABILITY_LANES,
+            capabilities: CAPABILITY_DATAGRAMS | CAPABILITY_LANES | CAPABILITY_SEALED,
             window: config.flow.window_initial_bytes,
             streams_max: config.streams_max.min(1 << SLOT_BITS),
             ..Hello::default()
@@ -396,6 +398,11 @@ impl Session {
     /// New streams may be opened.
     pub fn takes_streams(&self) -> bool {
         self.state == State::Open && !self.peer_drains
+    }
+
+    /// The peer understands streams that are sealed from end to end.
+    pub fn bears_sealed(&self) -> bool {
+        self.peer.capabilities & CAPABILITY_SEALED != 0
     }
 
     /// Server: a visitor who was let in before the agent's goodbye came may still be handed over.

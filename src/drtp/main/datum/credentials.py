@@ -15,7 +15,7 @@ from drtp.main.datum.access import access, namespace_option
 from drtp.main.datum.instructions import IMAGE, Start, instructions
 from drtp.main.datum.invocation import Invocation, context_option
 from drtp.main.datum.naming import in_project
-from drtp.main.shell import run_async
+from drtp.main.shell import Misused, run_async
 
 C = TypeVar("C", bound=Callable[..., Any])
 
@@ -60,17 +60,46 @@ def secret_options(command: C) -> C:
 
 
 @click.command()
-@click.argument("service")
+@click.argument("service", required=False)
 @context_option
 @namespace_option
+@click.option("--service-account", metavar="NAME", help="For an application that is to connect, instead of SERVICE.")
 @secret_options
 @output_option
-def credentials(service: str, *, namespace: str | None, output: OutputForm, **options: Any) -> int:
+def credentials(
+    service: str | None, *, service_account: str | None, namespace: str | None, output: OutputForm, **options: Any
+) -> int:
     """Make a one-time secret for an agent that is to serve SERVICE, which is NAME or PROJECT/NAME.
 
     It is printed once, on stdout alone, and kept nowhere.
     """
+    if service_account is not None and service is None:
+        ask = SecretAsk.of(options)
+        return run_async(_account_secret(Invocation.current(), service_account, namespace, ask, output))
+    if service is None or service_account is not None:
+        raise Misused("DRTP-7002", "A secret is for one service, or for one service account.")
     return run_async(_credentials(Invocation.current(), service, namespace, SecretAsk.of(options), output))
+
+
+async def _account_secret(
+    invocation: Invocation, account: str, namespace: str | None, ask: SecretAsk, output: OutputForm
+) -> int:
+    """For a connector of an application; told in few words, for there is one way to use it."""
+    context = access(invocation)
+    where, name = in_project(account, namespace, context.namespace)
+    spec: dict[str, Any] = {"serviceAccount": name, "uses": ask.uses, "lifetimeSeconds": ask.lifetime_s}
+    spec |= {"sourceCIDRs": list(ask.sources)} if ask.sources else {}
+    posted = {"apiVersion": IDENTITY, "kind": "ServiceCredentials", "metadata": {}, "spec": spec}
+    async with ApiClient(context) as api:
+        status: dict[str, Any] = (await api.create(posted, "servicecredentials", namespace=where))["status"]
+    if output is OutputForm.JSON:
+        told = {"serviceAccount": f"{where}/{name}", "expires": status["expires"], "secret": status["secret"]}
+        click.echo(msgspec.json.encode(told).decode())
+        return 0
+    click.echo(status["secret"])
+    until = f"{status['expires'][:16].replace('T', ' ')} UTC"
+    click.echo(f"\nGood until {until}: datumctl connect PROJECT/SERVICE --secret-file FILE", err=True)
+    return 0
 
 
 async def _credentials(

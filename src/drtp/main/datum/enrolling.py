@@ -129,7 +129,7 @@ async def _by_workload(enrolment: Enrolment, token_file: Path) -> None:
                 "DRTP-7002", "Where is the control plane?", "Give --control-plane HOST:PORT#PIN, or a context."
             )
         async with ApiClient(enrolment.context) as api:
-            edge = await _edge_address(api, enrolment.context)
+            edge = await edge_address(api, enrolment.context)
     token = _workload_token(token_file)
     with _aside(state_dir / "identity"):
         identities, said = IdentityStore(state_dir), registration(settings)
@@ -191,7 +191,7 @@ async def _services(
 ) -> tuple[EdgeAddress, dict[str, str]]:
     """Where edges connect, and the uid of each service: made, or changed as far as it differs; `known` stay."""
     async with ApiClient(context) as api, asyncio.TaskGroup() as together:
-        asking = together.create_task(_edge_address(api, context))
+        asking = together.create_task(edge_address(api, context))
         services = {
             request.name: together.create_task(service_uid(api, request, enrolment.namespace))
             for request in enrolment.settings.requests
@@ -246,7 +246,7 @@ async def _changed(api: ApiClient, request: ServeRequest, namespace: str) -> dic
     return await api.patch(API_VERSION, PLURAL, request.name, patch, namespace=namespace)
 
 
-async def _edge_address(api: ApiClient, context: Context) -> EdgeAddress:
+async def edge_address(api: ApiClient, context: Context) -> EdgeAddress:
     """Where edges connect, as the API says it; trusted by the roots that the API itself is trusted by."""
     answer = await api.request("GET", "/.well-known/drtp")
     parts = urlsplit(str(answer["edge"]))

@@ -18,15 +18,21 @@ _TOKEN_WITHIN_S = 30.0
 """A helper may have to refresh a token over the network; it never asks the user."""
 
 
-def manifest() -> str:
-    """What `--plugin-manifest` prints; the member names are the host's."""
+_PLUGINS = {
+    "serve": "Make a local service reachable at a public address",
+    "connect": "Present a remote service on this machine, without a public listener",
+}
+
+
+def manifest(name: str = "serve") -> str:
+    """What `--plugin-manifest` of the plugin prints; the member names are the host's."""
     return (
         msgspec.json.format(
             msgspec.json.encode(
                 {
-                    "name": "serve",
+                    "name": name,
                     "version": __version__,
-                    "description": "Make a local service reachable at a public address",
+                    "description": _PLUGINS[name],
                     "api_version": _API_VERSION,
                     "min_api_version": _API_VERSION,
                 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -97,14 +97,14 @@ def picture(view: AgentView, targets: Mapping[str, str], width: int) -> Renderab
     for service in view.services:
         parts += _service_lines(service, targets.get(service.name, service.local.target), width)
     if not view.services:
-        parts.append(_row("Status", view.feed.message or "connecting to the control plane", "yellow"))
+        parts.append(row("Status", view.feed.message or "connecting to the control plane", "yellow"))
     closing = view.phase in {AgentPhase.DRAINING, AgentPhase.STOPPED}
     if view.feed.state == "Down" and not closing:
-        parts.append(_row("Control", f"unreachable, visitors go on. {view.feed.message}", "yellow"))
+        parts.append(row("Control", f"unreachable, visitors go on. {view.feed.message}", "yellow"))
     if view.local_url:
-        parts.append(_row("Inspect", view.local_url))
+        parts.append(row("Inspect", view.local_url))
     if view.pops:
-        parts += [Text(), _pops(view, width)]
+        parts += [Text(), pops_table(view.pops, width)]
     if view.flows:
         parts += [Text(), _flows(view, width)]
     parts += [
@@ -120,18 +120,18 @@ def _service_lines(service: ServiceView, target: str, width: int) -> list[Render
     lines: list[RenderableType] = []
     for address in addresses_of(service):
         fits = _LABEL + len(address) + len(target) + 4 <= width
-        lines.append(_row("Forwarding", f"{address} -> {target}" if fits else address, "bold"))
+        lines.append(row("Forwarding", f"{address} -> {target}" if fits else address, "bold"))
         if not fits:
-            lines.append(_row("", f"-> {target}", "bold"))
-    lines = lines or [_row("Serving", f"{service.namespace}/{service.name} -> {target}", "bold")]
+            lines.append(row("", f"-> {target}", "bold"))
+    lines = lines or [row("Serving", f"{service.namespace}/{service.name} -> {target}", "bold")]
     if service.ready:
-        lines.append(_row("Status", "ready", "green"))
+        lines.append(row("Status", "ready", "green"))
     else:
-        lines.append(_row("Status", waiting_words(service), "yellow"))
+        lines.append(row("Status", waiting_words(service), "yellow"))
     lines.append(_local_line(service))
     rates = service.rates
     lines.append(
-        _row(
+        row(
             "Visitors",
             f"{service.streams} open, {service.streams_total} in all"
             + (f", {service.denied_total} denied" if service.denied_total else "")
@@ -145,23 +145,24 @@ def _local_line(service: ServiceView) -> Text:
     local = service.local
     if local.state is LocalState.REACHABLE:
         took = "" if local.connect_ms is None else f", connects in {local.connect_ms:.1f} ms ±{local.jitter_ms:.1f}"
-        return _row("Local", f"{local.target} reachable{took}{_failures(local)}", "green")
+        return row("Local", f"{local.target} reachable{took}{_failures(local)}", "green")
     if local.state is LocalState.UNREACHABLE:
-        return _row("Local", f"{local.target}: {local.message or 'unreachable'}{_failures(local)}", "red")
-    return _row("Local", f"{local.target} not tried yet")
+        return row("Local", f"{local.target}: {local.message or 'unreachable'}{_failures(local)}", "red")
+    return row("Local", f"{local.target} not tried yet")
 
 
 def _failures(local: LocalView) -> str:
     return f", {local.failures_total} failed" if local.failures_total else ""
 
 
-def _pops(view: AgentView, width: int) -> Table:
+def pops_table(pops: Iterable[PopView], width: int) -> Table:
+    """One line for each tunnel server."""
     narrow = width < _NARROW
     table = Table(box=None, pad_edge=False, show_edge=False, header_style="dim")
     table.add_column("POP", overflow="ellipsis", no_wrap=True)
     for title in ("State", "Round trip") if narrow else ("Role", "State", *_MEASURED):
         table.add_column(title, justify="right" if title in _MEASURED else "left", no_wrap=True)
-    for pop in view.pops:
+    for pop in pops:
         state = Text(pop.state.value, style=_COLOURS.get(pop.state, ""))
         cells: list[RenderableType] = [printable(server_name(pop)), state, _millis(pop.round_trip_ms)]
         if not narrow:
@@ -188,14 +189,15 @@ def _flows(view: AgentView, width: int) -> Table:
         table.add_column(title, justify="left" if title in ("Service", "End") else "right", no_wrap=True)
     for flow in reversed(view.flows[-_FLOWS_SHOWN:]):
         numbers = (size(flow.bytes_in), size(flow.bytes_out), _millis(flow.duration_ms))
-        visitor = printable(flow.visitor)
+        visitor = printable(flow.caller or flow.visitor)
         table.add_row(visitor, *numbers) if narrow else table.add_row(
             visitor, printable(flow.service), *numbers, printable(str(flow.outcome))
         )
     return table
 
 
-def _row(label: str, words: str, style: str = "") -> Text:
+def row(label: str, words: str, style: str = "") -> Text:
+    """A label on the left, what is so on the right."""
     return Text(f"{label:<{_LABEL}}", style="dim", no_wrap=False).append(printable(words), style=style or "not dim")
 
 

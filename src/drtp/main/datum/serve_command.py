@@ -98,7 +98,7 @@ def serve(target: str | None, file: Path | None, output: OutputForm, **options: 
     settings = ServeSettings(
         requests=requests,
         file=file,
-        secret=_secret(options),
+        secret=secret_of(options),
         identity_token=options["identity_token_file"],
         control_plane=_control_plane(options["control_plane"]),
         state_dir=options["state_dir"],
@@ -166,18 +166,18 @@ def _has_secret(options: dict[str, Any]) -> bool:
     return any(way is not None for way in ways)
 
 
-def _secret(options: dict[str, Any]) -> Secret[str] | None:
+def secret_of(options: dict[str, Any]) -> Secret[str] | None:
     """From wherever it was given; the variable is taken out of the environment. Raises: Misused (DRTP-7010)."""
     from_environment = os.environ.pop("DRTP_SECRET", None)
     path: str | None = options["secret_file"]
     try:
-        if options["secret_fd"] is not None:
+        if options.get("secret_fd") is not None:
             text = read_descriptor(options["secret_fd"])
         elif path == "-":
             text = sys.stdin.readline().strip()
         elif path is not None:
             text = Path(path).read_text(encoding="utf-8").strip()
-        elif options["secret"] is not None:
+        elif options.get("secret") is not None:
             text = options["secret"]
         else:
             text = from_environment

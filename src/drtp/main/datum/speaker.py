@@ -118,12 +118,12 @@ class LineForm:
         """The address alone on its line."""
         if event["address"]:
             to_stdout(event["address"])
-        _log_event(_for_people(event))
+        _log_event(for_people(event))
 
     def changed(self, event: Event) -> None:
         """One line, unless the agent's own log has it."""
         if event["event"] not in _LOGGED_BY_THE_AGENT:
-            _log_event(_for_people(event))
+            _log_event(for_people(event))
 
     def waiting(self, event: Event) -> None:
         """One line, unless the agent's own log has it."""
@@ -174,7 +174,7 @@ def _log_event(event: Event) -> None:
     log.info(str(event["event"]), **{name: value for name, value in event.items() if name != "event"})
 
 
-def _for_people(event: Event) -> Event:
+def for_people(event: Event) -> Event:
     """Lists (addresses, names of servers) as people write them."""
     return {
         name: ",".join(map(str, cast("list[object]", value))) if isinstance(value, list) else value

@@ -1,0 +1,309 @@
+//! `connect`, end to end and sealed: a program's connection through a connector's port, a POP and an agent, on real sockets.
+
+mod world;
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+
+use drtp_core::{CoreLimits, Flow, GatewayConfig, TunnelAgent, TunnelConnector, TunnelServer};
+use serde_json::{Value, json};
+use world::*;
+
+const CALLER: &str = "x-1";
+
+fn agent_of(authority: &Authority, uid: &str, target: &drtp_core::Target) -> TunnelAgent {
+    let identity =
+        authority.identity(&format!("spiffe://td/org/o/project/p/agent/{uid}"), &[&format!("{uid}.agent.td")]);
+    TunnelAgent::new(drtp_core::AgentConfig { identity, ..agent_config(authority, uid, 1, target.clone()) }).unwrap()
+}
+
+fn connector_of(authority: &Authority, uid: &str) -> TunnelConnector {
+    TunnelConnector::new(GatewayConfig {
+        identity: authority.identity(&format!("spiffe://td/user/u-1/connector/{uid}"), &[]),
+        epoch: 1,
+        liveness: quick(),
+        flow: Flow::default(),
+        limits: CoreLimits::default(),
+    })
+    .unwrap()
+}
+
+fn callers(uids: &[&str]) -> Value {
+    let one = |uid: &&str| json!({"identity": uid, "kind": "user", "name": "joe"});
+    Value::Array(uids.iter().map(one).collect())
+}
+
+/// No visitor from a gateway may pass: there is no list at all.
+fn unexposed_route(callers: &Value) -> Value {
+    with(route(free_port("127.0.0.1")), json!({"access": {"lists": []}, "mode": "mtls", "callers": callers}))
+}
+
+fn way(agent: &str, server: &str) -> Value {
+    json!({"connection": CONNECTION, "agent": agent, "server": server})
+}
+
+fn port(ways: &[Value]) -> Value {
+    json!({
+        "type": "port", "service": "ns/web", "bind": {"address": "127.0.0.1", "port": 0},
+        "allow": ["127.0.0.0/8"], "ways": ways,
+    })
+}
+
+struct Panel {
+    authority: Authority,
+    pops: Vec<TunnelServer>,
+    agent: TunnelAgent,
+    connector: TunnelConnector,
+    at: SocketAddr,
+    service: Value,
+    routes: Vec<Value>,
+}
+
+impl Panel {
+    fn new(service: SocketAddr) -> Self {
+        Self::build(service, 1, json!({}))
+    }
+
+    fn build(service: SocketAddr, pops: usize, service_change: Value) -> Self {
+        let authority = Authority::new();
+        let routes: Vec<Value> = (0..pops).map(|_| unexposed_route(&callers(&[CALLER]))).collect();
+        let pops: Vec<TunnelServer> = routes
+            .iter()
+            .enumerate()
+            .map(|(at, route)| {
+                let name = format!("p-{}", at + 1);
+                let identity =
+                    authority.identity(&format!("spiffe://td/pop/{name}"), &[&format!("{name}.tunnel.test")]);
+                let pop = TunnelServer::new(drtp_core::ServerConfig {
+                    web: None,
+                    pulse: None,
+                    country_database: None,
+                    identity,
+                    listeners: vec!["127.0.0.1:0".parse().unwrap()],
+                    liveness: quick(),
+                    flow: Flow::default(),
+                    limits: CoreLimits::default(),
+                })
+                .unwrap();
+                assert_ok(&pop.apply(&whole(json!({"route/c-1": route}))));
+                pop
+            })
+            .collect();
+        let target = target(service);
+        let agent = agent_of(&authority, "a-1", &target);
+        let connector = connector_of(&authority, CALLER);
+        let service = with(with(plan_service(&target), json!({"callers": callers(&[CALLER])})), service_change);
+        let (mut plan, mut table) = (json!({"service/c-1": service}), json!({}));
+        let mut ways = Vec::new();
+        for (at, pop) in pops.iter().enumerate() {
+            let name = format!("p-{}", at + 1);
+            let dns = format!("{name}.tunnel.test");
+            let server = with(plan_server(pop.agent_addresses()[0]), json!({"server": name, "name": dns}));
+            plan[format!("server/{name}")] = server.clone();
+            table[format!("server/{name}")] = server;
+            ways.push(way("a-1", &name));
+        }
+        table["port/web"] = port(&ways);
+        assert_ok(&agent.apply(&whole(plan)));
+        let outcome = connector.apply(&whole(table));
+        assert_ok(&outcome);
+        let at = outcome.entries["port/web"].bound.as_ref().unwrap().parse().unwrap();
+        let panel = Self { authority, pops, agent, connector, at, service, routes };
+        until("the agent", || panel.agent.stats().sessions.iter().all(|s| s.state == "Open"));
+        until("the connector", || panel.connector.stats().sessions.iter().all(|s| s.state == "Open"));
+        panel
+    }
+
+    fn call(&self) -> TcpStream {
+        visit(self.at)
+    }
+
+    fn outcome(&self) -> String {
+        let mut outcome = None;
+        until("the end of a connection", || {
+            outcome = self.connector.stats().recent.last().map(|record| record.outcome.clone());
+            outcome.is_some()
+        });
+        outcome.unwrap()
+    }
+}
+
+#[test]
+fn bytes_pass_both_ways_whole_and_the_end_is_clean() {
+    let panel = Panel::new(service(echo));
+    let sent = pattern(8 * 1024 * 1024, 3);
+    let mut stream = panel.call();
+    let mut reading = stream.try_clone().unwrap();
+    let expected = sent.clone();
+    let reader = std::thread::spawn(move || {
+        let mut got = Vec::new();
+        reading.read_to_end(&mut got).unwrap();
+        assert!(got == expected, "{} of {} bytes", got.len(), expected.len());
+    });
+    stream.write_all(&sent).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    reader.join().unwrap();
+    assert_eq!(panel.outcome(), "finished");
+    until("the agent's books", || panel.agent.stats().recent.iter().any(|record| record.caller == "user:joe"));
+    until("the POP's books", || panel.pops[0].stats().streams == 0);
+    // What the POP passed on is more than the plain bytes: records around them, and nothing of a gateway's.
+    assert!(panel.pops[0].stats().recent[0].bytes_in > sent.len() as u64);
+}
+
+#[test]
+fn a_server_that_speaks_first_is_heard_and_a_half_close_passes() {
+    let panel = Panel::new(service(|mut stream: TcpStream| {
+        stream.write_all(b"hello\n").unwrap();
+        let mut asked = Vec::new();
+        stream.read_to_end(&mut asked).unwrap();
+        stream.write_all(&asked).unwrap();
+    }));
+    let mut stream = panel.call();
+    let mut greeting = [0; 6];
+    stream.read_exact(&mut greeting).unwrap();
+    assert_eq!(&greeting, b"hello\n");
+    stream.write_all(b"and back").unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    assert_eq!(answer, b"and back");
+}
+
+#[test]
+fn a_reset_of_the_service_is_a_reset_and_a_refusal_is_told() {
+    let panel = Panel::new(service(|mut stream: TcpStream| {
+        stream.write_all(b"x").unwrap();
+        let mut one = [0];
+        let _ = stream.read_exact(&mut one);
+        reset(stream);
+    }));
+    let mut stream = panel.call();
+    let mut one = [0];
+    stream.read_exact(&mut one).unwrap();
+    stream.write_all(b"y").unwrap();
+    read_to_reset(&mut stream);
+    let away = Panel::new(SocketAddr::new([127, 0, 0, 1].into(), free_port("127.0.0.1")));
+    visit_in_vain(away.at);
+    assert_eq!(away.outcome(), "local service refused");
+}
+
+#[test]
+fn a_caller_who_loses_the_right_is_cut_at_the_pop_and_at_the_agent_by_itself() {
+    let panel = Panel::new(service(echo));
+    let mut first = panel.call();
+    first.write_all(b"a").unwrap();
+    first.read_exact(&mut [0]).unwrap();
+    // At the agent alone: the POP still lets it through.
+    let closed = with(panel.service.clone(), json!({"callers": []}));
+    assert_ok(&panel.agent.apply(&upsert("service/c-1", &closed)));
+    read_to_reset(&mut first);
+    visit_in_vain(panel.at);
+    assert_ok(&panel.agent.apply(&upsert("service/c-1", &panel.service)));
+    let mut second = panel.call();
+    second.write_all(b"a").unwrap();
+    second.read_exact(&mut [0]).unwrap();
+    // At the POP: the stream ends, and the session too.
+    let closed = with(panel.routes[0].clone(), json!({"callers": []}));
+    assert_ok(&panel.pops[0].apply(&upsert("route/c-1", &closed)));
+    read_to_reset(&mut second);
+    until("the refusal", || panel.connector.stats().sessions.iter().all(|s| s.state != "Open"));
+}
+
+#[test]
+fn a_connector_that_no_route_lists_has_no_session_and_one_of_another_service_no_stream() {
+    let panel = Panel::new(service(echo));
+    let stranger = connector_of(&panel.authority, "x-2");
+    let server = plan_server(panel.pops[0].agent_addresses()[0]);
+    let table = json!({"server/p-1": server, "port/web": port(&[way("a-1", "p-1")])});
+    let at: SocketAddr = stranger.apply(&whole(table)).entries["port/web"].bound.as_ref().unwrap().parse().unwrap();
+    event(|max| stranger.events(max), |event| matches!(event, drtp_core::Event::Refused { .. }));
+    visit_in_vain(at);
+    // It gets in by another service, and still has no way to this one.
+    let other = with(unexposed_route(&callers(&["x-2"])), json!({"connection": "c-2"}));
+    assert_ok(&panel.pops[0].apply(&upsert("route/c-2", &other)));
+    until("the session", || stranger.stats().sessions.iter().any(|s| s.state == "Open"));
+    visit_in_vain(at);
+    assert_eq!(stranger.stats().recent.last().unwrap().outcome, "access denied");
+    // Nor does the right to be let through by the POP move the agent.
+    let route = with(panel.routes[0].clone(), json!({"callers": callers(&[CALLER, "x-2"])}));
+    assert_ok(&panel.pops[0].apply(&upsert("route/c-1", &route)));
+    visit_in_vain(at);
+    assert!(panel.agent.stats().connections[0].denied_total > 0);
+}
+
+#[test]
+fn an_agent_that_was_not_meant_is_not_believed() {
+    let panel = Panel::new(service(echo));
+    // The POP's snapshot says a-1, and so a-1 answers; the connector's plan means another one.
+    let wrong = json!({"upsert": {"port/web": port(&[way("a-2", "p-1")])}});
+    assert_ok(&panel.connector.apply(wrong.to_string().as_bytes()));
+    visit_in_vain(panel.at);
+    assert_eq!(panel.outcome(), "end-to-end encryption broke");
+}
+
+#[test]
+fn the_service_is_told_who_calls_by_a_header_of_its_agent() {
+    let service = service(|mut stream: TcpStream| {
+        let mut header = vec![0; 256];
+        let count = stream.read(&mut header).unwrap();
+        stream.write_all(&header[..count]).unwrap();
+    });
+    let panel = Panel::build(service, 1, json!({"proxyProtocol": "V2"}));
+    let mut told = Vec::new();
+    panel.call().read_to_end(&mut told).unwrap();
+    let caller = b"\xe3\x00\x08user:joe";
+    assert!(told.windows(caller.len()).any(|window| window == caller), "{told:?}");
+}
+
+#[test]
+fn new_connections_go_on_through_the_other_pop_when_one_is_gone() {
+    let mut panel = Panel::build(service(echo), 2, json!({}));
+    panel.pops.remove(0).close();
+    until("the loss to be seen", || panel.connector.stats().sessions.iter().filter(|s| s.state == "Open").count() == 1);
+    for _ in 0..20 {
+        let mut stream = panel.call();
+        stream.write_all(b"x").unwrap();
+        stream.read_exact(&mut [0]).unwrap();
+    }
+}
+
+#[test]
+fn a_unix_port_is_the_owners_alone_and_goes_with_the_connector() {
+    use std::os::unix::fs::PermissionsExt;
+    let panel = Panel::new(service(echo));
+    let path = std::env::temp_dir().join(format!("drtp-connect-{}.sock", std::process::id()));
+    let unix = with(port(&[way("a-1", "p-1")]), json!({"bind": {"path": path}}));
+    assert_ok(&panel.connector.apply(&upsert("port/unix", &unix)));
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    let mut stream = UnixStream::connect(&path).unwrap();
+    stream.write_all(b"over a path").unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    assert_eq!(answer, b"over a path");
+    assert_ok(&panel.connector.apply(json!({"remove": ["port/unix"]}).to_string().as_bytes()));
+    assert!(!path.exists());
+}
+
+#[test]
+fn a_port_takes_nobody_from_a_network_that_is_not_allowed() {
+    let panel = Panel::new(service(echo));
+    let narrow = with(port(&[way("a-1", "p-1")]), json!({"allow": ["10.0.0.0/8"]}));
+    let outcome = panel.connector.apply(&upsert("port/narrow", &narrow));
+    let at: SocketAddr = outcome.entries["port/narrow"].bound.as_ref().unwrap().parse().unwrap();
+    visit_in_vain(at);
+}
+
+#[test]
+fn what_a_pop_brings_in_clear_to_a_service_that_is_only_for_callers_is_refused() {
+    let panel = Panel::build(service(echo), 1, json!({"sealedOnly": true}));
+    let open = with(route(free_port("127.0.0.1")), json!({"callers": callers(&[CALLER])}));
+    let outcome = panel.pops[0].apply(&upsert("route/c-1", &open));
+    let endpoint = outcome.entries["route/c-1"].bound.as_ref().unwrap().parse().unwrap();
+    until("the endpoint", || panel.pops[0].stats().connections.iter().any(|c| c.live));
+    visit_in_vain(endpoint);
+    let mut stream = panel.call();
+    stream.write_all(b"x").unwrap();
+    stream.read_exact(&mut [0]).unwrap();
+}

@@ -1,0 +1,426 @@
+//! A POP that was taken over: it has the POP's own key, sees every byte of a sealed stream, and may do with it what it
+//! likes. It learns nothing, changes nothing, and is nobody's caller.
+
+mod world;
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use drtp_core::message::{Open, ResetCode};
+use drtp_core::session::{Budget, Event, Session, SessionConfig};
+use drtp_core::{AgentConfig, CoreLimits, Flow, GatewayConfig, Identity, TunnelAgent, TunnelConnector};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig, ServerConnection};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use serde_json::{Value, json};
+use world::*;
+
+/// What it does to records on their way up, from the connector to the agent: the whole ones that carry a lot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Deed {
+    Nothing,
+    /// A bit of the second.
+    Change,
+    /// The second twice.
+    Repeat,
+    /// The third before the second.
+    Swap,
+    /// The second is left out.
+    Drop,
+    /// An orderly end after the first.
+    Cut,
+    /// All of it goes to an agent that was not meant.
+    Divert,
+}
+
+/// A record of this many bytes or more carries what the test sends.
+const LARGE: usize = 4_000;
+
+/// Whole TLS records out of a stream of bytes.
+#[derive(Default)]
+struct Records(Vec<u8>);
+
+impl Records {
+    fn take(&mut self, bytes: &[u8]) -> Vec<Vec<u8>> {
+        self.0.extend_from_slice(bytes);
+        let mut whole = Vec::new();
+        while self.0.len() >= 5 {
+            let length = 5 + usize::from(u16::from_be_bytes([self.0[3], self.0[4]]));
+            if self.0.len() < length {
+                break;
+            }
+            whole.push(self.0.drain(..length).collect());
+        }
+        whole
+    }
+}
+
+struct Lane {
+    socket: TcpStream,
+    tls: ServerConnection,
+    session: Session,
+}
+
+#[derive(Debug)]
+enum News {
+    Hello,
+    Open(u32, Box<Open>),
+    Data(u32, Vec<u8>),
+    Fin(u32),
+    Reset(u32, ResetCode),
+}
+
+impl Lane {
+    fn new(socket: TcpStream, config: &Arc<ServerConfig>) -> Self {
+        socket.set_nonblocking(true).unwrap();
+        socket.set_nodelay(true).unwrap();
+        let rhythm =
+            SessionConfig { liveness: quick(), flow: Flow::default(), streams_max: 100, half_open_max: 100, seed: 7 };
+        let session = Session::server(rhythm, Budget::new(1 << 30), Instant::now());
+        Self { socket, tls: ServerConnection::new(Arc::clone(config)).unwrap(), session }
+    }
+
+    /// By the identity in its certificate; nothing before the handshake.
+    fn is_connector(&self) -> Option<bool> {
+        let leaf = self.tls.peer_certificates()?.first()?;
+        Some(leaf.windows(11).any(|window| window == b"/connector/"))
+    }
+
+    fn is(&self, agent: &str) -> bool {
+        let wanted = format!("/agent/{agent}");
+        let leaf = self.tls.peer_certificates().and_then(|chain| chain.first());
+        leaf.is_some_and(|leaf| leaf.windows(wanted.len()).any(|window| window == wanted.as_bytes()))
+    }
+
+    fn read(&mut self) -> Vec<News> {
+        let mut news = Vec::new();
+        while self.tls.wants_read() && self.tls.read_tls(&mut self.socket).is_ok_and(|count| count > 0) {
+            self.tls.process_new_packets().unwrap();
+            let mut plain = Vec::new();
+            let _ = self.tls.reader().read_to_end(&mut plain);
+            let mut sink = |event: Event<'_>| match event {
+                Event::Hello(_) => news.push(News::Hello),
+                Event::Open { stream, open } => news.push(News::Open(stream, open)),
+                Event::Data { stream, bytes } => news.push(News::Data(stream, bytes.to_vec())),
+                Event::Fin { stream } => news.push(News::Fin(stream)),
+                Event::Reset { stream, code } => news.push(News::Reset(stream, code)),
+                _ => {}
+            };
+            self.session.input(0, &plain, Instant::now(), &mut sink).unwrap();
+        }
+        self.session.tick(Instant::now(), &mut |_| {});
+        news
+    }
+
+    fn write(&mut self) {
+        let mut out = Vec::new();
+        self.session.take_output(0, &mut out);
+        self.tls.writer().write_all(&out).unwrap();
+        while self.tls.wants_write() && self.tls.write_tls(&mut self.socket).is_ok() {}
+    }
+}
+
+struct Hacked {
+    address: SocketAddr,
+    seen: Arc<Mutex<Vec<u8>>>,
+    over: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Drop for Hacked {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::SeqCst);
+        let _ = self.thread.take().unwrap().join();
+    }
+}
+
+fn tls_of(identity: &Identity) -> Arc<ServerConfig> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(identity.roots_pem.as_bytes()).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build().unwrap();
+    let chain = CertificateDer::pem_slice_iter(identity.chain_pem.as_bytes()).collect::<Result<_, _>>().unwrap();
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(chain, PrivateKeyDer::from_pem_slice(identity.key_pem.as_bytes()).unwrap())
+        .unwrap();
+    config.alpn_protocols = vec![b"drtp/1".to_vec()];
+    Arc::new(config)
+}
+
+impl Hacked {
+    fn new(identity: &Identity, deed: Deed) -> Self {
+        let (listener, config) = (TcpListener::bind("127.0.0.1:0").unwrap(), tls_of(identity));
+        let address = listener.local_addr().unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let (seen, over) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
+        let (log, ends) = (Arc::clone(&seen), Arc::clone(&over));
+        let thread = std::thread::spawn(move || {
+            let mut lanes: Vec<Lane> = Vec::new();
+            let mut pump = Pump { deed, up: Records::default(), large: 0, held: Vec::new(), streams: None };
+            while !ends.load(Ordering::SeqCst) {
+                if let Ok((socket, _)) = listener.accept() {
+                    lanes.push(Lane::new(socket, &config));
+                }
+                for at in 0..lanes.len() {
+                    for news in lanes[at].read() {
+                        pump.handle(&mut lanes, at, news, &log);
+                    }
+                }
+                lanes.iter_mut().for_each(Lane::write);
+                std::thread::park_timeout(Duration::from_millis(1));
+            }
+        });
+        Self { address, seen, over, thread: Some(thread) }
+    }
+}
+
+/// One stream at a time: (connector's lane and stream, agent's lane and stream).
+struct Pump {
+    deed: Deed,
+    up: Records,
+    large: usize,
+    held: Vec<Vec<u8>>,
+    streams: Option<((usize, u32), (usize, u32))>,
+}
+
+impl Pump {
+    fn handle(&mut self, lanes: &mut [Lane], at: usize, news: News, log: &Mutex<Vec<u8>>) {
+        match news {
+            News::Hello => {
+                if lanes[at].is_connector().unwrap() {
+                    lanes[at].session.answer_streams();
+                }
+                lanes[at].session.accept([1; 16], Instant::now());
+            }
+            News::Open(stream, open) => {
+                let meant = if self.deed == Deed::Divert { "a-2" } else { "a-1" };
+                let agent = lanes.iter().position(|lane| lane.is(meant)).unwrap();
+                let far = lanes[agent].session.open(*open, Instant::now()).unwrap();
+                lanes[at].session.connected(stream);
+                self.streams = Some(((at, stream), (agent, far)));
+            }
+            News::Data(stream, bytes) => {
+                log.lock().unwrap().extend_from_slice(&bytes);
+                lanes[at].session.consumed(stream, bytes.len() as u64, Instant::now());
+                let Some((near, far)) = self.streams else { return };
+                if (at, stream) == near {
+                    for record in self.up.take(&bytes) {
+                        self.pass(&mut lanes[far.0].session, far.1, record);
+                    }
+                } else {
+                    assert_eq!(lanes[near.0].session.send(near.1, &bytes), bytes.len());
+                }
+            }
+            News::Fin(stream) => self.other(lanes, at, stream, Session::finish),
+            News::Reset(stream, code) => self.other(lanes, at, stream, |session, id| session.reset(id, code)),
+        }
+    }
+
+    fn other(&self, lanes: &mut [Lane], at: usize, stream: u32, act: impl Fn(&mut Session, u32)) {
+        let Some((near, far)) = self.streams else { return };
+        let (lane, id) = if (at, stream) == near { far } else { near };
+        act(&mut lanes[lane].session, id);
+    }
+
+    fn pass(&mut self, to: &mut Session, stream: u32, mut record: Vec<u8>) {
+        if record.len() < LARGE {
+            return send(to, stream, &record);
+        }
+        self.large += 1;
+        match (self.deed, self.large) {
+            (Deed::Change, 2) => {
+                let middle = record.len() / 2;
+                record[middle] ^= 1;
+            }
+            (Deed::Repeat, 2) => send(to, stream, &record),
+            (Deed::Swap, 2) => return self.held.push(record),
+            (Deed::Cut, 1) => {
+                send(to, stream, &record);
+                return to.finish(stream);
+            }
+            (Deed::Drop, 2) | (Deed::Cut, _) => return,
+            _ => {}
+        }
+        send(to, stream, &record);
+        for record in std::mem::take(&mut self.held) {
+            send(to, stream, &record);
+        }
+    }
+}
+
+fn send(to: &mut Session, stream: u32, bytes: &[u8]) {
+    let mut at = 0;
+    while at < bytes.len() {
+        match to.send(stream, &bytes[at..]) {
+            0 => return,
+            sent => at += sent,
+        }
+    }
+}
+
+/// What the service got, and whether the end was an orderly one.
+type Got = (Vec<u8>, bool);
+
+struct Panel {
+    hacked: Hacked,
+    at: SocketAddr,
+    got: Receiver<Got>,
+    connector: TunnelConnector,
+    _agents: Vec<TunnelAgent>,
+}
+
+fn panel(deed: Deed) -> Panel {
+    let authority = Authority::new();
+    let hacked = Hacked::new(&authority.pop(), deed);
+    let (report, got) = channel();
+    let report = Arc::new(Mutex::new(report));
+    let service = service(move |mut stream: TcpStream| {
+        let (mut all, mut buffer, mut whole) = (Vec::new(), vec![0; 65_536], true);
+        loop {
+            match stream.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(count) => {
+                    all.extend_from_slice(&buffer[..count]);
+                    let _ = stream.write_all(&buffer[..count]);
+                }
+                Err(_) => {
+                    whole = false;
+                    break;
+                }
+            }
+        }
+        let _ = report.lock().unwrap().send((all, whole));
+    });
+    let target = target(service);
+    let caller = json!([{"identity": "x-1", "kind": "user", "name": "joe"}]);
+    let plan = |_: &str| {
+        json!({
+            "server/p-1": plan_server(hacked.address),
+            "service/c-1": with(plan_service(&target), json!({"callers": caller})),
+        })
+    };
+    let agents: Vec<TunnelAgent> = ["a-1", "a-2"]
+        .iter()
+        .map(|uid| {
+            let identity =
+                authority.identity(&format!("spiffe://td/org/o/project/p/agent/{uid}"), &[&format!("{uid}.agent.td")]);
+            let config = AgentConfig { identity, ..agent_config(&authority, uid, 1, target.clone()) };
+            let agent = TunnelAgent::new(config).unwrap();
+            assert_ok(&agent.apply(&whole(plan(uid))));
+            agent
+        })
+        .collect();
+    let connector = TunnelConnector::new(GatewayConfig {
+        identity: authority.identity("spiffe://td/user/u-1/connector/x-1", &[]),
+        epoch: 1,
+        liveness: quick(),
+        flow: Flow::default(),
+        limits: CoreLimits::default(),
+    })
+    .unwrap();
+    let way: Value = json!({"connection": CONNECTION, "agent": "a-1", "server": "p-1"});
+    let port = json!({"type": "port", "service": "ns/web", "bind": {"address": "127.0.0.1", "port": 0},
+        "allow": ["127.0.0.0/8"], "ways": [way]});
+    let table = json!({"server/p-1": plan_server(hacked.address), "port/web": port});
+    let outcome = connector.apply(&whole(table));
+    let at = outcome.entries["port/web"].bound.as_ref().unwrap().parse().unwrap();
+    for agent in &agents {
+        until("an agent", || agent.stats().sessions.iter().all(|s| s.state == "Open"));
+    }
+    until("the connector", || connector.stats().sessions.iter().all(|s| s.state == "Open"));
+    Panel { hacked, at, got, connector, _agents: agents }
+}
+
+/// A piece that is a record of its own, and others; gives them, how much of their echo came, and whether the caller was cut off.
+fn talk(panel: &Panel, pieces: usize) -> (Vec<u8>, usize, bool) {
+    let sent = pattern(pieces * 8_000, 11);
+    let mut stream = visit(panel.at);
+    let (mut echoed, mut cut) = (0, false);
+    let mut note = |outcome: std::io::Result<usize>| match outcome {
+        Ok(count) => echoed += count,
+        // The system tells of a reset once.
+        Err(error) => cut |= matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe),
+    };
+    for (number, piece) in sent.chunks(8_000).enumerate() {
+        note(stream.write_all(piece).map(|()| 0));
+        // What follows the first follows at once, so that there are records to hold side by side.
+        let mut echo = vec![0; piece.len()];
+        if number == 0 {
+            note(stream.read_exact(&mut echo).map(|()| echo.len()));
+        }
+    }
+    note(stream.shutdown(std::net::Shutdown::Write).map(|()| 0));
+    note(stream.read_to_end(&mut Vec::new()));
+    (sent, echoed, cut)
+}
+
+impl Panel {
+    /// What the service got of the one visitor; probes say nothing and end in order.
+    fn delivered(&self) -> Got {
+        loop {
+            let got = self.got.recv_timeout(PATIENCE).unwrap();
+            if !(got.0.is_empty() && got.1) {
+                return got;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_pop_that_listens_hears_none_of_a_thousand_markers() {
+    let panel = panel(Deed::Nothing);
+    let mut stream = visit(panel.at);
+    let mut reading = stream.try_clone().unwrap();
+    let echo = std::thread::spawn(move || {
+        let mut all = Vec::new();
+        reading.read_to_end(&mut all).map(|_| all)
+    });
+    let markers: Vec<String> = (0..1_000).map(|number| format!("planted-marker-{number:04}")).collect();
+    for marker in &markers {
+        stream.write_all(marker.as_bytes()).unwrap();
+    }
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    let said = markers.concat().into_bytes();
+    assert!(echo.join().unwrap().unwrap() == said);
+    let (got, whole) = panel.delivered();
+    assert!(whole && got == said);
+    let seen = panel.hacked.seen.lock().unwrap();
+    assert!(seen.len() > 2 * said.len(), "the POP carried it all, both ways");
+    let found = markers.iter().filter(|marker| seen.windows(marker.len()).any(|window| window == marker.as_bytes()));
+    assert_eq!(found.count(), 0);
+}
+
+#[test]
+fn whatever_a_pop_does_to_a_stream_ends_it_and_no_changed_byte_is_delivered() {
+    for deed in [Deed::Change, Deed::Repeat, Deed::Swap, Deed::Drop, Deed::Cut] {
+        let panel = panel(deed);
+        let (sent, _, cut) = talk(&panel, 4);
+        let (got, whole) = panel.delivered();
+        assert!(!whole, "{deed:?}: the service saw an orderly end after {} bytes", got.len());
+        assert!(cut, "{deed:?}: the caller saw an orderly end");
+        assert!(sent.starts_with(&got), "{deed:?}: other bytes than were sent");
+        let most = if deed == Deed::Repeat { sent.len() - 1 } else { 8_000 };
+        assert!(got.len() <= most, "{deed:?}: {} bytes", got.len());
+        until("the caller's books", || {
+            panel.connector.stats().recent.iter().any(|record| record.outcome != "finished")
+        });
+    }
+}
+
+#[test]
+fn a_stream_that_a_pop_takes_elsewhere_is_refused_by_the_caller() {
+    let panel = panel(Deed::Divert);
+    let (_, echoed, cut) = talk(&panel, 2);
+    assert!(cut && echoed == 0);
+    let dialled = std::iter::from_fn(|| panel.got.recv_timeout(Duration::from_millis(200)).ok());
+    assert_eq!(dialled.filter(|got| !got.0.is_empty()).count(), 0);
+    assert_eq!(panel.connector.stats().recent[0].outcome, "end-to-end encryption broke");
+}

@@ -1,0 +1,292 @@
+"""The connector host: `datumctl connect`. As an agent's: feed -> plan -> core, and the core's state -> view.
+
+With the control plane down all of this goes on from the snapshot on disk, for as long as the certificate lasts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from drtp.agent.connectplan import ConnectPlan, Port, port_views, read_connect_plan
+from drtp.agent.connectview import ConnectorView
+from drtp.agent.host import certificate_view, feed_view, terminal_in, tunnel_identity
+from drtp.agent.picture import views_of
+from drtp.agent.settings import DRAIN_S
+from drtp.agent.view import AgentPhase, Failure
+from drtp.agent.ways import ways_of
+from drtp.api.reports import ConnectorRegistration
+from drtp.api.snapshots import Snapshot
+from drtp.client.epoch import next_epoch
+from drtp.client.feed import Feed, FeedPhase
+from drtp.client.identity import Identity, IdentityStore
+from drtp.client.proxies import proxies
+from drtp.kit.clock import Clock, SystemClock
+from drtp.kit.descriptors import raise_descriptor_limit
+from drtp.kit.errors import DrtpError, Terminal
+from drtp.kit.exclusive import exclusive
+from drtp.kit.latest import Latest
+from drtp.kit.observe import logger
+from drtp.tunnel import (
+    Event,
+    Fenced,
+    GatewayConfig,
+    Liveness,
+    Refused,
+    TunnelConnector,
+    TunnelDown,
+    TunnelUp,
+    Ways,
+    delta_between,
+)
+
+log = logger("connect")
+
+REFRESH_S = 1.0
+STALE_MAX = 20
+"""As an agent's: old answers of the core in a row, after which a new process is wanted."""
+DRAIN_LOOK_S = 0.05
+
+_LIVENESS = Liveness(idle_ping_ms=800, idle_dead_ms=2_500)
+"""A connection that is opened now must not find out that its POP is gone: idle lanes are watched as busy ones are."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectorSettings:
+    """`state_dir` as an agent's. `local_address`: where `/ready` and `/metrics` are; None for neither."""
+
+    state_dir: Path
+    ports: tuple[Port, ...]
+    registration: ConnectorRegistration
+    local_address: tuple[str, int] | None = None
+    drain_s: float = DRAIN_S
+
+
+@dataclass(slots=True)
+class _Running:
+    """What exists while the host runs."""
+
+    tunnel: TunnelConnector
+    identity: Identity
+    plan: ConnectPlan = field(default_factory=ConnectPlan)
+    applied: dict[str, dict[str, object]] | None = None
+    bound: dict[str, str] = field(default_factory=dict[str, str])
+    renewals: int = 0
+    ways: Mapping[str, Ways] | None = None
+    refused: dict[str, str] = field(default_factory=dict[str, str])
+
+
+class ConnectorHost:
+    """One connector process. `run` once; `view` is there from the start."""
+
+    def __init__(self, settings: ConnectorSettings, *, clock: Clock | None = None, feed: Feed | None = None) -> None:
+        """`feed` None: made from the identity in the state directory. Raises: Terminal, Invalid."""
+        self.view: Latest[ConnectorView] = Latest(ConnectorView())
+        self._settings = settings
+        self._clock = clock or SystemClock()
+        self._feed = feed or Feed(
+            IdentityStore(settings.state_dir), lambda: settings.registration, settings.state_dir, self._clock
+        )
+        self._proxies = proxies()
+        self._dirty = asyncio.Event()
+        self._applying = asyncio.Lock()
+        self._stops = 0
+        self._stopping = asyncio.Event()
+        self._forced = asyncio.Event()
+        self._phase = AgentPhase.STARTING
+        self._planned = False
+        self._local_url = ""
+
+    def stop(self) -> None:
+        """First call: drain, for `settings.drain_s` at most. Second: end now. May be called from a signal handler."""
+        self._stops += 1
+        self._stopping.set()
+        if self._stops > 1:
+            self._forced.set()
+
+    async def run(self) -> None:
+        """Present the services until `stop`. Raises: Terminal when going on is useless (refused, a port is taken)."""
+        directory = self._settings.state_dir
+        try:
+            with exclusive(directory / "lock", "DRTP-4010", f"Another process runs with {directory}."):
+                await self._run_locked()
+        except BaseExceptionGroup as errors:
+            failure = terminal_in(errors)
+            if failure is None:
+                raise
+            self._fail(failure)
+            raise failure from errors
+        except Terminal as failure:
+            self._fail(failure)
+            raise
+        self._phase = AgentPhase.STOPPED
+        self._publish(phase=AgentPhase.STOPPED)
+
+    async def _run_locked(self) -> None:
+        identity = self._feed.identity.value
+        if identity is None:
+            raise Terminal("DRTP-2015")
+        raise_descriptor_limit()
+        config = GatewayConfig(epoch=next_epoch(self._settings.state_dir / "epoch", self._clock), liveness=_LIVENESS)
+        running = _Running(TunnelConnector(config, tunnel_identity(identity)), identity)
+        self._phase = AgentPhase.CONNECTING
+        try:
+            # Before anything else: a port that is taken is said at once, and one that is free is ours.
+            await self._apply(running, None)
+            async with self._pages(), asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(work)
+                    for work in (
+                        self._feed.run(),
+                        self._follow_plans(running),
+                        self._follow_identity(running),
+                        self._follow_feed_state(),
+                        self._follow_events(running),
+                        self._keep_fresh(running),
+                    )
+                ]
+                await self._stopping.wait()
+                await self._drain(running)
+                for task in tasks:
+                    task.cancel()
+        finally:
+            await running.tunnel.close()
+
+    @contextlib.asynccontextmanager
+    async def _pages(self) -> AsyncGenerator[None, None]:
+        wanted = self._settings.local_address
+        if wanted is None:
+            yield
+            return
+        # Late: a connector without pages starts faster without a web server.
+        from drtp.agent.pages import Readiness, free_socket, status_pages
+
+        def state() -> Readiness:
+            seen = self.view.value or ConnectorView()
+            return Readiness(seen.ready, seen.phase, seen.ports, seen.failure)
+
+        async with status_pages(free_socket(*wanted), state, (), self._clock) as url:
+            self._local_url = url
+            yield
+
+    async def _follow_plans(self, running: _Running) -> None:
+        async for snapshot in self._feed.snapshot:
+            await self._apply(running, snapshot)
+            self._feed.applied(snapshot.generation, running.refused)
+            self._dirty.set()
+
+    async def _apply(self, running: _Running, snapshot: Snapshot | None) -> None:
+        plan = read_connect_plan(snapshot, self._settings.ports)
+        ways = ways_of(plan.servers, self._proxies, None)
+        delta = delta_between(running.applied, plan.documents)
+        changed = ways if ways != running.ways else None
+        outcome = await running.tunnel.apply(msgspec.structs.replace(delta, ways=changed))
+        running.ways = ways
+        running.refused = {key: one.error or "not taken" for key, one in outcome.entries.items() if not one.ok}
+        for port in self._settings.ports:
+            if (why := running.refused.get(port.key)) is not None:
+                raise Terminal("DRTP-4062", f"{port.written} cannot be used for {port.service}: {why}.")
+        running.bound |= {key: one.bound for key, one in outcome.entries.items() if one.bound is not None}
+        running.applied = {key: {} if key in running.refused else entry for key, entry in plan.documents.items()}
+        running.plan = plan
+
+    async def _follow_identity(self, running: _Running) -> None:
+        async for identity in self._feed.identity:
+            if running.identity is identity:
+                continue
+            try:
+                await running.tunnel.rotate(tunnel_identity(identity))
+            except DrtpError as error:
+                log.warning("certificate not taken", code=error.code, error=error.what)
+                continue
+            running.identity = identity
+            running.renewals += 1
+            self._dirty.set()
+
+    async def _follow_feed_state(self) -> None:
+        async for state in self._feed.state:
+            self._planned = self._planned or state.phase is FeedPhase.UP
+            self._dirty.set()
+            if state.phase is FeedPhase.REFUSED and state.terminal:
+                if state.code == "DRTP-2009":
+                    # An agent would renew with its old key; a connector's user is asked again.
+                    raise Terminal("DRTP-4069")
+                raise Terminal(state.code, state.message, state.remedy)
+
+    async def _follow_events(self, running: _Running) -> None:
+        async for batch in running.tunnel.events():
+            for event in batch:
+                _note(event)
+            self._dirty.set()
+
+    async def _keep_fresh(self, running: _Running) -> None:
+        stale = 0
+        while True:
+            self._dirty.clear()
+            stale = stale + 1 if await self._refresh(running) else 0
+            if stale >= STALE_MAX:
+                raise Terminal("DRTP-4004", "The tunnel's driver does not answer any more.")
+            await self._clock.sleep(DRAIN_LOOK_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(REFRESH_S):
+                    await self._dirty.wait()
+
+    async def _refresh(self, running: _Running) -> bool:
+        """Read the core's whole state and publish the view. True: the core gave an old answer."""
+        stats = await running.tunnel.stats()
+        pops = views_of(running.plan.servers, stats)
+        ports = port_views(self._settings.ports, running.plan, stats, pops, running.bound)
+        if self._phase in {AgentPhase.CONNECTING, AgentPhase.READY}:
+            ready = any(port.ready for port in ports)
+            self._phase = AgentPhase.READY if ready else AgentPhase.CONNECTING
+        self._publish(
+            phase=self._phase,
+            ports=ports,
+            pops=pops,
+            flows=stats.recent,
+            feed=feed_view(self._feed),
+            certificate=certificate_view(running.identity, running.renewals),
+            streams=stats.streams,
+            planned=self._planned,
+            quarantined=running.refused,
+            local_url=self._local_url,
+        )
+        return stats.stale
+
+    async def _drain(self, running: _Running) -> None:
+        """Nothing new is taken; open connections finish, until the deadline or a second `stop`."""
+        self._phase = AgentPhase.DRAINING
+        running.tunnel.drain(self._settings.drain_s)
+        self._dirty.set()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._settings.drain_s + 1.0):
+                while (await running.tunnel.stats()).streams and not self._forced.is_set():
+                    await self._clock.sleep(DRAIN_LOOK_S)
+
+    def _publish(self, **changed: object) -> None:
+        self.view.set(msgspec.structs.replace(self.view.value or ConnectorView(), **changed))
+
+    def _fail(self, error: DrtpError) -> None:
+        self._phase = AgentPhase.FAILED
+        log.error("stopped for good", code=error.code, error=error.what)
+        self._publish(phase=AgentPhase.FAILED, failure=Failure(code=error.code, what=error.what, remedy=error.remedy))
+
+
+def _note(event: Event) -> None:
+    """One log line for each transition. Raises: Terminal for the event that ends everything."""
+    match event:
+        case Fenced(message=message):
+            raise Terminal("DRTP-4011", f"A newer instance of this connector runs now ({message}).")
+        case TunnelUp(server=server, peer=peer, way=way):
+            log.info("tunnel up", server=server, peer=peer, way=way)
+        case TunnelDown(server=server, message=message):
+            log.warning("tunnel down", server=server, reason=message)
+        case Refused(subject=server, reason=reason):
+            log.warning("refused by tunnel server", server=server, reason=reason)
+        case _:
+            log.warning("event not for a connector", type=type(event).__name__)

@@ -1,0 +1,23 @@
+"""`datumctl-connect`: `connect` as a plugin of a host CLI that runs `datumctl-<name>` executables."""
+
+from __future__ import annotations
+
+import sys
+
+from drtp.main.shell import run
+
+
+def main() -> int:
+    """Console script. The manifest is answered before anything else is imported: hosts ask every plugin for it."""
+    if "--plugin-manifest" in sys.argv[1:]:
+        from drtp.main.datum.plugin import manifest
+
+        sys.stdout.write(manifest("connect"))
+        return 0
+    from drtp.main.datum.connect_command import connect
+
+    return run(connect, "datumctl connect")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

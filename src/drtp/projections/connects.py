@@ -1,0 +1,191 @@
+"""Units about `connect`: what a connector is told of the services that it asks for, and who calls a service.
+
+Only services that somebody's connector asks for cost anything, and only what such a one may have is told: of a service
+that is not there and one that is not allowed the answer is the same, and nothing is looked up for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, cast
+
+from drtp.api.core import ORGANIZATION_LABEL, Namespace
+from drtp.api.drtp import (
+    DRTPAccessPolicy,
+    DRTPConnection,
+    DRTPServer,
+    DRTPService,
+    EnforcementPoint,
+    Protocol,
+    Role,
+)
+from drtp.api.internal import CallerRecord, EdgeIdentity, EdgeRole
+from drtp.api.meta import ObjectMeta
+from drtp.api.rbac import ClusterRole, ClusterRoleBinding, RoleBinding
+from drtp.api.rbac import Role as RbacRole
+from drtp.api.snapshots import Access, Caller, ConnectWay, DenyEntry, PlanConnect, PlanServer
+from drtp.projections import facts
+from drtp.projections.cells import Index, Reader, Result, Unit
+from drtp.projections.settings import ProjectionSettings
+from drtp.rules import access, asking, callers, entrykeys, indexes
+from drtp.rules.permissions import Grantee, grantees_of
+from drtp.store.observed import EdgeRef
+
+INDEXES = (
+    Index(EdgeIdentity, "wants", indexes.identity_wants),
+    Index(RoleBinding, "grantee", lambda one: ((one.metadata.namespace, *who) for who in grantees_of(one))),
+    Index(ClusterRoleBinding, "grantee", grantees_of),
+    Index(ClusterRole, "all", lambda _role: (True,)),
+)
+
+NOT_ALLOWED = "NotAllowed"
+UDP = "UdpNotSealed"
+DISABLED = "Disabled"
+NO_AGENT = "AgentAway"
+
+
+class Asks(NamedTuple):
+    """Of a connector's record, what its plan depends on."""
+
+    who: CallerRecord
+    wants: tuple[str, ...]
+
+
+class ReadGrants:
+    """Roles and bindings as a unit reads them, so that it runs again when one of them changes."""
+
+    def __init__(self, read: Reader) -> None:
+        self._read = read
+
+    def given_in(self, namespace: str, grantee: Grantee) -> Sequence[RoleBinding]:
+        """As `Grants`."""
+        return self._read.indexed(RoleBinding, "grantee", (namespace, *grantee))
+
+    def given_everywhere(self, grantee: Grantee) -> Sequence[ClusterRoleBinding]:
+        """As `Grants`."""
+        return self._read.indexed(ClusterRoleBinding, "grantee", grantee)
+
+    def role(self, namespace: str, name: str) -> RbacRole | None:
+        """As `Grants`."""
+        return self._read.get(RbacRole, namespace, name)
+
+    def cluster_role(self, name: str) -> ClusterRole | None:
+        """As `Grants`."""
+        return self._read.get(ClusterRole, "", name)
+
+    def cluster_roles(self) -> Sequence[ClusterRole]:
+        """As `Grants`."""
+        return self._read.indexed(ClusterRole, "all", True)
+
+    def home_of(self, namespace: str) -> str:
+        """As `Grants`."""
+        home = self._organization(namespace)
+        return home if home and self._organization(home) == home else ""
+
+    def _organization(self, namespace: str) -> str:
+        project = self._read.get(Namespace, "", namespace)
+        return project.metadata.labels.get(ORGANIZATION_LABEL, "") if project is not None else ""
+
+
+def _names_organization(principals: tuple[str, ...]) -> bool:
+    return any(name.startswith("org:") for name in principals)
+
+
+def policies_admit(read: Reader, service: DRTPService, who: CallerRecord) -> bool:
+    """Whether the policies on a service let a caller pass, of whom the name is known and no more.
+
+    Where the caller is, and the hour, are not known here: a rule that allows by them does not speak, one that denies by
+    them does. A policy with a schedule, or that names organisations, is not judged for callers yet and admits none.
+    """
+    if read.unreadable(DRTPAccessPolicy, service.metadata.namespace):
+        return False
+    attached = facts.policies(read, service)
+    lists = tuple(access.policy_list(one) for one in attached if access.holds_at(one, EnforcementPoint.TUNNEL))
+    clauses = [clause for one in lists if not one.dry_run for clause in asking.parts(one)[0]]
+    if any(clause.schedule or clause.organizations or _names_organization(clause.principals) for clause in clauses):
+        return False
+    caller = asking.Caller(who.kind.value, callers.shown(who))
+    return not lists or asking.decide(Access(lists=lists), asking.Asking(caller=caller)).allowed
+
+
+def callers_of(read: Reader, service: DRTPService) -> tuple[Caller, ...]:
+    """Whose connectors may open streams to a service, of those that ask for it."""
+    namespace, name = service.metadata.namespace, service.metadata.name
+    asking = read.indexed(EdgeIdentity, "wants", f"{namespace}/{name}")
+    grants = ReadGrants(read)
+    found = [
+        Caller(identity=one.metadata.name, kind=who.kind.value, uid=who.uid, name=callers.shown(who))
+        for one in asking
+        if (who := one.spec.caller) is not None
+        and callers.may_connect(who, namespace, name, grants)
+        and policies_admit(read, service, who)
+    ]
+    return tuple(sorted(found, key=lambda caller: caller.identity))
+
+
+def connector(unit: Unit, read: Reader, settings: ProjectionSettings) -> Result:
+    """All that one connector is told: each service that it asks for, and the POPs on which these are."""
+    told = next(iter(read.facts().values()), None)
+    if told is None:
+        return Result()
+    who, wants = cast("Asks", told)
+    edge = EdgeRef(EdgeRole.CONNECTOR, unit[1])
+    result = Result()
+    servers: dict[str, DRTPServer] = {}
+    grants = ReadGrants(read)
+    for namespace, name in callers.wanted_names(wants):
+        plan = PlanConnect(namespace=namespace, name=name, reason=NOT_ALLOWED)
+        if callers.may_connect(who, namespace, name, grants):
+            plan = _plan(read, who, (namespace, name), servers)
+        result.entries[edge, entrykeys.connect(namespace, name)] = plan
+    for server in servers.values():
+        if (port := facts.tunnel_port(server)) is not None:
+            result.entries[edge, entrykeys.server(server.metadata.uid)] = PlanServer(
+                server=server.metadata.uid,
+                name=settings.server_name(server.metadata.name),
+                pop=server.spec.pop,
+                address=server.spec.server_ip,
+                port=port,
+                role=Role.PRIMARY,
+                sources=facts.sources([server.metadata]),
+            )
+    if denied := cast("tuple[str, ...]", read.value(facts.DENIED_POPS) or ()):
+        result.entries[edge, entrykeys.DENY] = DenyEntry(minimum_generation=dict.fromkeys(denied, -1))
+    return result
+
+
+def _plan(read: Reader, who: CallerRecord, named: tuple[str, str], servers: dict[str, DRTPServer]) -> PlanConnect:
+    """A service that may be called; its POPs are put into `servers`."""
+    namespace, name = named
+    service = read.get(DRTPService, namespace, name)
+    gone = service is None or service.metadata.deletion_timestamp is not None
+    if service is None or gone or not policies_admit(read, service, who):
+        return PlanConnect(namespace=namespace, name=name, reason=NOT_ALLOWED)
+    origin: list[ObjectMeta] = [service.metadata]
+    ways: list[ConnectWay] = []
+    found = read.indexed(DRTPConnection, "service", (namespace, name))
+    for one in sorted(found, key=lambda connection: connection.metadata.name):
+        agent = facts.agent_of(read, one) if one.metadata.deletion_timestamp is None else None
+        if agent is None:
+            continue
+        assigned = [facts.tunnel_server(read, each.server_ref.name) for each in one.spec.servers]
+        there = {server.metadata.uid: server for server in assigned if server is not None}
+        servers |= there
+        ways.append(ConnectWay(connection=one.metadata.uid, agent=agent.uid, servers=tuple(there)))
+        origin.append(one.metadata)
+    reason = ""
+    if service.spec.protocol is Protocol.UDP:
+        reason = UDP
+    elif not service.spec.enabled:
+        reason = DISABLED
+    elif not any(way.servers for way in ways):
+        reason = NO_AGENT
+    return PlanConnect(
+        namespace=namespace,
+        name=name,
+        service=service.metadata.uid,
+        protocol=service.spec.protocol,
+        ways=() if reason else tuple(ways),
+        reason=reason,
+        sources=facts.sources(origin),
+    )

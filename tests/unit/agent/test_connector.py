@@ -1,0 +1,147 @@
+"""Connector host, POP host and agent host back to back: the real core on loopback, no control plane anywhere."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import msgspec
+import pytest
+
+from drtp.agent import AgentHost, AgentPhase, PopView
+from drtp.agent.connector import ConnectorHost, ConnectorSettings
+from drtp.agent.connectplan import Port
+from drtp.agent.connectview import ConnectorView
+from drtp.api.drtp import ClientStatus, EndpointMode
+from drtp.api.reports import ConnectorRegistration
+from drtp.api.snapshots import Caller, ConnectWay, Entry, PlanConnect
+from drtp.kit.errors import Terminal
+from drtp.pop.run import Pop
+from drtp.tunnel import FlowRecord, Target
+from edge_world import NOBODY, TRUST_DOMAIN, echo_service, enrolled, plan_server, plan_service, route, snapshot, until
+from unit.agent.test_back_to_back import World
+
+CALLERS = (Caller(identity="x1", kind="user", uid="u1", name="bob"),)
+PORT = Port("joe/echo")
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    made = World(tmp_path)
+    agent = made.authority.leaf([f"spiffe://{TRUST_DOMAIN}/org/o1/project/p1/agent/a1"], [f"a1.agent.{TRUST_DOMAIN}"])
+    enrolled(tmp_path / "agent", agent)
+    enrolled(tmp_path / "connector", made.authority.leaf([f"spiffe://{TRUST_DOMAIN}/user/u1/connector/x1"], []))
+    return made
+
+
+def callable_route() -> Entry:
+    """Nobody may visit; bob's connector may call."""
+    return msgspec.structs.replace(route(access=NOBODY, mode=EndpointMode.MTLS), callers=CALLERS)
+
+
+def plan(pop: Pop, reason: str = "") -> dict[str, Entry]:
+    ways = () if reason else (ConnectWay("c1", "a1", ("p1",)),)
+    return {
+        "server/p1": plan_server("p1", pop.listener_port),
+        "connect/joe/echo": PlanConnect(namespace="joe", name="echo", service="s1", ways=ways, reason=reason),
+    }
+
+
+def host_of(world: World, *ports: Port, inspector: tuple[str, int] | None = None) -> ConnectorHost:
+    settings = ConnectorSettings(
+        state_dir=world.path / "connector",
+        ports=ports or (PORT,),
+        registration=ConnectorRegistration(services=("joe/echo",)),
+        local_address=inspector,
+        drain_s=5.0,
+    )
+    return ConnectorHost(settings)
+
+
+def tell(world: World, host: ConnectorHost, entries: dict[str, Entry]) -> None:
+    world.sequence += 1
+    host._feed.snapshot.set(snapshot(dict(entries), world.sequence))
+
+
+@asynccontextmanager
+async def running(host: ConnectorHost) -> AsyncGenerator[ConnectorHost]:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(host.run())
+        try:
+            yield host
+        finally:
+            host.stop()
+            host.stop()
+
+
+def seen(host: ConnectorHost) -> ConnectorView:
+    assert host.view.value is not None
+    return host.view.value
+
+
+async def call(host: ConnectorHost, words: bytes) -> bytes:
+    address, port = seen(host).ports[0].local.rsplit(":", 1)
+    reader, writer = await asyncio.open_connection(address, int(port))
+    writer.write(words)
+    writer.write_eof()
+    answer = await reader.read()
+    writer.close()
+    return answer
+
+
+async def test_a_call_passes_sealed_and_both_ends_know_whose_it_was(world: World) -> None:
+    async with echo_service() as port, world.pop(entries={"route/c1": callable_route()}) as pop:
+        served = msgspec.structs.replace(plan_service(port), callers=CALLERS, sealed_only=True)
+        entries: dict[str, Entry] = {"server/p1": plan_server("p1", pop.listener_port), "service/c1": served}
+        targets = {"joe/echo": Target(host="127.0.0.1", port=port)}
+        async with world.agent(entries, targets=targets) as agent, running(host_of(world)) as host:
+            tell(world, host, plan(pop))
+            await until(lambda: seen(host).ready)
+            assert seen(host).ports[0].pops == ("p1",)
+            await until(lambda: any(pop.state is ClientStatus.CONNECTED for pop in pops_of(agent)))
+            assert await call(host, b"words") == b"words"
+            await until(lambda: [flow.caller for flow in flows_of(agent)] == ["user:bob"])
+            await until(lambda: [flow.outcome for flow in seen(host).flows] == ["finished"])
+
+
+def pops_of(agent: AgentHost) -> tuple[PopView, ...]:
+    assert agent.view.value is not None
+    return agent.view.value.pops
+
+
+def flows_of(agent: AgentHost) -> tuple[FlowRecord, ...]:
+    assert agent.view.value is not None
+    return agent.view.value.flows
+
+
+async def test_a_port_is_taken_at_once_and_one_that_another_holds_ends_the_start(world: World) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        host = host_of(world, Port("joe/echo", port=taken.getsockname()[1]))
+        with pytest.raises(Terminal) as refused:
+            await host.run()
+        assert refused.value.code == "DRTP-4062"
+        assert seen(host).phase is AgentPhase.FAILED
+
+
+async def test_what_the_plan_says_is_in_the_ready_page_and_a_restart_goes_on_from_disk(world: World) -> None:
+    async with world.pop(entries={"route/c1": callable_route()}) as pop:
+        async with running(host_of(world, inspector=("127.0.0.1", 0))) as host:
+            await until(lambda: bool(seen(host).local_url))
+            async with aiohttp.ClientSession() as http:
+                async with http.get(f"{seen(host).local_url}/ready") as answer:
+                    assert answer.status == 503
+                tell(world, host, plan(pop, "NotAllowed"))
+                await until(lambda: seen(host).ports[0].code == "DRTP-4060")
+                tell(world, host, plan(pop))
+                await until(lambda: seen(host).ready)
+                async with http.get(f"{seen(host).local_url}/ready") as answer:
+                    assert (answer.status, (await answer.json())["services"][0]["service"]) == (200, "joe/echo")
+            await until((world.path / "connector" / "snapshot.json").exists)
+        async with running(host_of(world)) as again:
+            await until(lambda: seen(again).ready)

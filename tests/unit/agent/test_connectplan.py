@@ -1,0 +1,107 @@
+"""What a connector makes of its plan: ports for the core, and words for people."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from drtp.agent.connectplan import ConnectPlan, Port, port_views, read_connect_plan
+from drtp.agent.connectview import ConnectorView, PortView
+from drtp.agent.picture import views_of
+from drtp.agent.view import AgentPhase, FeedView
+from drtp.api.drtp import Role
+from drtp.api.snapshots import ConnectWay, Generation, PlanConnect, PlanServer, Snapshot
+from drtp.main.datum.connect_speaker import ConnectSpeaker, Event, JsonConnectForm
+from drtp.tunnel import ConnectionStats, FlowRecord, SessionPhase, SessionStats, Stats
+
+PORT = Port("joe/pg", port=5432)
+SERVER = PlanServer(server="s-1", name="nyc.tunnel.test", pop="nyc", address="127.0.0.1", port=7000, role=Role.PRIMARY)
+UP = Stats(sessions=(SessionStats(peer="s-1", address="127.0.0.1:7000", state=SessionPhase.OPEN),))
+
+
+def snapshot(reason: str = "") -> Snapshot:
+    ways = () if reason else (ConnectWay("c-1", "a-1", ("s-1",)), ConnectWay("c-2", "a-2", ("s-1", "s-2")))
+    plan = PlanConnect(namespace="joe", name="pg", service="u", ways=ways, reason=reason)
+    return Snapshot(Generation(1, 1), {"server/s-1": SERVER, "connect/joe/pg": plan})
+
+
+def view(plan: ConnectPlan, stats: Stats = UP, *, bound: bool = True) -> PortView:
+    where = {PORT.key: "127.0.0.1:5432"} if bound else {}
+    (one,) = port_views((PORT,), plan, stats, views_of(plan.servers, stats), where)
+    return one
+
+
+def test_a_port_is_there_before_the_first_plan_and_leads_nowhere() -> None:
+    plan = read_connect_plan(None, (PORT,))
+    assert plan.documents[PORT.key]["ways"] == []
+    assert plan.documents[PORT.key]["bind"] == {"address": "127.0.0.1", "port": 5432}
+    assert (view(plan).ready, view(plan).code) == (False, "DRTP-4066")
+
+
+def test_every_agent_on_every_pop_is_a_way() -> None:
+    plan = read_connect_plan(snapshot(), (PORT, Port("joe/pg", path=Path("/run/pg.sock"))))
+    ways = [(way["agent"], way["server"]) for way in plan.documents[PORT.key]["ways"]]
+    assert ways == [("a-1", "s-1"), ("a-2", "s-1"), ("a-2", "s-2")]
+    assert plan.documents["port/joe/pg//run/pg.sock"]["bind"] == {"path": "/run/pg.sock"}
+    assert view(plan).ready
+    assert view(plan).pops == ("nyc",)
+    assert not view(plan, Stats()).ready
+
+
+def test_each_obstacle_has_its_code() -> None:
+    codes = {"NotAllowed": "4060", "AgentAway": "4061", "UdpNotSealed": "4064", "Disabled": "4067", "New": "4061"}
+    for reason, code in codes.items():
+        said = view(read_connect_plan(snapshot(reason), (PORT,)))
+        assert (said.ready, said.reason, said.code) == (False, reason, f"DRTP-{code}")
+        assert "joe/pg" in said.message
+
+
+class Heard(JsonConnectForm):
+    """The events, kept."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def say(self, event: Event) -> None:
+        self.events.append(event)
+
+
+def test_the_ready_event_comes_first_and_then_one_for_each_change() -> None:
+    heard = Heard()
+    speaker = ConnectSpeaker(heard, 0.0)
+    plan = read_connect_plan(snapshot(), (PORT,))
+    ready = ConnectorView(phase=AgentPhase.READY, ports=(view(plan),), pops=views_of(plan.servers, UP))
+    speaker.follow(ready, 1.5)
+    assert heard.events[0] == {
+        "event": "ready",
+        "service": "joe/pg",
+        "local": "127.0.0.1:5432",
+        "pops": ["nyc"],
+        "encrypted": True,
+        "seconds": 1.5,
+    }
+    heard.events.clear()
+    speaker.follow(ready, 2.0)
+    assert heard.events == []
+    gone = view(read_connect_plan(snapshot("NotAllowed"), (PORT,)))
+    speaker.follow(ConnectorView(ports=(gone,), pops=ready.pops, feed=FeedView(state="Down")), 3.0)
+    assert [event["event"] for event in heard.events] == ["service", "controlplane"]
+    assert heard.events[0]["code"] == "DRTP-4060"
+
+
+def test_a_connection_that_was_refused_is_said_once_and_an_orderly_end_never() -> None:
+    heard = Heard()
+    speaker = ConnectSpeaker(heard, 0.0)
+    ends = ("finished", "local service refused", "end-to-end encryption broke", "reset by the other end")
+    flows = tuple(
+        FlowRecord(ended_unix_ms=number, visitor="", service="joe/pg", connection="", outcome=end)
+        for number, end in enumerate(ends, 1)
+    )
+    speaker.follow(ConnectorView(flows=flows), 1.0)
+    speaker.follow(ConnectorView(flows=flows), 2.0)
+    assert [event["code"] for event in heard.events] == ["DRTP-4063", "DRTP-4065"]
+
+
+def test_counts_are_the_cores_own() -> None:
+    counts = ConnectionStats(connection=PORT.key, service="joe/pg", streams=2, streams_total=7, bytes_in=5)
+    seen = view(read_connect_plan(snapshot(), (PORT,)), Stats(sessions=UP.sessions, connections=(counts,)))
+    assert (seen.streams, seen.streams_total, seen.bytes_in) == (2, 7, 5)

@@ -1,0 +1,109 @@
+"""Connectors enrol as somebody: a user, or an application; and lose their identity with them."""
+# pyright: reportOptionalMemberAccess=false
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from drtp.api.feed import EdgeRole
+from drtp.api.internal import Bound, CallerKind
+from drtp.api.meta import Key
+from drtp.api.reports import ConnectorRegistration
+from drtp.api.revoking import Because
+from drtp.api.spiffe import PeerRole, parse_uri
+from drtp.client.enrolment import enrol
+from drtp.client.feed import Feed, FeedPhase
+from drtp.client.identity import Identity
+from drtp.edgeserver.revocation import Revocation
+from drtp.kit.errors import Refused, Terminal
+from unit.edgeserver.edgebed import AGENT, Bed, edge_bed, until
+
+WANTS = ConnectorRegistration(hostname="laptop", services=("joe/postgres", "no name", "a/b/c"))
+
+
+@pytest.fixture
+async def bed(tmp_path: Path) -> AsyncIterator[Bed]:
+    async with edge_bed(tmp_path) as one:
+        yield one
+
+
+async def _of_user(bed: Bed, user: str = "bob", directory: str = "laptop") -> Identity:
+    issued = await bed.accounts.issue(user, timedelta(hours=1))
+    return await enrol(bed.address, bed.identities(directory), WANTS, token=issued.token)
+
+
+def _feed(bed: Bed, directory: str, said: ConnectorRegistration = WANTS) -> Feed:
+    return Feed(bed.identities(directory), lambda: said, bed.directory / directory, bed.clock)
+
+
+async def _account(bed: Bed, name: str = "reports") -> Bound:
+    body = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name, "namespace": "joe"}}
+    stored = await bed.store.create(body)
+    return Bound(kind="ServiceAccount", name=name, namespace="joe", uid=stored.uid)
+
+
+async def test_a_users_connector_carries_the_user_and_lasts_eight_hours(bed: Bed) -> None:
+    identity = await _of_user(bed)
+    record = (await bed.server.identities.find(identity.uid)).record.spec
+    name = parse_uri(record.uri)
+    assert (name.role, name.caller, name.project) == (PeerRole.CONNECTOR, record.caller.uid, "")
+    assert (record.caller.kind, record.caller.name) == (CallerKind.USER, "bob")
+    assert record.wants == ("joe/postgres",)
+    assert timedelta(hours=7) < identity.not_after - bed.clock.now() <= timedelta(hours=8)
+
+
+async def test_two_machines_of_one_user_are_two_connectors(bed: Bed) -> None:
+    first, second = await _of_user(bed), await _of_user(bed, directory="desktop")
+    assert first.uid != second.uid
+
+
+async def test_what_a_connector_asks_for_follows_its_hello(bed: Bed) -> None:
+    identity = await _of_user(bed)
+    async with bed.running(_feed(bed, "laptop", ConnectorRegistration(services=("joe/web",)))) as feed:
+        await until(lambda: feed.state.value.phase is FeedPhase.UP)
+        assert (await bed.server.identities.find(identity.uid)).record.spec.wants == ("joe/web",)
+
+
+async def test_a_revoked_user_takes_the_connectors_along(bed: Bed) -> None:
+    await _of_user(bed)
+    feed = _feed(bed, "laptop")
+    running = asyncio.ensure_future(feed.run())
+    await until(lambda: feed.state.value.phase is FeedPhase.UP)
+    revocation = Revocation(bed.store, bed.server.identities, bed.accounts, bed.secrets, bed.audit)
+    assert len((await revocation.user("bob", Because("olga", "left"))).identities) == 1
+    with pytest.raises(Terminal):
+        await asyncio.wait_for(running, 2)
+
+
+async def test_an_application_enrols_by_a_secret_of_its_account_and_goes_with_it(bed: Bed) -> None:
+    bound = await _account(bed)
+    secret = (await bed.secrets.mint(EdgeRole.CONNECTOR, bound)).secret
+    identity = await enrol(bed.address, bed.identities("app"), WANTS, secret=secret)
+    record = (await bed.server.identities.find(identity.uid)).record.spec
+    name = parse_uri(record.uri)
+    assert (name.role, name.caller) == (PeerRole.CONNECTOR, bound.uid)
+    assert name.project
+    assert (record.caller.kind, record.caller.name) == (CallerKind.APP, "system:serviceaccount:joe:reports")
+    await bed.store.delete(Key("ServiceAccount", "joe", "reports"))
+    async with asyncio.timeout(3):
+        while not (await bed.server.identities.find(identity.uid)).record.spec.revoked:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_secret_lets_in_what_it_was_made_for_and_nothing_else(bed: Bed) -> None:
+    bound = await _account(bed)
+    secret = (await bed.secrets.mint(EdgeRole.CONNECTOR, bound)).secret
+    with pytest.raises(Refused):
+        await enrol(bed.address, bed.identities("agent"), AGENT, secret=secret)
+    of_service = await bed.secret(EdgeRole.AGENT, "postgres")
+    with pytest.raises(Refused):
+        await enrol(bed.address, bed.identities("app"), WANTS, secret=of_service)
+    await bed.store.delete(Key("ServiceAccount", "joe", "reports"))
+    await _account(bed)
+    with pytest.raises(Refused):
+        await enrol(bed.address, bed.identities("app2"), WANTS, secret=secret)

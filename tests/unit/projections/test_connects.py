@@ -1,0 +1,229 @@
+"""Who may call a service, what each side is told of it, and that a change costs what it touches."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from drtp.api.internal import EdgeRole
+from drtp.api.snapshots import PlanConnect, PlanServer, PlanService, RouteEntry
+from drtp.projections.projector import Projector
+from drtp.projections.settings import ProjectionSettings
+from drtp.store.memory import MemoryStore
+from drtp.store.observed import EdgeRef
+from drtp.store.protocol import Stored, kind_of
+from drtp.store.view import View
+from tower import DRTP, INTERNAL, SUFFIX, service
+from unit.projections.test_projector import body, followed
+
+RBAC = "rbac.authorization.k8s.io/v1"
+CONNECT = {"verbs": ["connect"], "apiGroups": ["datumapis.com"], "resources": ["drtpservices/connect"]}
+
+
+def connector(name: str, user: str, *wants: str, **more: Any) -> dict[str, Any]:
+    caller = {"kind": "user", "uid": f"uid-{user}", "name": user, "groups": ["system:authenticated"]}
+    spec = {"role": "connector", "uri": "x", "caller": caller, "wants": list(wants)}
+    return body(INTERNAL, "EdgeIdentity", "", name, spec | more)
+
+
+def grant(namespace: str, user: str) -> dict[str, Any]:
+    subject = {"kind": "User", "name": user, "apiGroup": "rbac.authorization.k8s.io"}
+    return {
+        "apiVersion": RBAC,
+        "kind": "RoleBinding",
+        "metadata": {"name": f"{user}-connects", "namespace": namespace},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "edit"},
+        "subjects": [subject],
+    }
+
+
+ROLE = {"apiVersion": RBAC, "kind": "ClusterRole", "metadata": {"name": "edit"}, "rules": [CONNECT]}
+
+
+class Bed:
+    """A projector over a store with one served service, `joe/a`, on one tunnel server."""
+
+    def __init__(self, store: MemoryStore, view: View) -> None:
+        self.store, self.view = store, view
+        self.projector = Projector(view, ProjectionSettings(SUFFIX))
+        self.changes = view.subscribe()
+
+    async def put(self, obj: dict[str, Any]) -> set[EdgeRef]:
+        kind = kind_of(obj["apiVersion"], obj["kind"])
+        held = [
+            one for one in await self._named(kind, obj) if one.key.namespace == obj["metadata"].get("namespace", "")
+        ]
+        if held:
+            stored = await self.store.update({**held[0].object, "spec": obj["spec"]})
+        else:
+            stored = await self.store.create(obj)
+        return await self._seen(stored.revision)
+
+    async def drop(self, obj: dict[str, Any]) -> set[EdgeRef]:
+        kind = kind_of(obj["apiVersion"], obj["kind"])
+        (held,) = await self._named(kind, obj)
+        await self.store.delete(held.key)
+        return await self._seen(self.store.revision)
+
+    async def _named(self, kind: str, obj: dict[str, Any]) -> list[Stored]:
+        return [one for one in (await self.store.list(kind)).items if one.key.name == obj["metadata"]["name"]]
+
+    async def _seen(self, revision: int) -> set[EdgeRef]:
+        await self.view.reached(revision)
+        return self.projector.changed(self.changes.take_now())
+
+    def plan(self, uid: str) -> PlanConnect:
+        found = self.projector.entries(EdgeRef(EdgeRole.CONNECTOR, uid))["connect/joe/a"]
+        assert isinstance(found, PlanConnect)
+        return found
+
+    def served_plan(self) -> PlanService:
+        entries = self.projector.entries(EdgeRef(EdgeRole.AGENT, "agent-1")).values()
+        return next(one for one in entries if isinstance(one, PlanService))
+
+    def callers(self) -> list[tuple[str, ...]]:
+        """What POP and agent are told, one after the other."""
+        entries = [self.projector.entries(edge) for edge in self.projector.edges()]
+        told = [one for each in entries for one in each.values() if isinstance(one, RouteEntry | PlanService)]
+        return [tuple(caller.identity for caller in one.callers) for one in told]
+
+
+@asynccontextmanager
+async def served() -> AsyncGenerator[Bed]:
+    store = MemoryStore()
+    server = {
+        "pop": "nyc",
+        "location": {"latitude": "1", "longitude": "2"},
+        "serverIP": "127.0.0.1",
+        "listeners": [{"transport": "TLS", "port": 7000}],
+    }
+    assigned = [{"role": "Primary", "serverRef": {"name": "nyc"}}]
+    connection = {"serviceRef": {"name": "a"}, "client": {"agentID": "agent-1"}, "servers": assigned}
+    agent = {"role": "agent", "uri": "x", "namespace": "joe"}
+    whole = [
+        service("a", "joe", "TCP"),
+        body(DRTP, "DRTPServer", "", "nyc", server),
+        body(DRTP, "DRTPConnection", "joe", "a-1", connection),
+        body(INTERNAL, "EdgeIdentity", "", "agent-1", agent),
+        ROLE,
+    ]
+    for obj in whole:
+        await store.create(obj)
+    async with followed(store) as view:
+        bed = Bed(store, view)
+        bed.projector.rebuild()
+        yield bed
+
+
+async def test_a_user_with_the_verb_is_told_the_way_and_both_ends_are_told_the_user() -> None:
+    async with served() as bed:
+        await bed.put(grant("joe", "bob"))
+        await bed.put(connector("c-1", "bob", "joe/a"))
+        plan = bed.plan("c-1")
+        assert plan.reason == ""
+        assert [way.agent for way in plan.ways] == ["agent-1"]
+        entries = bed.projector.entries(EdgeRef(EdgeRole.CONNECTOR, "c-1"))
+        servers = [one for one in entries.values() if isinstance(one, PlanServer)]
+        assert [one.server for one in servers] == list(plan.ways[0].servers)
+        assert bed.callers() == [("c-1",), ("c-1",)]
+
+
+async def test_who_may_not_is_told_the_same_of_what_is_there_and_of_what_is_not() -> None:
+    async with served() as bed:
+        await bed.put(connector("c-1", "eve", "joe/a", "joe/absent"))
+        entries = bed.projector.entries(EdgeRef(EdgeRole.CONNECTOR, "c-1"))
+        there, absent = entries["connect/joe/a"], entries["connect/joe/absent"]
+        assert isinstance(there, PlanConnect)
+        assert isinstance(absent, PlanConnect)
+        assert (there.reason, there.service, there.ways, there.sources) == ("NotAllowed", "", (), ())
+        assert (absent.reason, absent.service, absent.ways, absent.sources) == ("NotAllowed", "", (), ())
+        assert not [one for one in entries.values() if isinstance(one, PlanServer)]
+        assert bed.callers() == [(), ()]
+
+
+@pytest.mark.parametrize("how", ["the role binding", "the identity", "the wish"])
+async def test_what_takes_the_right_away_reaches_pop_agent_and_connector_at_once(how: str) -> None:
+    async with served() as bed:
+        await bed.put(grant("joe", "bob"))
+        await bed.put(connector("c-1", "bob", "joe/a"))
+        assert bed.callers() == [("c-1",), ("c-1",)]
+        if how == "the role binding":
+            changed = await bed.drop(grant("joe", "bob"))
+            assert bed.plan("c-1").reason == "NotAllowed"
+            assert {edge.role for edge in changed} == {EdgeRole.POP, EdgeRole.AGENT, EdgeRole.CONNECTOR}
+        elif how == "the identity":
+            await bed.put(connector("c-1", "bob", "joe/a", revoked=True))
+            assert EdgeRef(EdgeRole.CONNECTOR, "c-1") not in bed.projector.edges()
+        else:
+            await bed.put(connector("c-1", "bob"))
+        assert bed.callers() == [(), ()]
+
+
+async def test_a_narrowed_token_reaches_nothing_outside_its_projects() -> None:
+    async with served() as bed:
+        await bed.put(grant("joe", "bob"))
+        caller = {"kind": "user", "uid": "u", "name": "bob", "within": ["elsewhere"]}
+        await bed.put(connector("c-1", "bob", "joe/a", caller=caller))
+        assert bed.plan("c-1").reason == "NotAllowed"
+
+
+async def test_a_disabled_service_and_an_absent_agent_are_said_to_those_who_may() -> None:
+    async with served() as bed:
+        await bed.put(grant("joe", "bob"))
+        await bed.put(connector("c-1", "bob", "joe/a"))
+        off = service("a", "joe", "TCP")
+        off["spec"]["enabled"] = False
+        await bed.put(off)
+        assert (bed.plan("c-1").reason, bed.plan("c-1").ways) == ("Disabled", ())
+        await bed.put(service("a", "joe", "TCP"))
+        await bed.drop(body(INTERNAL, "EdgeIdentity", "", "agent-1", {}))
+        assert bed.plan("c-1").reason == "AgentAway"
+
+
+async def test_a_grant_in_another_project_costs_nothing_here() -> None:
+    async with served() as bed:
+        await bed.put(grant("joe", "bob"))
+        await bed.put(connector("c-1", "bob", "joe/a"))
+        before = bed.projector.runs
+        assert await bed.put(grant("elsewhere", "bob")) == set()
+        assert bed.projector.runs == before
+
+
+async def test_a_service_without_a_public_place_takes_sealed_streams_alone() -> None:
+    async with served() as bed:
+        assert not bed.served_plan().sealed_only
+        private = service("a", "joe", "TCP")
+        private["spec"].pop("expose", None)
+        await bed.put(private)
+        assert bed.served_plan().sealed_only
+        private["spec"]["edgeAllowlist"] = ["203.0.113.0/24"]
+        await bed.put(private)
+        assert not bed.served_plan().sealed_only
+
+
+def policy(*rules: dict[str, Any], **more: Any) -> dict[str, Any]:
+    target = {"group": "datumapis.com", "kind": "DRTPService", "name": "a"}
+    return body(DRTP, "DRTPAccessPolicy", "joe", "p", {"targetRefs": [target], "rules": list(rules)} | more)
+
+
+@pytest.mark.parametrize(
+    ("rules", "reason"),
+    [
+        ([{"name": "one", "action": "Allow", "principals": ["user:bob"]}], ""),
+        ([{"name": "one", "action": "Allow", "principals": ["user:ann"]}], "NotAllowed"),
+        ([{"name": "one", "action": "Deny", "principals": ["user:bob"]}], "NotAllowed"),
+        # Where the caller is is not known here: what allows by it does not speak.
+        ([{"name": "one", "action": "Allow", "clientCIDRs": ["0.0.0.0/0"], "principals": ["user:bob"]}], "NotAllowed"),
+        ([], "NotAllowed"),
+    ],
+)
+async def test_a_policy_on_the_service_narrows_its_callers(rules: list[dict[str, Any]], reason: str) -> None:
+    async with served() as bed:
+        await bed.put(grant("joe", "bob"))
+        await bed.put(connector("c-1", "bob", "joe/a"))
+        await bed.put(policy(*rules))
+        assert bed.plan("c-1").reason == reason
+        assert bed.callers() == ([("c-1",)] * 2 if not reason else [(), ()])
