@@ -7,7 +7,7 @@ import contextlib
 import resource
 import socket
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
 import psutil
@@ -119,12 +119,13 @@ async def test_a_burst_a_stream_and_a_crowd_of_visitors_lose_nobody(bed: Bed) ->
 
 
 @pytest.mark.timeout(120)
-def test_ten_thousand_visitors_stay_at_one_pop_and_are_served_again(bed: Bed) -> None:
+def test_ten_thousand_visitors_stay_at_one_pop_and_are_served_again(new_bed: Callable[..., Bed]) -> None:
     """At the POP's socket, as a gateway brings them: Envoy needs two descriptors for each, more than many may have."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard < MANY + 500:
         pytest.skip(f"ulimit -n is {hard}, {MANY + 500} are needed")
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    bed = new_bed("--hop", "unix")
     with local_service() as port, contextlib.ExitStack() as staying:
         serving = bed.serve(f"tcp://localhost:{port}", "--name", "many")
         eventually(lambda: len(bed.endpoints("many")) == 2)

@@ -336,6 +336,7 @@ fn the_pulse_answers_each_who_asks() {
         identity: authority.pop(),
         listeners: vec!["127.0.0.1:0".parse().unwrap()],
         web: None,
+        country_database: None,
         pulse: Some(path.clone()),
         liveness: quick(),
         flow: drtp_core::Flow::default(),

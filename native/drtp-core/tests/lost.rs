@@ -93,6 +93,7 @@ fn pop_as_in_production(authority: &Authority) -> TunnelServer {
         identity: authority.pop(),
         listeners: vec!["127.0.0.1:0".parse().unwrap()],
         web: None,
+        country_database: None,
         pulse: None,
         liveness: LIVENESS,
         flow: Flow::default(),

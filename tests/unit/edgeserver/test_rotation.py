@@ -56,7 +56,7 @@ class Rotating:
         feed = self.bed.feed(name, registration)
         async with self.bed.running(feed), asyncio.TaskGroup() as group:
             following = group.create_task(_host(feed) if obeys else asyncio.sleep(0))
-            await until(lambda: feed.state.value.phase is FeedPhase.UP)
+            await until(lambda: feed.state.value.phase is FeedPhase.UP, 20)
             yield feed
             following.cancel()
 
@@ -176,7 +176,7 @@ async def test_an_edge_that_was_away_during_two_rotations_returns_by_itself(rota
             await rotating.rotation.step("test", force=True)
     async with rotating.edge("agent") as feed:
         digest = rotating.bed.authority.offer.value.digest
-        await until(lambda: bundle_digest(feed.identity.value.bundle_pem) == digest, 10)
+        await until(lambda: bundle_digest(feed.identity.value.bundle_pem) == digest, 20)
 
 
 async def test_a_secret_made_before_the_doors_changed_enrols_after(rotating: Rotating) -> None:
