@@ -27,7 +27,7 @@ from drtp.api.snapshots import Access, Caller, ConnectWay, DenyEntry, PlanConnec
 from drtp.projections import facts
 from drtp.projections.cells import Index, Reader, Result, Unit
 from drtp.projections.settings import ProjectionSettings
-from drtp.rules import access, asking, callers, entrykeys, indexes
+from drtp.rules import access, asking, callers, catalogue_grants, catalogue_indexes, entrykeys, indexes
 from drtp.rules.permissions import Grantee, grantees_of
 from drtp.store.observed import EdgeRef
 
@@ -36,6 +36,7 @@ INDEXES = (
     Index(RoleBinding, "grantee", lambda one: ((one.metadata.namespace, *who) for who in grantees_of(one))),
     Index(ClusterRoleBinding, "grantee", grantees_of),
     Index(ClusterRole, "all", lambda _role: (True,)),
+    *(Index(*one) for one in catalogue_indexes.INDEXES),
 )
 
 NOT_ALLOWED = "NotAllowed"
@@ -87,6 +88,13 @@ class ReadGrants:
         return project.metadata.labels.get(ORGANIZATION_LABEL, "") if project is not None else ""
 
 
+def _may_connect(read: Reader, who: CallerRecord, namespace: str, name: str, grants: ReadGrants) -> bool:
+    """By a role in the service's project, or by the catalogue: as a caller of a project that is let in."""
+    if callers.may_connect(who, namespace, name, grants):
+        return True
+    return bool(catalogue_grants.project_of(read, grants, callers.user_of(who), namespace, name))
+
+
 def _names_organization(principals: tuple[str, ...]) -> bool:
     return any(name.startswith("org:") for name in principals)
 
@@ -117,7 +125,7 @@ def callers_of(read: Reader, service: DRTPService) -> tuple[Caller, ...]:
         Caller(identity=one.metadata.name, kind=who.kind.value, uid=who.uid, name=callers.shown(who))
         for one in asking
         if (who := one.spec.caller) is not None
-        and callers.may_connect(who, namespace, name, grants)
+        and _may_connect(read, who, namespace, name, grants)
         and policies_admit(read, service, who)
     ]
     return tuple(sorted(found, key=lambda caller: caller.identity))
@@ -135,7 +143,7 @@ def connector(unit: Unit, read: Reader, settings: ProjectionSettings) -> Result:
     grants = ReadGrants(read)
     for namespace, name in callers.wanted_names(wants):
         plan = PlanConnect(namespace=namespace, name=name, reason=NOT_ALLOWED)
-        if callers.may_connect(who, namespace, name, grants):
+        if _may_connect(read, who, namespace, name, grants):
             plan = _plan(read, who, (namespace, name), servers)
         result.entries[edge, entrykeys.connect(namespace, name)] = plan
     for server in servers.values():
@@ -169,7 +177,12 @@ def _plan(read: Reader, who: CallerRecord, named: tuple[str, str], servers: dict
         if agent is None:
             continue
         assigned = [facts.tunnel_server(read, each.server_ref.name) for each in one.spec.servers]
-        there = {server.metadata.uid: server for server in assigned if server is not None}
+        carriage = facts.carriage(read, one, service)
+        there = {
+            server.metadata.uid: server
+            for server in assigned
+            if server is not None and asking.may_carry(carriage, access.place_of(server))
+        }
         servers |= there
         ways.append(ConnectWay(connection=one.metadata.uid, agent=agent.uid, servers=tuple(there)))
         origin.append(one.metadata)

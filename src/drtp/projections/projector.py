@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from drtp.api import gatewayapi
+from drtp.api.catalogue import DRTPApproval, DRTPPublication, DRTPSubscription
 from drtp.api.drtp import DRTPConnection, DRTPServer
 from drtp.api.internal import EdgeIdentity
 from drtp.api.meta import Key
@@ -151,6 +152,7 @@ KINDS: tuple[str, ...] = (
     "EdgeIdentity.internal.datumapis.com",
     "Claim.internal.datumapis.com",
     *(kind_key(model) for model in (Role, RoleBinding, ClusterRole, ClusterRoleBinding)),
+    *(kind_key(model) for model in (DRTPPublication, DRTPSubscription, DRTPApproval)),
 )
 """Kinds that a View must follow for projections."""
 

@@ -1,8 +1,7 @@
-"""Who may call a service by `connect`: one decision, for the POPs' routes, the agents' plans and the connectors' own.
+"""Who may call a service by a role: for the POPs' routes, the agents' plans and the connectors' own.
 
 Identity says who (a certificate); this says what it may. The verb is `connect` on `drtpservices/connect` of the
-service's project. Whoever adds another way in, such as an approved subscription, or narrows it, such as a policy on
-callers, does so in `may_connect`, and every place follows.
+service's project. The other way in is the catalogue's (`catalogue_grants`); policies narrow both.
 """
 
 from __future__ import annotations

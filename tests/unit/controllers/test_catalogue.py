@@ -12,10 +12,12 @@ import pytest
 from drtp.api.catalogue import DRTPApproval, DRTPPublication, DRTPSubscription, SubscriptionState
 from drtp.api.core import ORGANIZATION_LABEL, Event
 from drtp.api.drtp import DRTPService
+from drtp.api.internal import EdgeRole
 from drtp.api.meta import Key
+from drtp.api.snapshots import PlanConnect
 from drtp.controllers.writing import plain
 from drtp.rules import catalogue, catalogue_grants
-from tower import DRTP, Tower, service
+from tower import DRTP, INTERNAL, Tower, service
 
 JOE, EVE, ZEPHYR = "joe", "eve", "zephyr"
 ORGANIZATIONS = {JOE: "harbour", EVE: "lantern", ZEPHYR: "harbour"}
@@ -359,3 +361,31 @@ async def test_what_cannot_be_read_lets_nobody_in_and_loses_no_decision() -> Non
         await tower.patch(DRTPPublication, JOE, "web", {"spec": {"visibility": "Everyone"}})
         assert states(tower) == ("Approved", "Approved")
         assert lets_in(tower)
+
+
+async def test_an_approved_subscriber_is_a_caller_until_the_publisher_revokes() -> None:
+    rbac = "rbac.authorization.k8s.io"
+    rule = {"verbs": ["connect"], "apiGroups": ["datumapis.com"], "resources": ["drtpsubscriptions/connect"]}
+    names = {"name": "uses", "namespace": EVE}
+    reference = {"kind": "Role", "name": "uses", "apiGroup": rbac}
+    subject = {"kind": "User", "name": "bob", "apiGroup": rbac}
+    caller = {"kind": "user", "uid": "uid-bob", "name": "bob", "groups": ["system:authenticated"]}
+    asks = {"role": "connector", "uri": "x", "caller": caller, "wants": ["joe/web"]}
+    async with running() as tower:
+
+        def told() -> str:
+            entry = tower.entries(EdgeRole.CONNECTOR, "c-1")["connect/joe/web"]
+            assert isinstance(entry, PlanConnect)
+            return entry.reason
+
+        await tower.apply({"apiVersion": f"{rbac}/v1", "kind": "Role", "metadata": names, "rules": [rule]})
+        binding = {"apiVersion": f"{rbac}/v1", "kind": "RoleBinding", "metadata": names}
+        await tower.apply({**binding, "roleRef": reference, "subjects": [subject]})
+        await tower.apply({"apiVersion": INTERNAL, "kind": "EdgeIdentity", "metadata": {"name": "c-1"}, "spec": asks})
+        await tower.apply(publication(access={"mode": "Approval"}))
+        await tower.apply(subscription(purpose="reports"))
+        assert told() == "NotAllowed"
+        await decide(tower, "Approved")
+        assert told() == "AgentAway", "let in, and nobody serves"
+        await decide(tower, "Revoked")
+        assert told() == "NotAllowed"

@@ -227,3 +227,45 @@ async def test_a_policy_on_the_service_narrows_its_callers(rules: list[dict[str,
         await bed.put(policy(*rules))
         assert bed.plan("c-1").reason == reason
         assert bed.callers() == ([("c-1",)] * 2 if not reason else [(), ()])
+
+
+def project(name: str, organization: str) -> dict[str, Any]:
+    metadata = {"name": name, "labels": {"datumapis.com/organization": organization}}
+    return {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata, "spec": {}}
+
+
+def published_to(*organizations: str) -> dict[str, Any]:
+    allowed = [{"organization": one} for one in organizations]
+    spec = {"serviceRef": {"name": "a"}, "title": "A", "access": {"mode": "AllowList", "allowed": allowed}}
+    return body(DRTP, "DRTPPublication", "joe", "a", spec)
+
+
+async def test_an_organisation_on_the_publishers_list_connects_until_it_is_on_it_no_more() -> None:
+    use = {"verbs": ["connect"], "apiGroups": ["datumapis.com"], "resources": ["drtpsubscriptions/connect"]}
+    async with served() as bed:
+        for one in (project("joe", "harbour"), project("eve", "lantern")):
+            await bed.put(one)
+        await bed.store.update({**ROLE, "rules": [use]})
+        await bed.put(grant("eve", "bob"))
+        await bed.put(connector("c-1", "bob", "joe/a"))
+        await bed.put(connector("c-2", "stranger", "joe/a"))
+        assert bed.plan("c-1").reason == "NotAllowed"
+        await bed.put(published_to("lantern"))
+        assert (bed.plan("c-1").reason, bed.plan("c-2").reason) == ("", "NotAllowed")
+        assert bed.callers() == [("c-1",), ("c-1",)]
+        changed = await bed.put(published_to("another"))
+        assert {edge.role for edge in changed} == {EdgeRole.POP, EdgeRole.AGENT, EdgeRole.CONNECTOR}
+        assert bed.plan("c-1").reason == "NotAllowed"
+        assert bed.callers() == [(), ()]
+
+
+async def test_a_caller_is_told_no_pop_that_a_policy_keeps_the_bytes_from() -> None:
+    async with served() as bed:
+        await bed.put(grant("joe", "bob"))
+        await bed.put(connector("c-1", "bob", "joe/a"))
+        rule = {"name": "home", "action": "Allow", "clientCIDRs": [], "through": {"pops": ["ewr"]}}
+        target = {"group": "datumapis.com", "kind": "DRTPService", "name": "a"}
+        await bed.put(body(DRTP, "DRTPAccessPolicy", "joe", "p", {"targetRefs": [target], "rules": [rule]}))
+        plan = bed.plan("c-1")
+        assert not [server for way in plan.ways for server in way.servers]
+        assert plan.reason != ""
