@@ -86,7 +86,8 @@ def test_nobody_notices_that_root_and_intermediates_are_rotated_twice(new_bed: C
         assert done.stdout.strip() == "local"
         assert old.read_bytes() != context
         # The agent is started again by this context, and is the same one.
-        before = [one["metadata"]["name"] for one in bed.connections("echo")]
+        # kubectl's file follows the roots every ten seconds.
+        before = eventually(lambda: [one["metadata"]["name"] for one in bed.connections("echo")], 25.0)
         served.stop()
         bed.serve(f"tcp://localhost:{port}", "--name", "echo")
         assert [one["metadata"]["name"] for one in bed.connections("echo")] == before

@@ -80,13 +80,17 @@ class CallerKind(Enum):
 
 
 class CallerRecord(Model, frozen=True):
-    """Who a connector acts for, as its enrolment proved: `groups` and `within` as of a `User`."""
+    """Who a connector acts for, as its enrolment proved: `groups`, `within` and `until` as of a `User`.
+
+    From `until` on its certificate is not renewed: its user has to prove anew who they are, and what they are in.
+    """
 
     kind: CallerKind
     uid: str
     name: str
     groups: tuple[str, ...] = ()
     within: tuple[str, ...] = ()
+    until: datetime | None = None
 
 
 class EdgeIdentitySpec(Model, frozen=True):

@@ -104,7 +104,9 @@ class Watches:
 
     async def _serve(self, call: Call) -> web.StreamResponse:
         select = compile_selectors(call.info, call.parameter("labelSelector"), call.field_selector)
-        duration = call.number("timeoutSeconds") or random.uniform(*TIMEOUT_S)  # noqa: S311 - no secret
+        duration = min(call.number("timeoutSeconds") or random.uniform(*TIMEOUT_S), TIMEOUT_S[1])  # noqa: S311 - no secret
+        if call.user.until is not None:  # whoever has to prove themselves again does so before they see more
+            duration = min(duration, max(0.0, (call.user.until - self._clock.now()).total_seconds()))
         initial, watch = await self._begin(call)
         self._open[watch] = call.user.uid
         if call.user.uid in self._shut:

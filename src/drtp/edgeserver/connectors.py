@@ -23,7 +23,8 @@ SERVICE_ACCOUNT = "ServiceAccount"
 def caller_of(user: User) -> CallerRecord:
     """The caller that a signed-in user is; a service account's token makes an application."""
     kind = CallerKind.APP if user.name.startswith(APP_PREFIX) else CallerKind.USER
-    return CallerRecord(kind, user.uid, user.name, user.groups, tuple(sorted(user.within)))
+    within = tuple(sorted(user.within))
+    return CallerRecord(kind, user.uid, user.name, user.groups, within, until=user.until)
 
 
 def app_of(bound: Bound) -> CallerRecord:
@@ -40,6 +41,17 @@ async def account_behind(store: Store, bound: Bound) -> None:
         raise Refused("DRTP-2017", f"There is no service account {bound.name} in {bound.namespace}.") from None
     if bound.kind != SERVICE_ACCOUNT or found.uid != bound.uid:
         raise Refused("DRTP-2017", f"The service account {bound.name} was made anew.")
+
+
+async def is_there(store: Store, caller: CallerRecord) -> bool:
+    """Whether the caller's service account is there, and is the very one. A user always is: theirs is another end."""
+    if caller.kind is CallerKind.USER:
+        return True
+    namespace, _, name = caller.name.removeprefix(APP_PREFIX).partition(":")
+    try:
+        return (await store.get(Key(SERVICE_ACCOUNT, namespace, name))).uid == caller.uid
+    except NotFound:
+        return False
 
 
 async def scope_of(store: Store, caller: CallerRecord) -> dict[str, str]:

@@ -22,7 +22,7 @@ from drtp.api.reports import (
     Registration,
 )
 from drtp.api.spiffe import PeerRole, parse_uri
-from drtp.edgeserver.connectors import account_behind, app_of, caller_of, organization_uid, scope_of, seen_of
+from drtp.edgeserver.connectors import account_behind, app_of, caller_of, is_there, organization_uid, scope_of, seen_of
 from drtp.edgeserver.identities import ATTEMPTS, Identities, denial, usable
 from drtp.edgeserver.registrations import SERVICE, Registrations
 from drtp.issuers.audit import AuditLog
@@ -113,6 +113,7 @@ class Enrolment:
                 spent = Update(self._secrets.consumed(admission, key.fingerprint, uid, remote))
                 writes = [spent, *await self._secrets.spent_with(admission), *writes]
             if await self._written(writes):
+                await self._unless_gone(candidate.spec.caller, uid)
                 return await self._done(uid, remote)
         raise Retryable("DRTP-2003", "Many enrolments with one secret at once.")
 
@@ -146,16 +147,26 @@ class Enrolment:
         self, request: EnrolRequest, said: ConnectorRegistration, user: User, remote: str
     ) -> Enrolled:
         """A connector of a user. It may do nothing by itself: each service decides anew who may call it."""
-        if not user.uid:
-            raise Refused("DRTP-2005", "Only a user with an account has connectors.")
+        if not user.uid or user.read_only:
+            raise Refused("DRTP-2005", "Only a user with an account has connectors, and no read-only token makes one.")
         key = proven_key(request.csr_pem)
         for _ in range(ATTEMPTS):
             candidate = _let_in(await self._connector(caller_of(user), said, key), f"user {user.uid}")
             write, uid = self._identities.first(candidate.spec, key, candidate.held)
             if await self._written([write]):
                 await self._unless_shut(user, uid)
+                await self._unless_gone(candidate.spec.caller, uid)
                 return await self._done(uid, remote)
         raise Retryable("DRTP-2003", "Many enrolments of one connector at once.")
+
+    async def _unless_gone(self, caller: CallerRecord | None, uid: str) -> None:
+        """Whoever deleted the service account meanwhile has looked for its connectors before this one was there.
+
+        Raises: Refused DRTP-2017.
+        """
+        if caller is not None and not await is_there(self._store, caller):
+            await self._identities.revoke(uid, "its service account is gone", by="enrolment")
+            raise Refused("DRTP-2017")
 
     async def _connector(self, caller: CallerRecord, said: ConnectorRegistration, key: ProvenKey) -> _Candidate:
         """Its uid is made from its key and its caller, so that enrolling again with one key is one identity."""

@@ -10,9 +10,10 @@ import msgspec
 from cryptography import x509
 
 from drtp.api.feed import EdgeRole, Renewed
-from drtp.api.internal import EDGE_IDENTITY, EdgeIdentity, EdgeIdentitySpec
+from drtp.api.internal import EDGE_IDENTITY, CallerRecord, EdgeIdentity, EdgeIdentitySpec
 from drtp.api.meta import Key, ObjectMeta
 from drtp.api.spiffe import PeerRole, SpiffeId, parse_uri
+from drtp.edgeserver.connectors import is_there
 from drtp.issuers.audit import AuditLog
 from drtp.issuers.authority import Authority, Issued
 from drtp.issuers.certificates import Usage
@@ -76,6 +77,8 @@ class Identities:
         for _ in range(ATTEMPTS):
             held = await self._good(uid, presented)
             spec = held.record.spec
+            if spec.caller is not None and not await self._still_proven(spec.caller):
+                raise Refused("DRTP-2009", "What let this connector in has ended.", "Sign in, and connect again.")
             again = (key.fingerprint, presented, generation) == (spec.key_now, spec.key_before, spec.generation - 1)
             if again and usable(spec, self._clock):
                 return self._renewed(spec)
@@ -101,6 +104,10 @@ class Identities:
             )
             return self._renewed(following)
         raise Conflict("DRTP-1003")
+
+    async def _still_proven(self, caller: CallerRecord) -> bool:
+        """Whether what let a connector in holds: a sign-in or token that has not ended, or a service account."""
+        return (caller.until is None or self._clock.now() < caller.until) and await is_there(self._store, caller)
 
     async def caught_up(self, uid: str, presented: str, not_after: datetime, generation: int) -> None:
         """Take over a certificate that this authority gave and this record does not know: the record is older.

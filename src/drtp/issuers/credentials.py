@@ -11,6 +11,7 @@ from drtp.api.people import Certified, OwnToken, Proof, TokenAsk, User
 from drtp.api.spiffe import PeerRole
 from drtp.issuers.audit import AuditLog
 from drtp.issuers.authority import Authority
+from drtp.issuers.certificates import PROFILES, Usage
 from drtp.issuers.passwords import Passwords
 from drtp.issuers.records import find
 from drtp.issuers.requests import proven_key
@@ -67,7 +68,7 @@ class Credentials:
         namespaces = ask.namespaces or tuple(sorted(user.within))
         wider = user.within and not user.within.issuperset(namespaces)
         # A sign-in lasts minutes and is renewed as long as the user may sign in; a token lasts as it was made.
-        longer = user.proof is Proof.TOKEN and user.until is not None and now + ask.lifetime > user.until
+        longer = user.proof is not Proof.LOGIN and user.until is not None and now + ask.lifetime > user.until
         if wider or longer or (user.read_only and not ask.read_only):
             raise Refused("DRTP-2035")
         if len(await self._of(user.uid)) >= TOKENS_PER_USER_MAX:
@@ -108,6 +109,9 @@ class Credentials:
         self._whole(user)
         if user.proof is Proof.CERTIFICATE:
             raise Refused("DRTP-2035", "A certificate makes no further certificate.")
+        ends = self._clock.now() + PROFILES[Usage.USER].lifetime
+        if user.proof is Proof.TOKEN and user.until is not None and user.until < ends:
+            raise Refused("DRTP-2035", "The token ends before a certificate would.")
         key = proven_key(csr_pem)
         await self._known(user)
         issued = self._authority.issue(self._authority.identity(PeerRole.USER, user.uid), key.public)

@@ -101,7 +101,7 @@ class LocalIssuer:
         kept = held.record.spec.password if held is not None and usable else ""
         if not await self._passwords.fits(kept, password):
             # The name is not said: people type their password into the wrong field.
-            self._audit.write("sign-in refused", account=uid if held is not None else "unknown", remote=remote)
+            self._audit.write_paced("sign-in refused", account=uid if held is not None else "unknown", remote=remote)
             raise Refused("DRTP-2032")
         self._audit.write("signed in", account=uid, remote=remote)
         return uid

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 import msgspec
+from cryptography import x509
 from prometheus_client import Counter
 
 from drtp.api.credentials import TOKEN_PREFIX, read
@@ -240,7 +241,8 @@ class Accounts:
         if user is None:
             return None
         self.came(user, "certificate", remote)
-        return user._replace(proof=Proof.CERTIFICATE)
+        ends = x509.load_der_x509_certificate(leaf_der).not_valid_after_utc
+        return user._replace(proof=Proof.CERTIFICATE, until=ends)
 
     async def user(self, uid: str) -> User | None:
         """The user of this account; None if there is none, or it is shut."""

@@ -161,7 +161,11 @@ def _unpack(backup: Path, into: Path) -> None:
         with tarfile.open(backup, mode="r:") as archive:
             if f"{STORE}/{FILE}" not in archive.getnames():
                 raise Terminal("DRTP-1008", f"{backup} is no backup of a control plane.")
-            archive.extractall(into, [_plain(member) for member in archive], filter="data")
+            members = [_plain(member) for member in archive]
+            if hasattr(tarfile, "data_filter"):
+                archive.extractall(into, members, filter="data")
+            else:  # Python before 3.11.4; plain members need no filter
+                archive.extractall(into, members)  # noqa: S202 - each member was looked at
     except (tarfile.TarError, OSError) as error:
         raise Terminal("DRTP-1008", f"{backup} is no backup of a control plane: {error}.") from error
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, cast
 
-from drtp.api.core import ORGANIZATION_LABEL, Namespace
+from drtp.api.core import ORGANIZATION_LABEL, Namespace, ServiceAccount
 from drtp.api.drtp import (
     DRTPAccessPolicy,
     DRTPConnection,
@@ -19,7 +19,7 @@ from drtp.api.drtp import (
     Protocol,
     Role,
 )
-from drtp.api.internal import CallerRecord, EdgeIdentity, EdgeRole
+from drtp.api.internal import CallerKind, CallerRecord, EdgeIdentity, EdgeRole
 from drtp.api.meta import ObjectMeta
 from drtp.api.rbac import ClusterRole, ClusterRoleBinding, RoleBinding
 from drtp.api.rbac import Role as RbacRole
@@ -88,8 +88,19 @@ class ReadGrants:
         return project.metadata.labels.get(ORGANIZATION_LABEL, "") if project is not None else ""
 
 
+def _stands(read: Reader, who: CallerRecord) -> bool:
+    """An application is its service account: with that it goes, and a later one of its name is another."""
+    if who.kind is CallerKind.USER:
+        return True
+    namespace, _, name = who.name.removeprefix(callers.APP_PREFIX).partition(":")
+    account = read.get(ServiceAccount, namespace, name)
+    return account is not None and account.metadata.uid == who.uid
+
+
 def _may_connect(read: Reader, who: CallerRecord, namespace: str, name: str, grants: ReadGrants) -> bool:
     """By a role in the service's project, or by the catalogue: as a caller of a project that is let in."""
+    if not _stands(read, who):
+        return False
     if callers.may_connect(who, namespace, name, grants):
         return True
     return bool(catalogue_grants.project_of(read, grants, callers.user_of(who), namespace, name))
@@ -99,15 +110,18 @@ def _names_organization(principals: tuple[str, ...]) -> bool:
     return any(name.startswith("org:") for name in principals)
 
 
-def policies_admit(read: Reader, service: DRTPService, who: CallerRecord) -> bool:
-    """Whether the policies on a service let a caller pass, of whom the name is known and no more.
+def policies_admit(read: Reader, service: DRTPService, found: DRTPConnection, who: CallerRecord) -> bool:
+    """Whether the policies on a service and on a connection let a caller pass, of whom the name is known and no more.
 
     Where the caller is, and the hour, are not known here: a rule that allows by them does not speak, one that denies by
     them does. A policy with a schedule, or that names organisations, is not judged for callers yet and admits none.
     """
     if read.unreadable(DRTPAccessPolicy, service.metadata.namespace):
         return False
-    attached = facts.policies(read, service)
+    named = facts.connection_policies(read, found, service)
+    attached = [one for one in named if one is not None]
+    if len(attached) < len(named):
+        return False  # A connection that names a policy nobody has is closed, not open.
     lists = tuple(access.policy_list(one) for one in attached if access.holds_at(one, EnforcementPoint.TUNNEL))
     clauses = [clause for one in lists if not one.dry_run for clause in asking.parts(one)[0]]
     if any(clause.schedule or clause.organizations or _names_organization(clause.principals) for clause in clauses):
@@ -116,17 +130,23 @@ def policies_admit(read: Reader, service: DRTPService, who: CallerRecord) -> boo
     return not lists or asking.decide(Access(lists=lists), asking.Asking(caller=caller)).allowed
 
 
-def callers_of(read: Reader, service: DRTPService) -> tuple[Caller, ...]:
-    """Whose connectors may open streams to a service, of those that ask for it."""
+def callers_of(read: Reader, service: DRTPService, connection: DRTPConnection) -> tuple[Caller, ...]:
+    """Whose connectors may open streams to a connection of a service, of those that ask for the service."""
     namespace, name = service.metadata.namespace, service.metadata.name
     asking = read.indexed(EdgeIdentity, "wants", f"{namespace}/{name}")
     grants = ReadGrants(read)
+    decided: dict[CallerRecord, bool] = {}  # of one caller many connectors may ask
+
+    def let_in(who: CallerRecord) -> bool:
+        if who not in decided:
+            may = _may_connect(read, who, namespace, name, grants)
+            decided[who] = may and policies_admit(read, service, connection, who)
+        return decided[who]
+
     found = [
         Caller(identity=one.metadata.name, kind=who.kind.value, uid=who.uid, name=callers.shown(who))
         for one in asking
-        if (who := one.spec.caller) is not None
-        and _may_connect(read, who, namespace, name, grants)
-        and policies_admit(read, service, who)
+        if (who := one.spec.caller) is not None and let_in(who)
     ]
     return tuple(sorted(found, key=lambda caller: caller.identity))
 
@@ -167,11 +187,14 @@ def _plan(read: Reader, who: CallerRecord, named: tuple[str, str], servers: dict
     namespace, name = named
     service = read.get(DRTPService, namespace, name)
     gone = service is None or service.metadata.deletion_timestamp is not None
-    if service is None or gone or not policies_admit(read, service, who):
+    if service is None or gone:
         return PlanConnect(namespace=namespace, name=name, reason=NOT_ALLOWED)
     origin: list[ObjectMeta] = [service.metadata]
     ways: list[ConnectWay] = []
-    found = read.indexed(DRTPConnection, "service", (namespace, name))
+    every = read.indexed(DRTPConnection, "service", (namespace, name))
+    found = [one for one in every if policies_admit(read, service, one, who)]
+    if every and not found:
+        return PlanConnect(namespace=namespace, name=name, reason=NOT_ALLOWED)
     for one in sorted(found, key=lambda connection: connection.metadata.name):
         agent = facts.agent_of(read, one) if one.metadata.deletion_timestamp is None else None
         if agent is None:

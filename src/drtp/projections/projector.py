@@ -137,6 +137,7 @@ KINDS: tuple[str, ...] = (
     "Namespace",
     "Secret",
     "ResourceQuota",
+    "ServiceAccount",
     "DRTPService.datumapis.com",
     "DRTPConnection.datumapis.com",
     "DRTPServer.datumapis.com",

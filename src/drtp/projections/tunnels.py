@@ -162,7 +162,7 @@ def _route(
         plain_from=settings.plain_from,
         enabled=service.spec.enabled,
         limits=limits,
-        callers=connects.callers_of(read, service),
+        callers=connects.callers_of(read, service, found),
         sources=facts.sources([found.metadata, *origin]),
     )
 

@@ -81,3 +81,23 @@ async def test_a_service_accounts_secret_lets_connectors_in_for_whoever_may_make
     assert (await ask(api, EVE, serviceAccount="absent"))[0] == 403
     assert (await ask(api, serviceAccount="absent"))[0] == 404
     assert (await ask(api, serviceAccount="reports", service="db"))[0] == 422
+
+
+async def test_nobody_lets_in_a_program_that_may_more_than_they_do(api: Served) -> None:
+    """As for its tokens: an account of joe's that eve's project trusts is not joe's editor's to act as."""
+    account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "robot"}}
+    assert (await api.call("POST", "/api/v1/namespaces/joe/serviceaccounts", account, token=JOE))[0] == 201
+    rbac = "rbac.authorization.k8s.io"
+    stored = await api.store.create(
+        {
+            "apiVersion": f"{rbac}/v1",
+            "kind": "RoleBinding",
+            "metadata": {"name": "robot", "namespace": "eve"},
+            "roleRef": {"apiGroup": rbac, "kind": "ClusterRole", "name": "edit"},
+            "subjects": [{"kind": "ServiceAccount", "name": "robot", "namespace": "joe"}],
+        }
+    )
+    await api.rbac.reached(stored.revision)
+    status, said = await ask(api, serviceAccount="robot")
+    assert (status, "DRTP-1030" in said["message"]) == (403, True)
+    assert (await api.store.list(ENROLMENT_SECRET)).items == []

@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 from drtp.api.feed import EdgeRole
-from drtp.api.internal import Bound, CallerKind
+from drtp.api.internal import EDGE_IDENTITY, Bound, CallerKind
 from drtp.api.meta import Key
 from drtp.api.reports import ConnectorRegistration
 from drtp.api.revoking import Because
@@ -19,8 +21,11 @@ from drtp.api.spiffe import PeerRole, parse_uri
 from drtp.client.enrolment import enrol
 from drtp.client.feed import Feed, FeedPhase
 from drtp.client.identity import Identity
+from drtp.client.keys import new_key, request_for
 from drtp.edgeserver.revocation import Revocation
+from drtp.issuers.requests import proven_key
 from drtp.kit.errors import Refused, Terminal
+from drtp.store.protocol import Write
 from unit.edgeserver.edgebed import AGENT, Bed, edge_bed, until
 
 WANTS = ConnectorRegistration(hostname="laptop", services=("joe/postgres", "no name", "a/b/c"))
@@ -107,3 +112,45 @@ async def test_a_secret_lets_in_what_it_was_made_for_and_nothing_else(bed: Bed) 
     await _account(bed)
     with pytest.raises(Refused):
         await enrol(bed.address, bed.identities("app2"), WANTS, secret=secret)
+
+
+async def test_a_read_only_token_makes_no_connector(bed: Bed) -> None:
+    uid = (await bed.accounts.issue("bob", timedelta(hours=1))).uid
+    token = (await bed.accounts.mint_token(uid, lifetime=timedelta(hours=1), read_only=True)).secret
+    with pytest.raises(Refused) as refused:
+        await enrol(bed.address, bed.identities("laptop"), WANTS, token=token)
+    assert refused.value.code == "DRTP-2005"
+
+
+async def test_a_connector_is_not_renewed_beyond_the_token_that_let_it_in(bed: Bed) -> None:
+    identity = await _of_user(bed)
+    record = (await bed.server.identities.find(identity.uid)).record.spec
+    key = proven_key(request_for(new_key()))
+    await bed.server.identities.renew(identity.uid, record.key_now, key, 1)
+    held = await bed.server.identities.find(identity.uid)
+    after = held.record.spec
+    ended = msgspec.structs.replace(after.caller, until=bed.clock.now() - timedelta(seconds=1))
+    await bed.store.update(held.replaced(msgspec.structs.replace(after, caller=ended)))
+    with pytest.raises(Refused) as refused:
+        await bed.server.identities.renew(identity.uid, after.key_now, proven_key(request_for(new_key())), 2)
+    assert refused.value.code == "DRTP-2009"
+
+
+async def test_a_connector_that_enrols_while_its_account_is_deleted_is_revoked(
+    bed: Bed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bound = await _account(bed)
+    secret = (await bed.secrets.mint(EdgeRole.CONNECTOR, bound)).secret
+    apply = bed.store.apply
+
+    async def applied_after_the_deletion(writes: Sequence[Write]) -> Any:
+        monkeypatch.setattr(bed.store, "apply", apply)
+        await bed.store.delete(Key("ServiceAccount", "joe", "reports"))
+        await asyncio.sleep(0)
+        return await apply(writes)
+
+    monkeypatch.setattr(bed.store, "apply", applied_after_the_deletion)
+    with pytest.raises(Refused):
+        await enrol(bed.address, bed.identities("app"), WANTS, secret=secret)
+    (record,) = (await bed.store.list(EDGE_IDENTITY)).items
+    assert record.object["spec"]["revoked"]

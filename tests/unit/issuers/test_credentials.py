@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from drtp.api.people import AUTHENTICATED, SYSTEM_MASTERS, Proof, TokenAsk, User
 from drtp.api.spiffe import identity_of
@@ -102,12 +103,27 @@ async def test_nobody_sees_or_deletes_anothers_token(office: Office) -> None:
     assert await office.shown(token) is None
 
 
+async def test_a_short_token_makes_no_certificate_and_a_certificate_no_token_beyond_its_end(office: Office) -> None:
+    _, token = await office.credentials.make_token(office.user(), TokenAsk((), timedelta(hours=1)))
+    shown = await office.shown(token)
+    assert shown is not None
+    with pytest.raises(Refused, match="DRTP-2035"):
+        await office.credentials.certify(shown, request_for(new_key()))
+    certified = await office.credentials.certify(office.user(), request_for(new_key()))
+    leaf = x509.load_pem_x509_certificates(certified.chain_pem.encode())[0]
+    by_certificate = await office.accounts.authenticate("", leaf.public_bytes(Encoding.DER), "127.0.0.1")
+    assert by_certificate is not None
+    assert by_certificate.until == certified.not_after
+    with pytest.raises(Refused, match="DRTP-2035"):
+        await office.credentials.make_token(by_certificate, TokenAsk((), DAY))
+    await office.credentials.make_token(by_certificate, TokenAsk((), timedelta(hours=7)))
+
+
 async def test_a_certificate_is_of_its_user_for_hours_and_makes_no_further_one(office: Office) -> None:
     certified = await office.credentials.certify(office.user("https://issuer#sam"), request_for(new_key()))
     leaf = x509.load_pem_x509_certificates(certified.chain_pem.encode())[0]
     assert identity_of(leaf).uid == account_uid("https://issuer#sam")
     assert certified.not_after - office.clock.now() == timedelta(hours=8)
-    from cryptography.hazmat.primitives.serialization import Encoding
 
     user = await office.accounts.authenticate("", leaf.public_bytes(Encoding.DER), "127.0.0.1")
     assert user is not None and user.name == "https://issuer#sam" and user.proof is Proof.CERTIFICATE

@@ -53,9 +53,7 @@ class Bed:
 
     async def put(self, obj: dict[str, Any]) -> set[EdgeRef]:
         kind = kind_of(obj["apiVersion"], obj["kind"])
-        held = [
-            one for one in await self._named(kind, obj) if one.key.namespace == obj["metadata"].get("namespace", "")
-        ]
+        held = [one for one in await self.named(kind, obj) if one.key.namespace == obj["metadata"].get("namespace", "")]
         if held:
             stored = await self.store.update({**held[0].object, "spec": obj["spec"]})
         else:
@@ -64,11 +62,11 @@ class Bed:
 
     async def drop(self, obj: dict[str, Any]) -> set[EdgeRef]:
         kind = kind_of(obj["apiVersion"], obj["kind"])
-        (held,) = await self._named(kind, obj)
+        (held,) = await self.named(kind, obj)
         await self.store.delete(held.key)
         return await self._seen(self.store.revision)
 
-    async def _named(self, kind: str, obj: dict[str, Any]) -> list[Stored]:
+    async def named(self, kind: str, obj: dict[str, Any]) -> list[Stored]:
         return [one for one in (await self.store.list(kind)).items if one.key.name == obj["metadata"]["name"]]
 
     async def _seen(self, revision: int) -> set[EdgeRef]:
@@ -269,3 +267,30 @@ async def test_a_caller_is_told_no_pop_that_a_policy_keeps_the_bytes_from() -> N
         plan = bed.plan("c-1")
         assert not [server for way in plan.ways for server in way.servers]
         assert plan.reason != ""
+
+
+async def test_an_application_goes_with_its_service_account_and_a_later_one_of_its_name_is_another() -> None:
+    account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "app", "namespace": "joe"}}
+    async with served() as bed:
+        name = "system:serviceaccount:joe:app"
+        await bed.put(grant("joe", name) | {"metadata": {"name": "app-connects", "namespace": "joe"}})
+        held = await bed.store.create(account)
+        caller = {"kind": "app", "uid": held.uid, "name": name}
+        await bed.put(connector("c-1", "app", "joe/a", caller=caller))
+        assert bed.plan("c-1").reason == ""
+        await bed.drop(account)
+        assert bed.plan("c-1").reason == "NotAllowed"
+        assert bed.callers() == [(), ()]
+        await bed.put(account)
+        assert bed.plan("c-1").reason == "NotAllowed", "another account of the same name"
+
+
+async def test_a_connection_that_names_a_policy_nobody_has_is_closed_to_callers_too() -> None:
+    async with served() as bed:
+        await bed.put(grant("joe", "bob"))
+        await bed.put(connector("c-1", "bob", "joe/a"))
+        (held,) = await bed.named("DRTPConnection.datumapis.com", {"metadata": {"name": "a-1"}})
+        spec = {**held.object["spec"], "accessPolicyRef": {"name": "absent"}}
+        await bed.put(body(DRTP, "DRTPConnection", "joe", "a-1", spec))
+        assert bed.plan("c-1").reason == "NotAllowed"
+        assert bed.callers() == [(), ()]

@@ -137,6 +137,7 @@ impl Server {
     /// Re-judges every session and every live visitor by what is in force now, and resets who may not stay.
     fn cut(&mut self) {
         self.by_agent.clear();
+        self.route_of = self.routes.iter().map(|(index, route)| (route.spec.connection.clone(), index)).collect();
         let callers = self.routes.iter().flat_map(|(_, route)| &route.spec.callers);
         self.by_caller = callers.map(|caller| caller.identity.clone()).collect();
         for (index, route) in &self.routes {

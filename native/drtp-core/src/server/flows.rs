@@ -57,10 +57,7 @@ impl Server {
     }
 
     pub(super) fn by_connection(&self, connection: &str) -> Option<usize> {
-        // The host's own key for it, before all routes are looked through.
-        let direct = self.by_key.get(&format!("route/{connection}")).copied();
-        let meant = |index: &usize| self.routes.get(*index).is_some_and(|route| route.spec.connection == connection);
-        direct.filter(meant).or_else(|| self.routes.iter().map(|(index, _)| index).find(meant))
+        self.route_of.get(connection).copied()
     }
 
     /// Access, once more than at the gateway; and the caps of the connection. Gives whether a list that only counts

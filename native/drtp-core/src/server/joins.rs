@@ -46,6 +46,11 @@ impl Server {
             return Err(code);
         }
         let session = self.sealed_session_for(owner).ok_or(ResetCode::Lost)?;
+        // Callers who say nothing leave half of the room to visitors, and to callers of other services.
+        let half_open = self.core.table.session(session).map_or(0, |session| session.half_open_count());
+        if half_open >= self.config.limits.streams_half_open_max / 2 {
+            return Err(ResetCode::Busy);
+        }
         let (serial, now) = (self.core.table.next_serial(), self.core.now());
         let mut far = Relay::new(Phase::Open, owner, serial, now);
         far.gateway = Some(Box::new((connector, not_after)));

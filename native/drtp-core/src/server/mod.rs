@@ -164,6 +164,8 @@ pub(crate) struct Server {
     connectors: HashMap<String, usize>,
     /// Connectors that some route is for.
     by_caller: BTreeSet<String>,
+    /// By connection, as the table names them now.
+    route_of: HashMap<String, usize>,
     /// Who dialled as an agent and has not said who it is.
     strangers: Antechamber,
     /// Who came to an endpoint and has not shown its header.
@@ -234,6 +236,7 @@ impl Server {
             bringers: HashMap::new(),
             connectors: HashMap::new(),
             by_caller: BTreeSet::new(),
+            route_of: HashMap::new(),
             strangers: Antechamber::default(),
             visitors: Antechamber::default(),
             waiting_peer: HashMap::new(),
@@ -407,7 +410,10 @@ impl Server {
             let reason = "this gateway is not trusted here (yet)".into();
             return (!self.trusts(uid)).then_some((GoAwayCode::UnknownAgent, UNKNOWN_RETRY_MS, reason));
         }
-        if self.agents.len() + self.connectors.len() >= self.config.limits.sessions_max as usize {
+        // A crowd of connectors must not keep agents out.
+        let most = self.config.limits.sessions_max as usize;
+        let full = if *role == Role::Connector { self.connectors.len() >= most / 4 } else { self.agents.len() >= most };
+        if full {
             return Some((GoAwayCode::Busy, 5_000, "server is full".into()));
         }
         if *role == Role::Connector {

@@ -83,6 +83,14 @@ class Place:
         return host_port(self.host, self.port)
 
 
+class _WellKnown(Model, frozen=True):
+    """What is looked at of `/.well-known/drtp`."""
+
+    version: str = "unknown"
+    suffix: str = ""
+    edge: str = ""
+
+
 def found(check: str, subject: str, what: str) -> Finding:
     """It is well."""
     return Finding(Verdict.OK, check, subject, what)
@@ -113,7 +121,9 @@ class Diagnosis:
         async for finding in self._looks():
             yield finding
             if finding.code == "DRTP-4050":
-                return
+                break
+        if self._target is not None:
+            yield await self._local(self._target)
 
     async def _looks(self) -> AsyncGenerator[Finding]:
         try:
@@ -135,8 +145,6 @@ class Diagnosis:
             async for finding in self._pop(pop, roots):
                 yield finding
         yield self._udp(pops)
-        if self._target is not None:
-            yield await self._local(self._target)
 
     def _proxy(self) -> Finding:
         rules = self._rules
@@ -186,14 +194,14 @@ class Diagnosis:
                 http.get(f"{context.api}/.well-known/drtp") as response,
             ):
                 date, body = response.headers.get("Date", ""), await response.content.read(64 << 10)
-            told = msgspec.json.decode(body, type=dict[str, str])
+            told = msgspec.json.decode(body, type=_WellKnown)
         except (aiohttp.ClientError, OSError, msgspec.DecodeError) as error:
             yield fault("answer", "api", "DRTP-3001", f"The API does not answer: {str(error) or 'not in time'}.")
             return
-        yield found("answer", "api", f"version {told.get('version', 'unknown')}")
+        yield found("answer", "api", f"version {told.version}")
         yield self._clocks(date)
-        self._suffix = told.get("suffix", "")
-        parts = urlsplit(told.get("edge", ""))
+        self._suffix = told.suffix
+        parts = urlsplit(told.edge)
         if parts.hostname:
             self._edge = Place("edge", parts.hostname, parts.port or 443, parts.hostname)
         if context.token is not None or context.cert_pem is not None:

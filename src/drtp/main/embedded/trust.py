@@ -21,7 +21,7 @@ NAMESPACE = "default"
 _LIFETIME_S = 30 * 24 * 3600
 _RENEW_AFTER_S = 10 * 24 * 3600
 """Well before they run out, so that an instance that is stopped for a fortnight still has good ones."""
-_CHECK_EVERY_S = 30.0
+_CHECK_EVERY_S = 10.0
 """A root that is rotated shows in the files before the control plane's doors change."""
 
 
