@@ -129,6 +129,7 @@ async def test_a_connector_is_not_renewed_beyond_the_token_that_let_it_in(bed: B
     await bed.server.identities.renew(identity.uid, record.key_now, key, 1)
     held = await bed.server.identities.find(identity.uid)
     after = held.record.spec
+    assert after.caller is not None
     ended = msgspec.structs.replace(after.caller, until=bed.clock.now() - timedelta(seconds=1))
     await bed.store.update(held.replaced(msgspec.structs.replace(after, caller=ended)))
     with pytest.raises(Refused) as refused:
