@@ -47,8 +47,23 @@ impl Server {
                 Err(_) => return self.pause(door),
             }
         }
-        let next_turn = self.core.now();
-        self.core.role_timer(next_turn, door as u64);
+        // Once: each turn that takes all it may would else ask for several more.
+        if self.going_on.insert(door) {
+            let next_turn = self.core.now();
+            self.core.role_timer(next_turn, door as u64);
+        }
+    }
+
+    /// Somebody has come: at a door where others wait already, they are next.
+    pub(super) fn come(&mut self, door: usize) {
+        if !self.going_on.contains(&door) {
+            self.accept(door);
+        }
+    }
+
+    pub(super) fn go_on(&mut self, door: usize) {
+        self.going_on.remove(&door);
+        self.accept(door);
     }
 
     fn at_once(&self) -> u32 {

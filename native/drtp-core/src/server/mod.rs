@@ -164,6 +164,8 @@ pub(crate) struct Server {
     connectors: HashMap<String, usize>,
     /// Connectors that some route is for.
     by_caller: BTreeSet<String>,
+    /// Doors at which more wait than one turn takes.
+    going_on: BTreeSet<usize>,
     /// By connection, as the table names them now.
     route_of: HashMap<String, usize>,
     /// Who dialled as an agent and has not said who it is.
@@ -236,6 +238,7 @@ impl Server {
             bringers: HashMap::new(),
             connectors: HashMap::new(),
             by_caller: BTreeSet::new(),
+            going_on: BTreeSet::new(),
             route_of: HashMap::new(),
             strangers: Antechamber::default(),
             visitors: Antechamber::default(),
@@ -283,7 +286,7 @@ impl Server {
     fn handle(&mut self, upcall: Upcall) {
         match upcall {
             Upcall::Wake => self.commands(),
-            Upcall::Accept(door) => self.accept(door),
+            Upcall::Accept(door) => self.come(door),
             Upcall::Hello { session, hello } => self.hello(session, &hello),
             Upcall::LaneFailed { session, .. } => {
                 self.core.close_session(session, "lane failed");
@@ -295,7 +298,7 @@ impl Server {
             Upcall::RelayGone { relay, outcome } => self.relay_gone(relay, outcome),
             Upcall::Timer(SWEEP_TIMER) => self.sweep(),
             Upcall::Timer(FAREWELL_TIMER) => self.say_goodbye(),
-            Upcall::Timer(door) => self.accept(door as usize),
+            Upcall::Timer(door) => self.go_on(door as usize),
             Upcall::LaneEstablished(lane) => {
                 let patience = Duration::from_millis(u64::from(self.config.limits.first_frame_ms));
                 let until = self.core.now() + patience;
