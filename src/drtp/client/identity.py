@@ -117,9 +117,9 @@ class IdentityStore:
         try:
             return self._read(newest) if newest else None
         except Terminal:
-            if newest is not None and newest.exists():
+            if newest is not None and (newest / "identity.json").exists():
                 raise
-            return None
+            return None  # it goes at this moment, and that file goes first
 
     def paths(self, identity: Identity) -> IdentityPaths:
         """The files of an identity that is installed."""
