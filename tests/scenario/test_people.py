@@ -28,7 +28,8 @@ def foreign_issuer(folder: Path, **environment: str) -> Program:
     """The foreign provider, running. Skips by name on a user's machine, fails in CI."""
     node = require("node")
     if not (PROVIDER.parent / "node_modules" / "oidc-provider").is_dir():
-        missing = "npm's oidc-provider is not installed: run `npm ci --ignore-scripts` in tests/oidc"
+        how = "npm install --no-package-lock --ignore-scripts"
+        missing = f"npm's oidc-provider is not installed: run `{how}` in tests/oidc"
         if os.environ.get("CI") == "true":
             pytest.fail(f"{missing}, and CI must not skip")
         pytest.skip(missing)

@@ -91,6 +91,16 @@ class TokenIssuer(Protocol):
 SERVICE_ACCOUNTS = f"{RESERVED}serviceaccounts"
 """The group of all service accounts; those of a project are in `<this>:<project>` too."""
 
+SERVICE_ACCOUNT_PREFIX = f"{RESERVED}serviceaccount:"
+"""What a service account's name as a user begins with: project and name follow."""
+
+
+def service_account_user(namespace: str, name: str) -> User:
+    """A service account as a user, with the name and groups that Kubernetes gives it."""
+    return User(
+        f"{SERVICE_ACCOUNT_PREFIX}{namespace}:{name}", groups=(SERVICE_ACCOUNTS, f"{SERVICE_ACCOUNTS}:{namespace}")
+    )
+
 
 class TokenAsk(NamedTuple):
     """A narrowed token that a user wants. `namespaces` empty: as wide as what they show."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from drtp.api.jsonvalue import JsonObject, is_object
 from drtp.api.meta import Key
-from drtp.api.people import RESERVED, SERVICE_ACCOUNTS, TokenIssuer, User
+from drtp.api.people import TokenIssuer, User, service_account_user
 from drtp.apiserver.failures import Failure
 from drtp.apiserver.paths import Target
 from drtp.apiserver.rbac import Rbac
@@ -32,9 +32,7 @@ async def issue(
     if not isinstance(lifetime, int) or not LIFETIME_S_MIN <= lifetime <= LIFETIME_S_MAX:
         message = f"spec.expirationSeconds: Invalid value: must be between {LIFETIME_S_MIN} and {LIFETIME_S_MAX}"
         raise Failure(422, "DRTP-1010", message)
-    named = f"{RESERVED}serviceaccount:{target.namespace}:{target.name}"
-    groups = (SERVICE_ACCOUNTS, f"{SERVICE_ACCOUNTS}:{target.namespace}")
-    authoriser.check_acting_as(user, User(named, groups=groups))
+    authoriser.check_acting_as(user, service_account_user(target.namespace, target.name))
     account = await store.get(Key("ServiceAccount", target.namespace, target.name))
     issued = await issuer.issue_to_program(target.namespace, target.name, account.uid, timedelta(seconds=lifetime))
     expires = issued.expires_at.strftime("%Y-%m-%dT%H:%M:%SZ")

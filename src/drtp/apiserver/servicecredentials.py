@@ -16,7 +16,7 @@ from drtp.api.feed import EdgeRole
 from drtp.api.internal import Bound
 from drtp.api.jsonvalue import JsonObject
 from drtp.api.meta import Key
-from drtp.api.people import RESERVED, SERVICE_ACCOUNTS, User
+from drtp.api.people import User, service_account_user
 from drtp.apiserver.failures import Failure
 from drtp.apiserver.posted import Spec
 from drtp.apiserver.rbac import Rbac
@@ -81,8 +81,7 @@ class ServiceCredentials:
         if not self._authoriser.decide(user, "create", "", "serviceaccounts", "token", namespace, account).allowed:
             raise Refused("DRTP-2005")
         # As for its tokens: nobody lets in a program that may more than they do.
-        groups = (SERVICE_ACCOUNTS, f"{SERVICE_ACCOUNTS}:{namespace}")
-        self._authoriser.check_acting_as(user, User(f"{RESERVED}serviceaccount:{namespace}:{account}", groups=groups))
+        self._authoriser.check_acting_as(user, service_account_user(namespace, account))
         held = await self._store.get(Key("ServiceAccount", namespace, account))
         uses, lifetime_s, sources = asked
         return await self._secrets.mint(

@@ -11,10 +11,10 @@ import uuid
 from drtp.api.core import ORGANIZATION_LABEL
 from drtp.api.internal import Bound, CallerKind, CallerRecord, EdgeIdentity
 from drtp.api.meta import Key
-from drtp.api.people import AUTHENTICATED, User
+from drtp.api.people import AUTHENTICATED, User, service_account_user
 from drtp.api.reports import CALLED_MAX, ConnectorRegistration
 from drtp.kit.errors import Refused
-from drtp.rules.callers import APP_PREFIX, wanted_names
+from drtp.rules.callers import APP_PREFIX, account_of, wanted_names
 from drtp.store.protocol import NotFound, Store, Stored
 
 SERVICE_ACCOUNT = "ServiceAccount"
@@ -29,8 +29,8 @@ def caller_of(user: User) -> CallerRecord:
 
 def app_of(bound: Bound) -> CallerRecord:
     """The application that a secret of a service account lets in, with the groups that Kubernetes gives it."""
-    groups = (AUTHENTICATED, "system:serviceaccounts", f"system:serviceaccounts:{bound.namespace}")
-    return CallerRecord(CallerKind.APP, bound.uid, f"{APP_PREFIX}{bound.namespace}:{bound.name}", groups)
+    user = service_account_user(bound.namespace, bound.name)
+    return CallerRecord(CallerKind.APP, bound.uid, user.name, (AUTHENTICATED, *user.groups))
 
 
 async def account_behind(store: Store, bound: Bound) -> None:
@@ -47,9 +47,8 @@ async def is_there(store: Store, caller: CallerRecord) -> bool:
     """Whether the caller's service account is there, and is the very one. A user always is: theirs is another end."""
     if caller.kind is CallerKind.USER:
         return True
-    namespace, _, name = caller.name.removeprefix(APP_PREFIX).partition(":")
     try:
-        return (await store.get(Key(SERVICE_ACCOUNT, namespace, name))).uid == caller.uid
+        return (await store.get(Key(SERVICE_ACCOUNT, *account_of(caller)))).uid == caller.uid
     except NotFound:
         return False
 
@@ -58,7 +57,7 @@ async def scope_of(store: Store, caller: CallerRecord) -> dict[str, str]:
     """Organisation and project in an application's name, as uids; nothing for a user. Raises: Refused DRTP-2017."""
     if caller.kind is CallerKind.USER:
         return {}
-    namespace = caller.name.removeprefix(APP_PREFIX).partition(":")[0]
+    namespace, _ = account_of(caller)
     try:
         project = await store.get(Key("Namespace", "", namespace))
     except NotFound:
@@ -75,7 +74,7 @@ def organization_uid(project: Stored) -> str:
 def is_of(identity: EdgeIdentity, namespace: str, name: str) -> bool:
     """Whether it is a connector of this service account."""
     caller = identity.spec.caller
-    return caller is not None and caller.name == f"{APP_PREFIX}{namespace}:{name}"
+    return caller is not None and caller.name == service_account_user(namespace, name).name
 
 
 def seen_of(said: ConnectorRegistration) -> dict[str, str | tuple[str, ...]]:

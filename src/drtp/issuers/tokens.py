@@ -15,7 +15,7 @@ from prometheus_client import Counter
 from drtp.api.credentials import TOKEN_PREFIX, read
 from drtp.api.internal import API_TOKEN, Account, AccountSpec, ApiToken, ApiTokenSpec
 from drtp.api.meta import Key, ObjectMeta
-from drtp.api.people import AUTHENTICATED, FOREIGN, RESERVED, SERVICE_ACCOUNTS, IssuedToken, Proof, User
+from drtp.api.people import AUTHENTICATED, FOREIGN, IssuedToken, Proof, User, service_account_user
 from drtp.api.spiffe import PeerRole, identity_of
 from drtp.issuers.audit import AuditLog
 from drtp.issuers.digests import Pepper, new_credential
@@ -121,11 +121,8 @@ class Accounts:
 
     async def issue_to_program(self, namespace: str, name: str, uid: str, lifetime: timedelta) -> IssuedToken:
         """As `TokenIssuer.issue_to_program`."""
-        spec = AccountSpec(
-            name=f"{RESERVED}serviceaccount:{namespace}:{name}",
-            groups=(SERVICE_ACCOUNTS, f"{SERVICE_ACCOUNTS}:{namespace}"),
-            service_account=f"{namespace}/{name}",
-        )
+        user = service_account_user(namespace, name)
+        spec = AccountSpec(name=user.name, groups=user.groups, service_account=f"{namespace}/{name}")
         with contextlib.suppress(AlreadyExists):
             await self._store.create(as_object(Account(metadata=ObjectMeta(name=uid), spec=spec)))
         minted = await self.mint_token(uid, lifetime=lifetime, description="service account")

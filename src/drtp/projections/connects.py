@@ -92,8 +92,7 @@ def _stands(read: Reader, who: CallerRecord) -> bool:
     """An application is its service account: with that it goes, and a later one of its name is another."""
     if who.kind is CallerKind.USER:
         return True
-    namespace, _, name = who.name.removeprefix(callers.APP_PREFIX).partition(":")
-    account = read.get(ServiceAccount, namespace, name)
+    account = read.get(ServiceAccount, *callers.account_of(who))
     return account is not None and account.metadata.uid == who.uid
 
 

@@ -10,12 +10,11 @@ from collections.abc import Iterator
 
 from drtp.api.drtp import GROUP
 from drtp.api.internal import CallerKind, CallerRecord
-from drtp.api.people import SYSTEM_MASTERS, User
+from drtp.api.people import SERVICE_ACCOUNT_PREFIX, SYSTEM_MASTERS, User
 from drtp.rules import permissions
 from drtp.rules.permissions import Grants, Wanted
 
-APP_PREFIX = "system:serviceaccount:"
-"""What a service account's name as a user begins with."""
+APP_PREFIX = SERVICE_ACCOUNT_PREFIX
 
 VERB, RESOURCE, SUBRESOURCE = "connect", "drtpservices", "connect"
 
@@ -25,9 +24,15 @@ def user_of(caller: CallerRecord) -> User:
     return User(caller.name, caller.uid, caller.groups, frozenset(caller.within))
 
 
+def account_of(app: CallerRecord) -> tuple[str, str]:
+    """(namespace, name) of the service account that an application is."""
+    namespace, _, name = app.name.removeprefix(APP_PREFIX).partition(":")
+    return namespace, name
+
+
 def shown(caller: CallerRecord) -> str:
     """The name for people and for the local service: a user's, or an application's as `<namespace>/<name>`."""
-    return caller.name.removeprefix(APP_PREFIX).replace(":", "/") if caller.kind is CallerKind.APP else caller.name
+    return "/".join(account_of(caller)) if caller.kind is CallerKind.APP else caller.name
 
 
 def may_connect(caller: CallerRecord, namespace: str, name: str, grants: Grants) -> bool:

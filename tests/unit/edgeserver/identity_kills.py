@@ -12,7 +12,6 @@ import contextlib
 import os
 import random
 import signal
-import sys
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +22,7 @@ import msgspec
 from drtp.client.keys import new_key, request_for
 from drtp.kit.secret import Secret
 from drtp.main.backup import back_up, restore
+from nursery import nursery_of
 
 LANES = 6
 
@@ -251,7 +251,7 @@ class Campaign:
         self._directory.mkdir(mode=0o700)
         (self._directory / "settled.json").write_text("{}")
         kept: set[str] = set()
-        async with _nursery() as nursery:
+        async with nursery_of(NURSERY) as nursery:
             for number in range(kills):
                 await self._live(nursery, last=False)
                 self.figures.kills += 1
@@ -391,21 +391,3 @@ def _refusal(code: str):
         assert str(refused) == code  # noqa: PT017
     else:
         raise AssertionError(f"not refused with {code}")
-
-
-@contextlib.asynccontextmanager
-async def _nursery() -> AsyncGenerator[asyncio.subprocess.Process]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-c",
-        NURSERY,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": "src"},
-    )
-    try:
-        yield process
-    finally:
-        assert process.stdin is not None
-        process.stdin.close()
-        await process.wait()

@@ -11,7 +11,6 @@ import contextlib
 import os
 import random
 import signal
-import sys
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ import msgspec
 from drtp.api.meta import Key
 from drtp.store.protocol import Listing
 from drtp.store.sqlite import SqliteStore
+from nursery import nursery_of
 
 KIND = "ConfigMap"
 NAMESPACE = "joe"
@@ -162,7 +162,7 @@ class Campaign:
     async def run(self, kills: int) -> Figures:
         """Kill so often, and look each time. Raises: AssertionError for what was lost, made up, or halved."""
         began = time.monotonic()
-        async with _nursery() as nursery:
+        async with nursery_of(NURSERY) as nursery:
             while self.figures.kills < kills:
                 await self._one_life(nursery)
                 if self._rng.random() < 0.25:
@@ -269,21 +269,3 @@ def _held(listing: Listing) -> dict[Key, dict[str, Any]]:
 def _difference(held: dict[Key, dict[str, Any]], wanted: dict[Key, dict[str, Any]]) -> str:
     keys = [key for key in {*held, *wanted} if held.get(key) != wanted.get(key)]
     return "\n".join(f"{key}: held {str(held.get(key))[:200]}, wanted {str(wanted.get(key))[:200]}" for key in keys)
-
-
-@contextlib.asynccontextmanager
-async def _nursery() -> AsyncGenerator[asyncio.subprocess.Process]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-c",
-        NURSERY,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": "src"},
-    )
-    try:
-        yield process
-    finally:
-        assert process.stdin is not None
-        process.stdin.close()
-        await process.wait()

@@ -7,11 +7,8 @@ on disk a control plane that is down stops nobody.
 from __future__ import annotations
 
 import asyncio
-import signal
 import socket
 import tempfile
-from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,6 +32,7 @@ from drtp.main.datum.connect_speaker import ConnectSpeaker, connect_form
 from drtp.main.datum.enrolling import edge_address
 from drtp.main.datum.invocation import Invocation
 from drtp.main.datum.naming import state_key
+from drtp.main.datum.signals import stopped_by_signals
 from drtp.main.shell import STARTED, Exit, Misconfigured, Misused, expected_error
 from drtp.tunnel import carry_stdio
 
@@ -83,7 +81,7 @@ class Connecting:
     async def run(self) -> int:
         """Get an identity, present, drain."""
         private_directory(self._state_dir)
-        with self._signals():
+        with stopped_by_signals(self._signalled):
             if IdentityStore(self._state_dir).load() is not None:
                 home.check(self._state_dir)
             if not self._has_good_identity():
@@ -100,19 +98,6 @@ class Connecting:
     def _has_good_identity(self) -> bool:
         identity = IdentityStore(self._state_dir).load()
         return identity is not None and self._clock.now() < identity.not_after
-
-    @contextmanager
-    def _signals(self) -> Generator[None, None, None]:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._signalled)
-        try:
-            yield
-        finally:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.remove_signal_handler(number)
-                # All is over but for the interpreter's own end, in which one Ctrl-C too many is only noise.
-                signal.signal(number, signal.SIG_IGN)
 
     def _signalled(self) -> None:
         """First: drain. Second: end now."""

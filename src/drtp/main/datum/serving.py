@@ -28,6 +28,7 @@ from drtp.main.datum.enrolling import Enrolment, has_identity, prepare, prepare_
 from drtp.main.datum.invocation import Invocation
 from drtp.main.datum.naming import slug, state_key
 from drtp.main.datum.serve_request import ServeSettings
+from drtp.main.datum.signals import stopped_by_signals
 from drtp.main.datum.speaker import Speaker, form_for, waiting_words
 from drtp.main.datum.trust import target_of
 from drtp.main.shell import STARTED, Exit, Misconfigured, Misused, expected_error
@@ -88,18 +89,13 @@ class Serving:
     @contextmanager
     def _signals(self) -> Generator[None, None, None]:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._signalled)
-        if self._settings.file is not None:
-            loop.add_signal_handler(signal.SIGHUP, self._read_again.set)
-        try:
-            yield
-        finally:
-            loop.remove_signal_handler(signal.SIGHUP)
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.remove_signal_handler(number)
-                # All is over but for the interpreter's own end, in which one Ctrl-C too many is only noise.
-                signal.signal(number, signal.SIG_IGN)
+        with stopped_by_signals(self._signalled):
+            if self._settings.file is not None:
+                loop.add_signal_handler(signal.SIGHUP, self._read_again.set)
+            try:
+                yield
+            finally:
+                loop.remove_signal_handler(signal.SIGHUP)
 
     def _signalled(self) -> None:
         """First: drain. Second: end now."""
