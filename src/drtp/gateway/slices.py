@@ -27,7 +27,7 @@ from drtp.gateway import clusters, listeners, routes
 from drtp.gateway.accesslogs import AccessLogs
 from drtp.gateway.admission import admitted
 from drtp.gateway.balancers import behind
-from drtp.gateway.clusters import Carries, StreamIdFrom
+from drtp.gateway.clusters import Carries
 from drtp.gateway.memo import Memo
 from drtp.gateway.protos import concatenate, encode
 from drtp.gateway.resources import Kind, Ref, Resource, content_hash
@@ -344,21 +344,19 @@ class Draft:
 
     def _front(self, name: str, backend: Backend, carries: Carries) -> Iterable[Ref]:
         """The front cluster under this name, and all it stands on."""
-        hop = clusters.needs_hop(backend)
-        stated = carries is Carries.HTTP or self._means.balancers
-        stream = StreamIdFrom.STATE if stated else StreamIdFrom.TCP_PROXY
+        straight = clusters.goes_straight(backend, carries)
         gateway = self._around.gateway
-        inputs = (backend.service, backend.app_protocol, hop, carries, stream, gateway)
-        direct = "" if hop else clusters.direct_name(backend.service)
+        inputs = (backend.service, backend.app_protocol, clusters.endpoints_name(backend), straight, carries, gateway)
+        endpoints = clusters.endpoints_name(backend) if straight else ""
 
         def front() -> Json:
-            return clusters.front_cluster(name, backend, carries, stream, gateway)
+            return clusters.front_cluster(name, backend, carries, gateway)
 
-        yield self._add(Kind.CLUSTER, name, inputs, front, endpoints=direct)
+        yield self._add(Kind.CLUSTER, name, inputs, front, endpoints=endpoints)
         self._services[name] = backend.service
         lives = self._needs[entrykeys.backend(backend.service)]
         lives.append(Ref(Kind.CLUSTER, name))
-        if hop:
+        if not straight:
             hop_name = clusters.hop_name(backend.service)
             self._services[hop_name] = backend.service
             build = clusters.hop_cluster
