@@ -53,7 +53,7 @@ class Authority:
         return self._root.public_bytes(serialization.Encoding.PEM)
 
     def identity(self, role: str, uid: str, dns: str | None = None, generation: int = 1) -> Identity:
-        """`role`: pop, gateway, agent (with its organisation and project), controlplane. A POP has names below `dns`."""
+        """`role`: pop, gateway, agent (with organisation and project), controlplane. A POP has names below `dns`."""
         names = [dns] if dns else []
         names += [f"*.{dns}"] if dns and role == "pop" else []
         path = f"org/o1/project/p1/agent/{uid}" if role == "agent" else f"{role}/{uid}"

@@ -10,9 +10,10 @@ HTTP:  a PROXY header inside TLS. Envoy writes it before the handshake, so the s
        whose connections are mutual TLS. The front cluster's metadata names the hop, so one internal listener serves
        all services and never changes. A request's body is no matter here: the hop tries again below HTTP.
 
-POPs that take no introductions (their certificate or program is of before) get TCP visitors in HTTP's way too. Failover
-and retry happen before the handshake has completed, at the TCP proxy or at the hop. Endpoints in the clear (`plain`,
-and the sockets of `unix`) get a PROXY header and need no hop unless HTTP finds them beside others.
+POPs that take no introductions (their certificate or program is of before) get TCP visitors in HTTP's way too, and a
+gateway that conceals its visitors brings all of them so. Failover and retry happen before the handshake has
+completed, at the TCP proxy or at the hop. Endpoints in the clear (`plain`, and the sockets of `unix`) get a PROXY
+header and need no hop unless HTTP finds them beside others.
 
 A `unix` endpoint of a POP on this machine is two to Envoy: its socket first, mutual TLS next. Whatever is wrong with
 the socket costs a refused connection, and nobody a visit.
@@ -101,13 +102,13 @@ def is_introduced(backend: Backend) -> bool:
     return all(endpoint.introductions for endpoint in backend.endpoints if endpoint.mode is not EndpointMode.PLAIN)
 
 
-def goes_straight(backend: Backend, carries: Carries) -> bool:
-    """Nothing stands between the front cluster and the POPs."""
-    return not needs_hop(backend) or (carries is Carries.STREAM and is_introduced(backend))
+def goes_straight(backend: Backend, *, introduces: bool) -> bool:
+    """Nothing stands between the front cluster and the POPs. `introduces`: the listener has the words for it."""
+    return not needs_hop(backend) or (introduces and is_introduced(backend))
 
 
-def front_cluster(name: str, backend: Backend, carries: Carries, gateway: str) -> Json:
-    """The cluster that says who comes, straight to the endpoints or into the internal listener.
+def front_cluster(name: str, backend: Backend, carries: Carries, gateway: str, *, straight: bool) -> Json:
+    """The cluster that says who comes, to the endpoints themselves (`straight`) or into the internal listener.
 
     `gateway`: this one's uid, "" while it has none.
     """
@@ -118,7 +119,7 @@ def front_cluster(name: str, backend: Backend, carries: Carries, gateway: str) -
     proxy = _proxy_socket(backend.service, gateway)
     if not needs_hop(backend):
         return cluster | {"transport_socket": proxy} | _from_eds(direct_name(backend.service))
-    if goes_straight(backend, carries):
+    if straight:
         return cluster | _mutual_tls(backend.service, clear=proxy)
     return cluster | {
         "connect_timeout": "5s",

@@ -89,11 +89,12 @@ class Around(msgspec.Struct, frozen=True):
 
 
 class Means(msgspec.Struct, frozen=True):
-    """What all slices are built with. `connections_max`: of one TCP service."""
+    """What all slices are built with. `connections_max`: of one TCP service. `conceals`: introduces nobody."""
 
     logs: AccessLogs
     balancers: tuple[str, ...]
     connections_max: int
+    conceals: bool
     encoded: Memo[Resource]
     virtual_hosts: Memo[Part]
 
@@ -344,13 +345,14 @@ class Draft:
 
     def _front(self, name: str, backend: Backend, carries: Carries) -> Iterable[Ref]:
         """The front cluster under this name, and all it stands on."""
-        straight = clusters.goes_straight(backend, carries)
+        introduces = carries is Carries.STREAM and not self._means.conceals
+        straight = clusters.goes_straight(backend, introduces=introduces)
         gateway = self._around.gateway
         inputs = (backend.service, backend.app_protocol, clusters.endpoints_name(backend), straight, carries, gateway)
         endpoints = clusters.endpoints_name(backend) if straight else ""
 
         def front() -> Json:
-            return clusters.front_cluster(name, backend, carries, gateway)
+            return clusters.front_cluster(name, backend, carries, gateway, straight=straight)
 
         yield self._add(Kind.CLUSTER, name, inputs, front, endpoints=endpoints)
         self._services[name] = backend.service

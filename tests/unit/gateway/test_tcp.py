@@ -135,6 +135,21 @@ async def test_pops_of_before_stand_beside_those_that_take_introductions(tmp_pat
         assert [visit.tlvs[0xE1] for visit in (*first.visits, *second.visits)] == [b"s1", b"s1"]
 
 
+async def test_a_gateway_that_conceals_its_visitors_says_inside_tls_who_comes(tmp_path: Path) -> None:
+    port, authority = free_port(), Authority()
+    tls = authority.server_context(tmp_path, "p1.tunnel.test", "*.p1.tunnel.test")
+    async with (
+        pop("p1", mode=EndpointMode.MTLS, tls=tls) as endpoint,
+        gateway(tmp_path / "g", authority.credentials(), conceal_visitors=True) as running,
+    ):
+        endpoint.introductions = True
+        await running.programmed({**backend(endpoint.endpoint()), **tcp(port)})
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        assert await line(reader) == "banner 127.0.0.1"
+        assert endpoint.visits[0].source_port == writer.get_extra_info("sockname")[1]
+        writer.close()
+
+
 async def test_pop_with_another_name_in_its_certificate_gets_no_visitor(tmp_path: Path) -> None:
     port, authority = free_port(), Authority()
     tls = authority.server_context(tmp_path, "other.tunnel.test")
