@@ -53,9 +53,11 @@ class Authority:
         return self._root.public_bytes(serialization.Encoding.PEM)
 
     def identity(self, role: str, uid: str, dns: str | None = None, generation: int = 1) -> Identity:
-        """`role`: pop, gateway, agent (with its organisation and project), controlplane."""
+        """`role`: pop, gateway, agent (with organisation and project), controlplane. A POP has names below `dns`."""
+        names = [dns] if dns else []
+        names += [f"*.{dns}"] if dns and role == "pop" else []
         path = f"org/o1/project/p1/agent/{uid}" if role == "agent" else f"{role}/{uid}"
-        return self.leaf([f"spiffe://{TRUST_DOMAIN}/{path}"], [dns] if dns else [], generation)
+        return self.leaf([f"spiffe://{TRUST_DOMAIN}/{path}"], names, generation)
 
     def leaf(self, uris: list[str], dns: list[str], generation: int = 1) -> Identity:
         chain, key = self.signed(uris, dns)

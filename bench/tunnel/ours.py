@@ -38,6 +38,7 @@ from drtp.gateway.envoy import find_envoy
 from drtp.kit.sockets import directory_mark
 from edge_world import ANYONE, Authority, enrolled, plan_server, plan_service, route, snapshot
 
+POP_NAME = "p1.tunnel.test.example"
 EDGE = (sys.executable, "-m", "bench.tunnel.edge")
 
 
@@ -123,11 +124,17 @@ def _tcp_proxy(at: Address, service: Address) -> dict[str, object]:
 
 def _behind_envoy(at: Address, tunnel: _Tunnel, sockets: Path, mode: EndpointMode) -> dict[str, Entry]:
     """A gateway's table: the service behind one TCP port, on the one POP."""
-    name = "p1.tunnel.test.example"
     host, _, port = tunnel.endpoint.rpartition(":")
     path = str(sockets / "c1.sock") if mode is EndpointMode.UNIX else ""
     end = PopEndpoint(
-        connection="c1", server="p1", server_name=name, mode=mode, address=host, port=int(port), path=path
+        connection="c1",
+        server="p1",
+        server_name=POP_NAME,
+        mode=mode,
+        address=host,
+        port=int(port),
+        path=path,
+        introductions=True,
     )
     shares = (WeightedBackend(service="s1"),)
     listener = GatewayListener(address=at[0], port=at[1], protocol=ListenerProtocol.TCP)
@@ -137,7 +144,7 @@ def _behind_envoy(at: Address, tunnel: _Tunnel, sockets: Path, mode: EndpointMod
         "backend/s1": Backend(service="s1", namespace="joe", name="echo", protocol=Protocol.TCP, endpoints=(end,)),
         "pop/p1": ProbeTarget(
             server="p1",
-            name=name,
+            name=POP_NAME,
             address="127.0.0.1",
             health_port=tunnel.health,
             tunnel_port=tunnel.listener,
@@ -149,13 +156,12 @@ def _behind_envoy(at: Address, tunnel: _Tunnel, sockets: Path, mode: EndpointMod
 
 def _exposed(at: Address, tunnel_port: int) -> dict[str, Entry]:
     """A gateway's table: the service behind one UDP port, on the one POP."""
-    name = "p1.tunnel.test.example"
-    end = PopEndpoint(connection="c1", server="p1", server_name=name, mode=EndpointMode.MTLS, port=9)
+    end = PopEndpoint(connection="c1", server="p1", server_name=POP_NAME, mode=EndpointMode.MTLS, port=9)
     shares = (WeightedBackend(service="s1"),)
     return {
         f"udp/{at[0]}/{at[1]}": UdpExposure(address=at[0], port=at[1], access=ANYONE, backends=shares),
         "backend/s1": Backend(service="s1", namespace="joe", name="echo", protocol=Protocol.UDP, endpoints=(end,)),
-        "pop/p1": ProbeTarget(server="p1", name=name, address="127.0.0.1", health_port=9, tunnel_port=tunnel_port),
+        "pop/p1": ProbeTarget(server="p1", name=POP_NAME, address="127.0.0.1", health_port=9, tunnel_port=tunnel_port),
     }
 
 
@@ -174,7 +180,7 @@ def _tunnel(
     service: Address, scratch: Path, authority: Authority, protocol: Protocol, mode: EndpointMode = EndpointMode.PLAIN
 ) -> Generator[_Tunnel]:
     homes = {role: scratch / role for role in ("pop", "agent")}
-    enrolled(homes["pop"], authority.identity("pop", "p1", "p1.tunnel.test.example"))
+    enrolled(homes["pop"], authority.identity("pop", "p1", POP_NAME))
     enrolled(homes["agent"], authority.identity("agent", "a1"))
     there = msgspec.structs.replace(route(mode=mode), protocol=protocol)
     _snapshot(homes["pop"], {"route/c1": there, "trust": TrustEntry(("g1",))})

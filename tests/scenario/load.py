@@ -92,8 +92,8 @@ class Visit(msgspec.Struct, frozen=True):
 
     @property
     def asked_in_vain(self) -> bool:
-        """It had asked, and its connection ended in good order before a byte of the answer: its word met a reset on the
-        way, and Envoy lost both (decision 0014).
+        """It had asked, and its connection ended in good order before a byte of the answer: its word met the end of a
+        Unix socket, which tells the writer of no reset (decision 0050).
         """
         return self.fate is Fate.CLEAN_END and self.note.startswith("after 0 bytes of an answer")
 

@@ -12,6 +12,7 @@ mod event;
 pub mod frame;
 mod handle;
 mod identity;
+mod introduction;
 pub mod message;
 pub mod proxy;
 mod report;

@@ -16,10 +16,13 @@ use crate::config::{Identity, TargetTls, WebIdentity};
 use crate::error::CoreError;
 use crate::identity::{IdentityError, PeerIdentity};
 
+mod hello;
 mod outer;
 
+pub use hello::Hello;
+use hello::Look;
 pub use outer::Outer;
-use outer::{Caller, caller, web_config};
+use outer::web_config;
 
 /// ALPN of tunnels, mandatory both ways.
 pub const ALPN: &[u8] = b"drtp/1";
@@ -294,16 +297,26 @@ impl OutBuffer {
 enum Connection {
     Client(UnbufferedClientConnection),
     Server(UnbufferedServerConnection),
-    /// At the agents' door, before the ClientHello has come.
-    Undecided(Arc<ServerConfig>),
+    /// Before the ClientHello has come.
+    Undecided(Arc<ServerConfig>, Door),
     /// It has come, and is no tunnel's.
     Foreign,
+}
+
+/// Where a peer has come to, and so what its ClientHello is read for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Door {
+    /// Agents': who does not offer `drtp/1` is none of them.
+    Agents,
+    /// An endpoint: gateways say in it whom they bring.
+    Endpoint,
 }
 
 /// One TLS connection without buffers of its own, but for the incomplete record at rest.
 pub struct Tls {
     connection: Connection,
     rest: Vec<u8>,
+    hello: Option<Box<Hello>>,
     /// The peer said that it sends no more.
     pub peer_closed: bool,
     closed: bool,
@@ -441,7 +454,17 @@ impl Tls {
 
     /// The answering side at a door that also takes who does not speak `drtp/1`; see [`Tls::is_foreign`].
     pub fn at_door(config: &Arc<ServerConfig>) -> Self {
-        Self::over(Connection::Undecided(Arc::clone(config)))
+        Self::over(Connection::Undecided(Arc::clone(config), Door::Agents))
+    }
+
+    /// The answering side at an endpoint, which keeps what the ClientHello says; see [`Tls::take_hello`].
+    pub fn at_endpoint(config: &Arc<ServerConfig>) -> Self {
+        Self::over(Connection::Undecided(Arc::clone(config), Door::Endpoint))
+    }
+
+    /// What the peer's ClientHello said, once; nothing anywhere but at an endpoint.
+    pub fn take_hello(&mut self) -> Option<Box<Hello>> {
+        self.hello.take()
     }
 
     /// Somebody came who does not speak `drtp/1`. Nothing was taken and nothing answered.
@@ -456,7 +479,7 @@ impl Tls {
     }
 
     fn over(connection: Connection) -> Self {
-        Self { connection, rest: Vec::new(), peer_closed: false, closed: false, broken: false }
+        Self { connection, rest: Vec::new(), hello: None, peer_closed: false, closed: false, broken: false }
     }
 
     fn pump(
@@ -469,9 +492,9 @@ impl Tls {
         if self.broken {
             return (records.len(), Err(TlsError("the connection is broken".into())));
         }
-        if let Connection::Undecided(config) = &self.connection {
-            let config = Arc::clone(config);
-            if let Some(outcome) = self.decide(&config, records) {
+        if let Connection::Undecided(config, door) = &self.connection {
+            let (config, door) = (Arc::clone(config), *door);
+            if let Some(outcome) = self.decide(&config, door, records) {
                 return (0, outcome);
             }
         }
@@ -479,28 +502,34 @@ impl Tls {
         let (used, result) = match &mut self.connection {
             Connection::Client(c) => pump!(c, records, want, out, sink, *peer_closed),
             Connection::Server(c) => pump!(c, records, want, out, sink, *peer_closed),
-            Connection::Undecided(_) | Connection::Foreign => (0, Ok(())),
+            Connection::Undecided(..) | Connection::Foreign => (0, Ok(())),
         };
         self.broken = result.is_err();
         (used, result)
     }
 
-    /// By its first bytes, who has come; nothing if the tunnel's TLS answers.
-    fn decide(&mut self, config: &Arc<ServerConfig>, records: &[u8]) -> Option<Result<(), TlsError>> {
-        match caller(records) {
-            Ok(Caller::Unknown) => Some(Ok(())),
-            Ok(Caller::Web) => {
+    /// By its ClientHello, who has come; nothing if TLS goes on with it.
+    fn decide(&mut self, config: &Arc<ServerConfig>, door: Door, records: &[u8]) -> Option<Result<(), TlsError>> {
+        let hello = match hello::look(records) {
+            Ok(Look::Partial) => return Some(Ok(())),
+            Ok(Look::Unreadable) => None,
+            Ok(Look::Whole(hello)) => Some(hello),
+            Err(error) => return Some(Err(error)),
+        };
+        match door {
+            Door::Agents if hello.as_ref().is_some_and(|hello| !hello.offers(ALPN)) => {
                 self.connection = Connection::Foreign;
-                Some(Err(TlsError("no drtp/1".into())))
+                return Some(Err(TlsError("no drtp/1".into())));
             }
-            Ok(Caller::Tunnel) => match UnbufferedServerConnection::new(Arc::clone(config)) {
-                Ok(connection) => {
-                    self.connection = Connection::Server(connection);
-                    None
-                }
-                Err(error) => Some(Err(error.into())),
-            },
-            Err(error) => Some(Err(error)),
+            Door::Agents => {}
+            Door::Endpoint => self.hello = hello.map(Box::new),
+        }
+        match UnbufferedServerConnection::new(Arc::clone(config)) {
+            Ok(connection) => {
+                self.connection = Connection::Server(connection);
+                None
+            }
+            Err(error) => Some(Err(error.into())),
         }
     }
 
@@ -568,7 +597,7 @@ impl Tls {
         match &self.connection {
             Connection::Client(c) => !c.is_handshaking(),
             Connection::Server(c) => !c.is_handshaking(),
-            Connection::Undecided(_) | Connection::Foreign => false,
+            Connection::Undecided(..) | Connection::Foreign => false,
         }
     }
 
@@ -577,7 +606,7 @@ impl Tls {
         match &self.connection {
             Connection::Client(c) => c.alpn_protocol(),
             Connection::Server(c) => c.alpn_protocol(),
-            Connection::Undecided(_) | Connection::Foreign => None,
+            Connection::Undecided(..) | Connection::Foreign => None,
         }
     }
 
@@ -586,7 +615,7 @@ impl Tls {
         let chain = match &self.connection {
             Connection::Client(c) => c.peer_certificates(),
             Connection::Server(c) => c.peer_certificates(),
-            Connection::Undecided(_) | Connection::Foreign => None,
+            Connection::Undecided(..) | Connection::Foreign => None,
         };
         let leaf = chain.and_then(<[_]>::first).ok_or(IdentityError::Unreadable)?;
         PeerIdentity::of_leaf(leaf)

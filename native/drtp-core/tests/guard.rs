@@ -18,20 +18,31 @@ const ID: &str = "0f8fad5b-d9cb-469f-a165-70867728950e";
 
 type Tls = rustls::StreamOwned<rustls::ClientConnection, TcpStream>;
 
-/// A client of an `mtls` endpoint, as Envoy is one.
+/// A client of an `mtls` endpoint, as Envoy is one for HTTP: a PROXY header says whom it brings.
 fn dial_mtls(endpoint: SocketAddr, identity: &Identity) -> Tls {
+    dial_as(endpoint, identity, "p-1.tunnel.test", &[])
+}
+
+/// As Envoy is one for TCP: its ClientHello introduces the visitor.
+fn introduce(endpoint: SocketAddr, identity: &Identity, visitor: &str, service: &str) -> Tls {
+    let words = format!("drtp-visitor/1;{visitor};10.0.0.1:80;{ID}");
+    dial_as(endpoint, identity, &format!("{service}.p-1.tunnel.test"), &[&words])
+}
+
+fn dial_as(endpoint: SocketAddr, identity: &Identity, name: &str, protocols: &[&str]) -> Tls {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(identity.roots_pem.as_bytes()).unwrap()).unwrap();
     let chain = vec![CertificateDer::from_pem_slice(identity.chain_pem.as_bytes()).unwrap()];
     let key = PrivateKeyDer::from_pem_slice(identity.key_pem.as_bytes()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
+    let mut config = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_root_certificates(roots)
         .with_client_auth_cert(chain, key)
         .unwrap();
-    let name = ServerName::try_from("p-1.tunnel.test").unwrap();
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+    let name = ServerName::try_from(name.to_owned()).unwrap();
     rustls::StreamOwned::new(rustls::ClientConnection::new(Arc::new(config), name).unwrap(), visit(endpoint))
 }
 
@@ -83,6 +94,48 @@ fn a_gateway_brings_its_visitor_and_half_closes_both_ways() {
     until_stats("the record", || world.agent.stats(), |s| !s.recent.is_empty());
     let record = world.agent.stats().recent[0].clone();
     assert_eq!((record.visitor.as_str(), record.stream_id.as_str()), ("203.0.113.9:4660", ID));
+}
+
+#[test]
+fn an_introduced_visitor_needs_no_header_and_hears_a_service_that_speaks_first() {
+    let world = mtls_world(service(|mut stream| {
+        stream.write_all(b"220 ready").unwrap();
+        let mut all = Vec::new();
+        if stream.read_to_end(&mut all).is_ok() {
+            stream.write_all(format!(", got {}", all.len()).as_bytes()).unwrap();
+        }
+    }));
+    let mut tls = introduce(world.endpoint, &gateway(&world, "g-1"), "203.0.113.9:4660", "s-1");
+    let mut greeting = [0; 9];
+    tls.read_exact(&mut greeting).unwrap();
+    assert_eq!(&greeting, b"220 ready");
+    tls.write_all(&[1; 100_000]).unwrap();
+    tls.conn.send_close_notify();
+    tls.flush().unwrap();
+    let mut answer = String::new();
+    tls.read_to_string(&mut answer).unwrap();
+    assert_eq!(answer, ", got 100000");
+    until_stats("the record", || world.agent.stats(), |s| !s.recent.is_empty());
+    let record = world.agent.stats().recent[0].clone();
+    assert_eq!((record.visitor.as_str(), record.stream_id.as_str()), ("203.0.113.9:4660", ID));
+}
+
+#[test]
+fn an_introduction_counts_as_much_as_who_makes_it() {
+    let world = mtls_world(service(echo));
+    let (visitor, trusted) = ("1.2.3.4:5", gateway(&world, "g-1"));
+    refused(introduce(world.endpoint, &world.authority.agent("a-1"), visitor, "s-1"), b"hello");
+    refused(introduce(world.endpoint, &gateway(&world, "g-unknown"), visitor, "s-1"), b"hello");
+    refused(introduce(world.endpoint, &trusted, visitor, "s-2"), b"hello");
+    refused(introduce(world.endpoint, &trusted, "nobody", "s-1"), b"hello");
+    let twice = format!("drtp-visitor/1;{visitor};10.0.0.1:80;{ID}");
+    refused(dial_as(world.endpoint, &trusted, "s-1.p-1.tunnel.test", &[&twice, &twice]), b"hello");
+    // One by one: the service behind it is whole.
+    let mut tls = introduce(world.endpoint, &trusted, visitor, "s-1");
+    tls.write_all(b"hello").unwrap();
+    let mut back = [0; 5];
+    tls.read_exact(&mut back).unwrap();
+    assert_eq!(&back, b"hello");
 }
 
 #[test]

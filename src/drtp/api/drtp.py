@@ -439,6 +439,9 @@ class ServerStatus(Model, frozen=True):
     pod_address: Annotated[IpAddress | None, Meta(description="Endpoint on the POP's pod network.")] = None
     pod_port: Port | None = None
     pod_path: Text1024 | None = None
+    pod_introductions: Annotated[
+        bool | None, Meta(description="The endpoint takes visitors whom a gateway introduces in its ClientHello.")
+    ] = None
     endpoint_mode: EndpointMode | None = None
     round_trip_millis: Annotated[Count | None, Meta(description="Between agent and server, smoothed.")] = None
     round_trip_floor_millis: Annotated[Count | None, Meta(description="The shortest of late: without queues.")] = None

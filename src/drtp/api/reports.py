@@ -36,7 +36,10 @@ class SessionState(Model, frozen=True):
 
 
 class RouteReport(Model, frozen=True, tag="route", tag_field="type"):
-    """Key `route/<connection uid>`, from a POP. Where the endpoint is and who is behind it."""
+    """Key `route/<connection uid>`, from a POP. Where the endpoint is and who is behind it.
+
+    `introductions`: it takes visitors whom a ClientHello introduces, and its certificate has the names for that.
+    """
 
     connection: str
     programming: ProgrammingStatus
@@ -44,6 +47,7 @@ class RouteReport(Model, frozen=True, tag="route", tag_field="type"):
     address: Annotated[str, Meta(max_length=45)] = ""
     port: Annotated[int, Meta(ge=0, le=65535)] = 0
     path: Text1024 = ""
+    introductions: bool = False
     session: SessionState = SessionState(status=ClientStatus.WAITING)
     visitors: Count | None = None
     """Streams open now, while the connection leaves this POP; else nothing, for it would change with every visit."""

@@ -275,7 +275,8 @@ class ServingCertificate(Model, frozen=True, tag="certificate", tag_field="type"
 class PopEndpoint(Model, frozen=True):
     """One connection on one POP. Lower priority is used first.
 
-    `unix`: gateways that share its machine take `path`; for all others it is an `mtls` one.
+    `unix`: gateways that share its machine take `path`; for all others it is an `mtls` one. `introductions`: visitors
+    may be introduced in the ClientHello, at `<service uid>.<server_name>`.
     """
 
     connection: str
@@ -286,6 +287,7 @@ class PopEndpoint(Model, frozen=True):
     port: int = 0
     path: str = ""
     priority: int = 0
+    introductions: bool = False
 
 
 class Backend(Model, frozen=True, tag="backend", tag_field="type"):

@@ -395,6 +395,7 @@ def _server_status(connection: DRTPConnection, assigned: AssignedServer, world: 
         pod_address=report.address or None,
         pod_port=report.port or None,
         pod_path=report.path or None,
+        pod_introductions=report.introductions or None,
         endpoint_mode=report.mode,
         message=_said(report.message) or None,
     )

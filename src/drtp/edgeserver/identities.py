@@ -251,10 +251,13 @@ class Identities:
 
 
 def hosts_of(name: SpiffeId, spec: EdgeIdentitySpec, authority: Authority) -> tuple[str, ...]:
-    """What an edge is dialled by: a POP by its server's name, an agent as the end of end-to-end streams."""
+    """What an edge is dialled by: a POP by its server's name, and with a service's uid before it for introductions; an
+    agent as the end of end-to-end streams.
+    """
     match name.role:
         case PeerRole.POP:
-            return (f"{spec.edge_name}.tunnel.{authority.suffix}",)
+            own = f"{spec.edge_name}.tunnel.{authority.suffix}"
+            return (own, f"*.{own}")
         case PeerRole.AGENT:
             return (f"{name.uid}.agent.{authority.trust_domain}",)
         case _:

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from drtp.gateway.admission import NO_CHAIN, name_action, source_in
-from drtp.gateway.clusters import name_connection
 from drtp.kit.errors import Invalid
 
 Json = dict[str, Any]
@@ -46,17 +45,7 @@ def behind(listener: Json, balancers: Sequence[str], chain: str) -> Json:
         "listener_filters": [_READ_HEADER, *listener.get("listener_filters", [])],
         "listener_filters_timeout": HEADER_TIMEOUT,
         "filter_chain_matcher": {"matcher_list": {"matchers": [theirs]}, "on_no_match": name_action(NO_CHAIN)},
-        "filter_chains": [_named(chain) for chain in listener["filter_chains"]],
     }
-
-
-def _named(chain: Json) -> Json:
-    """A TCP proxy adds no stream id of its own where a PROXY header came in. Its logs have theirs: `%STREAM_ID%` is not
-    known yet when the connection gets its name.
-    """
-    if not any(one["name"] == "envoy.filters.network.tcp_proxy" for one in chain["filters"]):
-        return chain
-    return chain | {"filters": [name_connection("%UNIQUE_ID%"), *chain["filters"]]}
 
 
 _READ_HEADER: Json = {

@@ -1,10 +1,19 @@
 """Clusters and endpoints: how a service is reached through the POPs that hold its connections.
 
-An `mtls` endpoint wants the PROXY header inside TLS, but Envoy writes it before the handshake. So the service's front
-cluster writes it into an internal connection; the one internal listener (in the bootstrap) carries that through
-the service's hop cluster, whose connections are mutual TLS. The front cluster's metadata names the hop, so one
-internal listener serves all services and never changes. Failover and retry happen at the hop, before the handshake
-has completed. Endpoints in mode `plain` need no hop unless they stand beside others.
+An `mtls` endpoint wants to hear from its gateway who comes, under the gateway's certificate. Two ways:
+
+TCP:   the ClientHello introduces the visitor. Its address and the stream's id are a protocol that the hello offers, the
+       service is in the server name, and the handshake proves all of it. So one TCP proxy stands between visitor and
+       POP, and what ends the one ends the other alike: two in a row lose a reset that comes together with a word.
+HTTP:  a PROXY header inside TLS. Envoy writes it before the handshake, so the service's front cluster writes it into an
+       internal connection; the one internal listener (in the bootstrap) carries that through the service's hop cluster,
+       whose connections are mutual TLS. The front cluster's metadata names the hop, so one internal listener serves
+       all services and never changes. A request's body is no matter here: the hop tries again below HTTP.
+
+POPs that take no introductions (their certificate or program is of before) get TCP visitors in HTTP's way too, and a
+gateway that conceals its visitors brings all of them so. Failover and retry happen before the handshake has
+completed, at the TCP proxy or at the hop. Endpoints in the clear (`plain`, and the sockets of `unix`) get a PROXY
+header and need no hop unless HTTP finds them beside others.
 
 A `unix` endpoint of a POP on this machine is two to Envoy: its socket first, mutual TLS next. Whatever is wrong with
 the socket costs a refused connection, and nobody a visit.
@@ -37,7 +46,9 @@ STREAM_TLV = 0xE0
 GATEWAY_TLV = 0xE2
 """This gateway's uid: on a Unix socket it has no certificate to show."""
 STREAM_STATE = "drtp.stream"
-"""Filter state of an HTTP visitor's connection: its id, a UUID, for the POP. Requests in it have ids of their own."""
+"""Filter state of a visitor's connection: its id, a UUID, for the POP. HTTP requests in it have ids of their own."""
+INTRODUCTION = "drtp-visitor/1"
+"""The protocol that introduces a visitor in a ClientHello: `;<visitor>;<where it came to>;<stream id>` follows."""
 
 CONNECT_TIMEOUT = "0.5s"  # a frozen POP costs a visitor this long, once
 UPSTREAM_IDLE_TIMEOUT = "4s"  # below the 5 s keep-alive of common servers, so the reuse of a dying connection is rare
@@ -59,17 +70,6 @@ class Carries(Enum):
 
     STREAM = "l4"
     HTTP = "http"
-
-
-class StreamIdFrom(Enum):
-    """Where the stream id in the PROXY header comes from.
-
-    HTTP has one upstream connection for each visitor's, and takes the id that the listener gave to that. The TCP proxy
-    adds its own, but not behind a load balancer, whose header's fields it would keep instead.
-    """
-
-    TCP_PROXY = 1
-    STATE = 2
 
 
 def front_name(service: str, carries: Carries) -> str:
@@ -97,8 +97,18 @@ def endpoints_name(backend: Backend) -> str:
     return hop_name(backend.service) if needs_hop(backend) else direct_name(backend.service)
 
 
-def front_cluster(name: str, backend: Backend, carries: Carries, stream: StreamIdFrom, gateway: str) -> Json:
-    """The cluster that writes the PROXY header, straight to the endpoints or into the internal listener.
+def is_introduced(backend: Backend) -> bool:
+    """Every POP that is reached by mutual TLS takes introductions."""
+    return all(endpoint.introductions for endpoint in backend.endpoints if endpoint.mode is not EndpointMode.PLAIN)
+
+
+def goes_straight(backend: Backend, *, introduces: bool) -> bool:
+    """Nothing stands between the front cluster and the POPs. `introduces`: the listener has the words for it."""
+    return not needs_hop(backend) or (introduces and is_introduced(backend))
+
+
+def front_cluster(name: str, backend: Backend, carries: Carries, gateway: str, *, straight: bool) -> Json:
+    """The cluster that says who comes, to the endpoints themselves (`straight`) or into the internal listener.
 
     `gateway`: this one's uid, "" while it has none.
     """
@@ -106,9 +116,11 @@ def front_cluster(name: str, backend: Backend, carries: Carries, stream: StreamI
     if carries is Carries.HTTP:
         cluster["typed_extension_protocol_options"] = _http_options(backend.app_protocol)
         cluster["connection_pool_per_downstream_connection"] = True
-    proxy = _proxy_socket(backend.service, stream, gateway)
+    proxy = _proxy_socket(backend.service, gateway)
     if not needs_hop(backend):
         return cluster | {"transport_socket": proxy} | _from_eds(direct_name(backend.service))
+    if straight:
+        return cluster | _mutual_tls(backend.service, clear=proxy)
     return cluster | {
         "connect_timeout": "5s",
         "metadata": {"filter_metadata": {METADATA: {"hop": hop_name(backend.service)}}},
@@ -128,14 +140,17 @@ def front_cluster(name: str, backend: Backend, carries: Carries, stream: StreamI
 
 
 def hop_cluster(service: str) -> Json:
-    """Mutual TLS to the POPs: the certificate's name is each endpoint's own; clear endpoints beside them are marked."""
+    """Mutual TLS to the POPs, for what has its PROXY header already."""
     raw = {"name": "raw", "typed_config": {"@type": f"{_SOCKETS}raw_buffer.v3.RawBuffer"}}
+    return {"name": hop_name(service), **_limits(), **_mutual_tls(service, clear=raw)}
+
+
+def _mutual_tls(service: str, *, clear: Json) -> Json:
+    """The certificate's name is each endpoint's own. Clear endpoints beside them are marked, and get `clear`."""
     return {
-        "name": hop_name(service),
-        **_limits(),
         **_from_eds(hop_name(service)),
         "upstream_connection_options": {"tcp_keepalive": KEEPALIVE},
-        "transport_socket_matches": [{"name": "clear", "match": {"clear": True}, "transport_socket": raw}],
+        "transport_socket_matches": [{"name": "clear", "match": {"clear": True}, "transport_socket": clear}],
         "transport_socket": {
             "name": "tls",
             "typed_config": {
@@ -156,20 +171,40 @@ def hop_cluster(service: str) -> Json:
     }
 
 
-def name_connection(words: str) -> Json:
-    """The network filter that names a connection, in Envoy's format language, for `StreamIdFrom.STATE`."""
+def name_connection() -> Json:
+    """The network filter that gives a visitor's connection its id, for the PROXY header."""
+    return _states(_STREAM)
+
+
+def introduce_connection() -> Json:
+    """The same, and the words that introduce the visitor in a ClientHello."""
+    return _states(_STREAM, _WORDS)
+
+
+_STREAM: Json = {
+    "object_key": STREAM_STATE,
+    "factory_key": "envoy.hashable_string",  # part of the pool's key: no visitor has another's id
+    "format_string": {"text_format_source": {"inline_string": "%UNIQUE_ID%"}},
+    "shared_with_upstream": "ONCE",
+}
+_WORDS: Json = {
+    # Part of the pool's key as well. Not shared: a hop's own hello introduces nobody.
+    "object_key": "envoy.network.application_protocols",
+    "format_string": {
+        "text_format_source": {
+            "inline_string": f"{INTRODUCTION};%DOWNSTREAM_REMOTE_ADDRESS%;%DOWNSTREAM_LOCAL_ADDRESS%;"
+            f"%FILTER_STATE({STREAM_STATE}:PLAIN)%"
+        }
+    },
+}
+
+
+def _states(*states: Json) -> Json:
     return {
         "name": "envoy.filters.network.set_filter_state",
         "typed_config": {
             "@type": f"{_TYPE}envoy.extensions.filters.network.set_filter_state.v3.Config",
-            "on_new_connection": [
-                {
-                    "object_key": STREAM_STATE,
-                    "factory_key": "envoy.hashable_string",  # part of the pool's key: no visitor has another's id
-                    "format_string": {"text_format_source": {"inline_string": words}},
-                    "shared_with_upstream": "ONCE",
-                }
-            ],
+            "on_new_connection": list(states),
         },
     }
 
@@ -217,7 +252,7 @@ def load_assignment(backend: Backend, shunned: Mapping[str, Shun], near: Mapping
             group = ranked.setdefault((endpoint.priority, way), [])
             if place not in seen:
                 seen.add(place)
-                group.append(_endpoint(endpoint, way, endpoint.server in shunned))
+                group.append(_endpoint(backend.service, endpoint, way, endpoint.server in shunned))
     return {
         "cluster_name": endpoints_name(backend),
         "endpoints": [{"priority": number, "lb_endpoints": ranked[rank]} for number, rank in enumerate(sorted(ranked))],
@@ -271,7 +306,7 @@ def _is_near(endpoint: PopEndpoint, near: Mapping[str, str]) -> bool:
     return bool(endpoint.mode is EndpointMode.UNIX and name and directory and near.get(endpoint.server) == directory)
 
 
-def _endpoint(endpoint: PopEndpoint, way: _Way, unhealthy: bool) -> Json:
+def _endpoint(service: str, endpoint: PopEndpoint, way: _Way, unhealthy: bool) -> Json:
     found: Json = {}
     entry: Json = {"endpoint": found}
     if way is _Way.SOCKET:
@@ -279,7 +314,8 @@ def _endpoint(endpoint: PopEndpoint, way: _Way, unhealthy: bool) -> Json:
     else:
         found["address"] = {"socket_address": {"address": endpoint.address, "port_value": endpoint.port}}
     if way is _Way.ADDRESS and endpoint.mode is not EndpointMode.PLAIN:
-        found["hostname"] = endpoint.server_name
+        name = endpoint.server_name
+        found["hostname"] = f"{service}.{name}" if endpoint.introductions else name
     else:
         entry["metadata"] = {"filter_metadata": {"envoy.transport_socket_match": {"clear": True}}}
     if unhealthy:
@@ -328,20 +364,19 @@ def _limits() -> Json:
     }
 
 
-def _proxy_socket(service: str, stream: StreamIdFrom, gateway: str) -> Json:
-    """PROXY v2 with the visitor's address, service id, gateway, and the stream id unless the TCP proxy adds that."""
+def _proxy_socket(service: str, gateway: str) -> Json:
+    """PROXY v2 with the visitor's address, service id, gateway and stream id."""
     said = {SERVICE_TLV: service, GATEWAY_TLV: gateway}
     tlvs: list[Json] = [
         {"type": kind, "value": base64.b64encode(value.encode()).decode()} for kind, value in said.items() if value
     ]
-    if stream is StreamIdFrom.STATE:
-        stated = f"%FILTER_STATE({STREAM_STATE}:PLAIN)%"
-        tlvs.append({"type": STREAM_TLV, "format_string": {"text_format_source": {"inline_string": stated}}})
+    stream = f"%FILTER_STATE({STREAM_STATE}:PLAIN)%"
+    tlvs.append({"type": STREAM_TLV, "format_string": {"text_format_source": {"inline_string": stream}}})
     return {
         "name": "proxy",
         "typed_config": {
             "@type": f"{_SOCKETS}proxy_protocol.v3.ProxyProtocolUpstreamTransport",
-            "config": {"version": "V2", "pass_through_tlvs": {"match_type": "INCLUDE_ALL"}, "added_tlvs": tlvs},
+            "config": {"version": "V2", "added_tlvs": tlvs},
             "transport_socket": {"name": "raw", "typed_config": {"@type": f"{_SOCKETS}raw_buffer.v3.RawBuffer"}},
         },
     }

@@ -75,7 +75,9 @@ class GatewayHost:
         self._audit = RotatingLog(places.audit_log, settings.access_log_bytes_max, settings.access_logs_kept)
         self.envoy = EnvoyProcess(settings, places, clock)
         logs = AccessLogs(audit_path=str(places.audit_log))
-        self._builder = Builder(logs, settings.proxy_protocol_from, self.envoy.budget.connections)
+        self._builder = Builder(
+            logs, settings.proxy_protocol_from, self.envoy.budget.connections, conceals=settings.conceal_visitors
+        )
         self._suspects = Suspects(self.envoy.binary, places.run, clock)
         self.flows = FlowBook(RotatingLog(places.access_log, settings.access_log_bytes_max, settings.access_logs_kept))
         self.udp = UdpHost(places.epoch, self.flows, clock)

@@ -48,7 +48,7 @@ end
 
 def connection_filters(listener: str, routes: str, logs: AccessLogs) -> list[Json]:
     """What an HTTP chain consists of: the connection gets an id, then HTTP is spoken."""
-    return [name_connection("%UNIQUE_ID%"), connection_manager(listener, routes, logs)]
+    return [name_connection(), connection_manager(listener, routes, logs)]
 
 
 def connection_manager(listener: str, routes: str, logs: AccessLogs) -> Json:

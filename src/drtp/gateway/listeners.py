@@ -14,7 +14,7 @@ import msgspec
 from drtp.api.snapshots import GatewayListener, ServingCertificate, SniExposure, TcpExposure, WeightedBackend
 from drtp.gateway.accesslogs import AccessLogs
 from drtp.gateway.admission import NO_CHAIN, accept_matcher, admitted, name_action
-from drtp.gateway.clusters import CONNECT_RETRIES, STREAM_TLV, Carries, front_name, sds
+from drtp.gateway.clusters import CONNECT_RETRIES, Carries, front_name, introduce_connection, sds
 from drtp.gateway.http import connection_filters
 
 Json = dict[str, Any]
@@ -70,7 +70,7 @@ def tcp_listener(entry: GatewayListener, exposure: TcpExposure | None, logs: Acc
     matcher = {"on_no_match": name_action(NO_CHAIN)}
     if exposure is not None:
         matcher = accept_matcher(admitted(exposure.access), TRAFFIC_CHAIN)
-    filters = [_at_most(connections_max), _tcp_proxy(name, _targets(targets), logs)]
+    filters = [_at_most(connections_max), *_carried(name, _targets(targets), logs)]
     chain = {"name": TRAFFIC_CHAIN, "filters": filters}
     return _listener(entry, logs) | {"filter_chain_matcher": matcher, "filter_chains": [chain]}
 
@@ -101,8 +101,7 @@ def tls_listener(
     return listener | {
         "listener_filters_timeout": HANDSHAKE_TIMEOUT,
         "filter_chain_matcher": _server_name_matcher(certificates, exposures),
-        "filter_chains": chains
-        or [{"name": "idle", "filters": [_tcp_proxy(listener["name"], {"cluster": "none"}, logs)]}],
+        "filter_chains": chains or [{"name": "idle", "filters": _carried(listener["name"], {"cluster": "none"}, logs)}],
     }
 
 
@@ -128,11 +127,11 @@ def _passthrough_chains(entry: GatewayListener, exposures: Sequence[SniExposure]
     }
     # Always there, so that the first passthrough name changes the matcher only.
     chains: list[Json] = [
-        {"name": PASSTHROUGH_CHAIN, "filters": [chosen, _tcp_proxy(name, {"cluster": "unresolved"}, logs)]}
+        {"name": PASSTHROUGH_CHAIN, "filters": [chosen, *_carried(name, {"cluster": "unresolved"}, logs)]}
     ]
     for exposure in exposures:
         if not shares_chain(exposure):
-            own = {"name": _chain_of(exposure), "filters": [_tcp_proxy(name, _targets(exposure.backends), logs)]}
+            own = {"name": _chain_of(exposure), "filters": _carried(name, _targets(exposure.backends), logs)}
             chains.append(own)
     return chains
 
@@ -256,9 +255,9 @@ def _targets(backends: Sequence[WeightedBackend]) -> Json:
     return {"weighted_clusters": {"clusters": clusters}}
 
 
-def _tcp_proxy(listener: str, targets: Json, logs: AccessLogs) -> Json:
-    stream = {"type": STREAM_TLV, "format_string": {"text_format_source": {"inline_string": "%STREAM_ID%"}}}
-    return {
+def _carried(listener: str, targets: Json, logs: AccessLogs) -> list[Json]:
+    """What a TCP chain ends with: the visitor gets its id and its introduction, then bytes pass."""
+    proxy = {
         "name": "envoy.filters.network.tcp_proxy",
         "typed_config": {
             "@type": f"{_FILTERS}network.tcp_proxy.v3.TcpProxy",
@@ -266,8 +265,8 @@ def _tcp_proxy(listener: str, targets: Json, logs: AccessLogs) -> Json:
             **targets,
             **CONNECT_RETRIES,
             "idle_timeout": "0s",  # an idle database session is not a fault; keep-alive finds the dead
-            "proxy_protocol_tlvs": [stream],
             "access_log": logs.tcp(listener),
             "access_log_options": {"flush_access_log_on_connected": True, "access_log_flush_interval": "10s"},
         },
     }
+    return [introduce_connection(), proxy]

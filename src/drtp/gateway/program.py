@@ -103,13 +103,19 @@ class Builder:
     """Builds programs one after another; what has not changed is neither built nor encoded again."""
 
     def __init__(
-        self, logs: AccessLogs, balancers: tuple[str, ...] = (), connections_max: int = CONNECTIONS_MAX
+        self,
+        logs: AccessLogs,
+        balancers: tuple[str, ...] = (),
+        connections_max: int = CONNECTIONS_MAX,
+        *,
+        conceals: bool = False,
     ) -> None:
         """`balancers`: networks whose PROXY headers are believed; with any, nobody else is let in.
 
         `connections_max`: of the whole gateway; a TCP service gets half, so that its flood leaves room for others.
+        `conceals`: no visitor is introduced where others can read it.
         """
-        self._means = Means(logs, balancers, connections_max // 2, Memo[Resource](), Memo[Part]())
+        self._means = Means(logs, balancers, connections_max // 2, conceals, Memo[Resource](), Memo[Part]())
         self._entries: Mapping[str, Entry] = {}
         self._at: dict[Place, dict[str, Entry]] = {}
         self._users: dict[str, set[Unit]] = {}

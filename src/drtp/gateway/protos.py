@@ -43,6 +43,7 @@ from envoy.service.accesslog.v3 import als_pb2
 from envoy.service.discovery.v3 import discovery_pb2
 from google.protobuf import json_format, wrappers_pb2
 
+from drtp.gateway.clusters import STREAM_STATE
 from drtp.gateway.encoding import fill
 from drtp.gateway.resources import Kind, Resource
 
@@ -206,7 +207,7 @@ class LogDecoder:
             at=common.start_time.seconds + common.start_time.nanos / 1e9,
             listener=self._name,
             event=_LOG_EVENTS.get(common.access_log_type, "end"),
-            stream=common.stream_id,
+            stream=_stream(common),
             visitor=remote.address,
             visitor_port=remote.port_value,
             cluster=common.upstream_cluster,
@@ -215,6 +216,13 @@ class LogDecoder:
             server_name=common.tls_properties.tls_sni_hostname,
             details=common.connection_termination_details or common.upstream_transport_failure_reason,
         )
+
+
+def _stream(common: Any) -> str:
+    """The id that the visitor's connection was given, which its POP knows too; a request's is its own."""
+    named = wrappers_pb2.StringValue()
+    stated = common.filter_state_objects.get(STREAM_STATE)
+    return named.value if stated is not None and stated.Unpack(named) else common.stream_id
 
 
 # envoy.data.accesslog.v3.AccessLogType; everything else is an end.

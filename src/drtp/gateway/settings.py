@@ -25,6 +25,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     the descriptors allow. heap_bytes_max: of Envoy, 0: half of this machine's memory. drain_timeout_s: for visitors of
     an Envoy that stops or is replaced. proxy_protocol_from: networks of load balancers in front, if any
     (`balancers_of`). pop_sockets: directories in which POPs of this machine may have their endpoints' sockets.
+    conceal_visitors: who comes is said inside TLS only, at the price of `clusters.front_cluster`'s second proxy.
     """
 
     directory: Path
@@ -38,6 +39,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     drain_timeout_s: float = 5.0
     proxy_protocol_from: tuple[str, ...] = ()
     pop_sockets: tuple[Path, ...] = ()
+    conceal_visitors: bool = False
     probe_interval_s: float = 1.0
     access_log_bytes_max: int = 64 * 2**20
     access_logs_kept: int = 5

@@ -27,7 +27,7 @@ from drtp.gateway import clusters, listeners, routes
 from drtp.gateway.accesslogs import AccessLogs
 from drtp.gateway.admission import admitted
 from drtp.gateway.balancers import behind
-from drtp.gateway.clusters import Carries, StreamIdFrom
+from drtp.gateway.clusters import Carries
 from drtp.gateway.memo import Memo
 from drtp.gateway.protos import concatenate, encode
 from drtp.gateway.resources import Kind, Ref, Resource, content_hash
@@ -89,11 +89,12 @@ class Around(msgspec.Struct, frozen=True):
 
 
 class Means(msgspec.Struct, frozen=True):
-    """What all slices are built with. `connections_max`: of one TCP service."""
+    """What all slices are built with. `connections_max`: of one TCP service. `conceals`: introduces nobody."""
 
     logs: AccessLogs
     balancers: tuple[str, ...]
     connections_max: int
+    conceals: bool
     encoded: Memo[Resource]
     virtual_hosts: Memo[Part]
 
@@ -344,21 +345,20 @@ class Draft:
 
     def _front(self, name: str, backend: Backend, carries: Carries) -> Iterable[Ref]:
         """The front cluster under this name, and all it stands on."""
-        hop = clusters.needs_hop(backend)
-        stated = carries is Carries.HTTP or self._means.balancers
-        stream = StreamIdFrom.STATE if stated else StreamIdFrom.TCP_PROXY
+        introduces = carries is Carries.STREAM and not self._means.conceals
+        straight = clusters.goes_straight(backend, introduces=introduces)
         gateway = self._around.gateway
-        inputs = (backend.service, backend.app_protocol, hop, carries, stream, gateway)
-        direct = "" if hop else clusters.direct_name(backend.service)
+        inputs = (backend.service, backend.app_protocol, clusters.endpoints_name(backend), straight, carries, gateway)
+        endpoints = clusters.endpoints_name(backend) if straight else ""
 
         def front() -> Json:
-            return clusters.front_cluster(name, backend, carries, stream, gateway)
+            return clusters.front_cluster(name, backend, carries, gateway, straight=straight)
 
-        yield self._add(Kind.CLUSTER, name, inputs, front, endpoints=direct)
+        yield self._add(Kind.CLUSTER, name, inputs, front, endpoints=endpoints)
         self._services[name] = backend.service
         lives = self._needs[entrykeys.backend(backend.service)]
         lives.append(Ref(Kind.CLUSTER, name))
-        if hop:
+        if not straight:
             hop_name = clusters.hop_name(backend.service)
             self._services[hop_name] = backend.service
             build = clusters.hop_cluster

@@ -70,7 +70,7 @@ class Signer:
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """What a leaf is called: at most one URI, DNS names (wildcards for visitors only), IP addresses."""
+    """What a leaf is called: at most one URI, DNS names (wildcards: of visitors, and below a POP), IP addresses."""
 
     uri: str = ""
     hosts: tuple[str, ...] = ()

@@ -27,6 +27,7 @@ from drtp.pop.ports import Place, PortBook
 from drtp.pop.reporting import Standing, peer_reports, reports_of
 from drtp.pop.table import Table, port_users, read_table
 from drtp.pop.vitals import Fitness, Pulse, Vitals, descriptors_share
+from drtp.rules.certificates import dns_names
 from drtp.tunnel import (
     ApplyOutcome,
     Event,
@@ -96,6 +97,12 @@ class PopHost:
         """A table is in force."""
         self.standing = Standing()
         self.stats = Stats()
+
+    def shows(self, chain_pem: bytes) -> None:
+        """This certificate is in force: with names below its own one it can take introductions."""
+        introductions = any(name.startswith("*.") for name in dns_names(chain_pem))
+        self.standing = replace(self.standing, introductions=introductions)
+        self._dirty.set()
 
     async def apply(self, snapshot: Snapshot) -> dict[str, str]:
         """Put a snapshot in force; gives the entries that are not, with the reason. Idempotent."""

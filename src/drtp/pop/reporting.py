@@ -20,13 +20,14 @@ from drtp.tunnel import SessionStats, Stats
 class Standing:
     """How the core took the table: `bound` addresses, `paths` of sockets beside them, `failed` entries, `warnings`.
 
-    A warning is of an entry that denies in part.
+    A warning is of an entry that denies in part. `introductions`: the certificate has the names for them.
     """
 
     bound: dict[str, str] = field(default_factory=dict[str, str])
     paths: dict[str, str] = field(default_factory=dict[str, str])
     failed: dict[str, str] = field(default_factory=dict[str, str])
     warnings: dict[str, str] = field(default_factory=dict[str, str])
+    introductions: bool = False
 
 
 def reports_of(
@@ -121,6 +122,7 @@ def _route_report(
         address=address,
         port=port,
         path=standing.paths.get(key, ""),
+        introductions=standing.introductions,
         session=_session(entry, sessions, before),
         visitors=visitors,
         message=standing.warnings.get(key, ""),

@@ -98,6 +98,7 @@ class Pop:
         )
         self._health_listener = _listening(settings.health_address)
         self.host = PopHost(self.tunnel, book, self._sockets, self.feed.reports, clock, awaited=self._farewell.take())
+        self.host.shows(identity.chain_pem)
         self._stops = 0
         self._stopping = asyncio.Event()
         self._forced = asyncio.Event()
@@ -186,6 +187,7 @@ class Pop:
                 continue
             try:
                 await self.tunnel.rotate(_tunnel_identity(identity))
+                self.host.shows(identity.chain_pem)
                 self._present(door, identity)
             except (DrtpError, OSError) as error:
                 # The old certificate stays in force; the next renewal brings another.

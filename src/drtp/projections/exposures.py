@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import NamedTuple, cast
 
+import msgspec
+
 from drtp.api.drtp import (
     ClientStatus,
     DRTPConnection,
@@ -279,6 +281,7 @@ def _endpoints(
                 port=status.pod_port or 0,
                 path=status.pod_path or "",
                 priority=_priority(status, server),
+                introductions=bool(status.pod_introductions),
             )
         )
     return endpoints
@@ -302,17 +305,5 @@ def _priority(status: ServerStatus, server: DRTPServer) -> int:
 def _contiguous(endpoints: Sequence[PopEndpoint]) -> tuple[PopEndpoint, ...]:
     """Priorities renumbered from 0 without gaps, as Envoy wants them; a stable order."""
     levels = sorted({one.priority for one in endpoints})
-    renumbered = [
-        PopEndpoint(
-            connection=one.connection,
-            server=one.server,
-            server_name=one.server_name,
-            mode=one.mode,
-            address=one.address,
-            port=one.port,
-            path=one.path,
-            priority=levels.index(one.priority),
-        )
-        for one in endpoints
-    ]
+    renumbered = [msgspec.structs.replace(one, priority=levels.index(one.priority)) for one in endpoints]
     return tuple(sorted(renumbered, key=lambda one: (one.priority, one.server_name, one.connection)))

@@ -53,6 +53,16 @@ def pair_of(secret: Secret) -> tuple[str, str] | None:
     return chain, key
 
 
+def dns_names(chain_pem: bytes) -> tuple[str, ...]:
+    """The DNS names of a chain's leaf; none if it cannot be read."""
+    try:
+        leaf = x509.load_pem_x509_certificates(chain_pem)[0]
+        names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except _UNREADABLE:
+        return ()
+    return tuple(names.get_values_for_type(x509.DNSName))
+
+
 @lru_cache(maxsize=_CACHED_MAX)
 def _names(chain_pem: str, key_pem: str) -> tuple[str, ...]:
     try:
@@ -60,10 +70,9 @@ def _names(chain_pem: str, key_pem: str) -> tuple[str, ...]:
         key = serialization.load_pem_private_key(key_pem.encode(), password=None)
         if _public(key.public_key()) != _public(leaf.public_key()):
             return ()
-        names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except _UNREADABLE:
         return ()
-    return tuple(names.get_values_for_type(x509.DNSName))
+    return dns_names(chain_pem.encode())
 
 
 def _public(key: object) -> bytes:

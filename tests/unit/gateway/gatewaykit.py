@@ -10,7 +10,7 @@ import random
 import socket
 import ssl
 import struct
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -193,6 +193,8 @@ class Visit:
     peer_uris: tuple[str, ...]
     local: bool
     """Over a Unix socket."""
+    server_name: str
+    """Of the ClientHello that introduced the visitor; "" if a PROXY header did."""
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
 
@@ -215,22 +217,57 @@ async def read_proxy(reader: asyncio.StreamReader) -> tuple[str, int, dict[int, 
     return address, port, tlvs
 
 
+def hello_of(record: bytes) -> tuple[str, list[str]]:
+    """The server name and the protocols in a ClientHello (RFC 8446, 4.1.2): one record, read whole."""
+    body = record[9:]
+    at = 2 + 32
+    at += 1 + body[at]  # session id
+    at += 2 + struct.unpack_from("!H", body, at)[0]  # cipher suites
+    at += 1 + body[at]  # compression
+    at += 2
+    server_name, protocols = "", list[str]()
+    while at < len(body):
+        kind, length = struct.unpack_from("!HH", body, at)
+        value = body[at + 4 : at + 4 + length]
+        at += 4 + length
+        if kind == 0:
+            server_name = value[5:].decode()
+        elif kind == 16:
+            rest = value[2:]
+            while rest:
+                protocols.append(rest[1 : 1 + rest[0]].decode())
+                rest = rest[1 + rest[0] :]
+    return server_name, protocols
+
+
+async def peeked_hello(sock: socket.socket) -> tuple[str, list[str]]:
+    """The same, of a connection just accepted; nothing is taken from it."""
+    seen = b""
+    while len(seen) < 5 or len(seen) < 5 + struct.unpack("!H", seen[3:5])[0]:
+        await asyncio.sleep(0.001)
+        with contextlib.suppress(BlockingIOError):
+            seen = sock.recv(65_536, socket.MSG_PEEK)
+    return hello_of(seen)
+
+
 @dataclass
 class Pop:
     """Counts visits and hands each to `serve`."""
 
     server: str
-    serve: Callable[[Visit], Awaitable[None]]
+    serve: Callable[[Visit], Coroutine[Any, Any, None]]
     mode: EndpointMode = EndpointMode.PLAIN
     port: int = 0
     path: str = ""
+    introductions: bool = False
     visits: list[Visit] = field(default_factory=list[Visit])
+    serving: set[asyncio.Future[None]] = field(default_factory=set[asyncio.Future[None]])
     accepted: int = 0
 
     def endpoint(self, priority: int = 0) -> PopEndpoint:
         return PopEndpoint(
             connection="c1", server=self.server, server_name=f"{self.server}.tunnel.test", mode=self.mode,
-            address="127.0.0.1", port=self.port, path=self.path, priority=priority,
+            address="127.0.0.1", port=self.port, path=self.path, priority=priority, introductions=self.introductions,
         )  # fmt: skip
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -240,7 +277,7 @@ class Pop:
             certificate: dict[str, Any] = writer.get_extra_info("peercert") or {}
             uris = tuple(value for kind, value in certificate.get("subjectAltName", ()) if kind == "URI")
             local = writer.get_extra_info("socket").family == socket.AF_UNIX
-            visit = Visit(source, port, tlvs, uris, local, reader, writer)
+            visit = Visit(source, port, tlvs, uris, local, "", reader, writer)
             self.visits.append(visit)
             await self.serve(visit)
         except (asyncio.IncompleteReadError, ConnectionError, ssl.SSLError):
@@ -249,6 +286,29 @@ class Pop:
             writer.close()
             with contextlib.suppress(ConnectionError, ssl.SSLError):
                 await writer.wait_closed()
+
+    async def take_introduced(self, listening: socket.socket, tls: ssl.SSLContext) -> None:
+        """Accept, as `handle` does, visitors whom ClientHellos introduce."""
+        loop = asyncio.get_running_loop()
+        while True:
+            sock, _ = await loop.sock_accept(listening)
+            self.accepted += 1
+            server_name, protocols = await peeked_hello(sock)
+            reader = asyncio.StreamReader()
+            protocol = asyncio.StreamReaderProtocol(reader)
+            try:
+                transport, _ = await loop.connect_accepted_socket(lambda p=protocol: p, sock, ssl=tls)
+            except (ConnectionError, ssl.SSLError):
+                continue
+            writer = asyncio.StreamWriter(transport, protocol, reader, loop)
+            certificate: dict[str, Any] = writer.get_extra_info("peercert") or {}
+            uris = tuple(value for kind, value in certificate.get("subjectAltName", ()) if kind == "URI")
+            [words] = [one.split(";") for one in protocols if one.startswith("drtp-visitor/1;")]
+            host, _, port = words[1].rpartition(":")
+            tlvs = {0xE0: words[3].encode()}
+            visit = Visit(host.strip("[]"), int(port), tlvs, uris, False, server_name, reader, writer)
+            self.visits.append(visit)
+            self.serving.add(asyncio.ensure_future(self.serve(visit)))
 
 
 async def echo(visit: Visit) -> None:
@@ -261,7 +321,7 @@ async def echo(visit: Visit) -> None:
 @contextlib.asynccontextmanager
 async def pop(
     server: str,
-    serve: Callable[[Visit], Awaitable[None]] = echo,
+    serve: Callable[[Visit], Coroutine[Any, Any, None]] = echo,
     *,
     mode: EndpointMode = EndpointMode.PLAIN,
     tls: ssl.SSLContext | None = None,
@@ -281,6 +341,25 @@ async def pop(
             door.close()
         for visit in stand_in.visits:
             visit.writer.close()
+
+
+@contextlib.asynccontextmanager
+async def introduced_pop(
+    server: str, tls: ssl.SSLContext, serve: Callable[[Visit], Coroutine[Any, Any, None]] = echo
+) -> AsyncGenerator[Pop]:
+    """A POP that hears in the ClientHello who comes."""
+    stand_in = Pop(server, serve, EndpointMode.MTLS, introductions=True)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.setblocking(False)
+        stand_in.port = listening.getsockname()[1]
+        accepting = asyncio.ensure_future(stand_in.take_introduced(listening, tls))
+        try:
+            yield stand_in
+        finally:
+            for task in (accepting, *stand_in.serving):
+                task.cancel()
+            for visit in stand_in.visits:
+                visit.writer.close()
 
 
 @contextlib.asynccontextmanager

@@ -7,7 +7,10 @@ from pathlib import Path
 import msgspec
 
 from drtp.api.snapshots import TcpExposure
+from drtp.gateway.flows import FlowBook
+from drtp.gateway.protos import LogEntry
 from unit.gateway.gatewaykit import (
+    DEADLINE_S,
     ELSEWHERE,
     LOCALHOST,
     Authority,
@@ -17,6 +20,7 @@ from unit.gateway.gatewaykit import (
     echo,
     free_port,
     gateway,
+    introduced_pop,
     line,
     pop,
     resetting_port,
@@ -58,6 +62,91 @@ async def test_mtls_endpoint_gets_the_proxy_header_inside_tls(tmp_path: Path) ->
         uuid.UUID(visit.tlvs[0xE0].decode())
         writer.write_eof()
         assert await reader.read() == b""
+        writer.close()
+
+
+async def test_a_pop_that_takes_introductions_hears_in_the_handshake_who_comes(tmp_path: Path) -> None:
+    port, authority = free_port(), Authority()
+    tls = authority.server_context(tmp_path, "p1.tunnel.test", "*.p1.tunnel.test")
+    async with (
+        introduced_pop("p1", tls) as endpoint,
+        gateway(tmp_path / "g", authority.credentials()) as running,
+    ):
+        await running.programmed({**backend(endpoint.endpoint()), **tcp(port)})
+        ids = set[str]()
+        ended = asyncio.ensure_future(_ended(running.host.flows, 3))
+        await asyncio.sleep(0)  # it watches before anybody comes
+        for _visitor in range(3):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            assert await line(reader) == "banner 127.0.0.1"
+            visit = endpoint.visits[-1]
+            assert visit.peer_uris == ("spiffe://drtp.test/gateway/g1",)
+            assert visit.source_port == writer.get_extra_info("sockname")[1]
+            assert visit.server_name == "s1.p1.tunnel.test"
+            ids.add(str(uuid.UUID(visit.tlvs[0xE0].decode())))
+            writer.write(b"word\n")
+            assert await line(reader) == "word"
+            writer.close()
+        assert len(ids) == 3
+        assert {entry.stream for entry in await ended} == ids
+
+
+async def _ended(book: FlowBook, count: int) -> list[LogEntry]:
+    """The log entries of the next visitors who go."""
+    found: list[LogEntry] = []
+    async with asyncio.timeout(DEADLINE_S):
+        async for entry in book.watch():
+            found += [entry] if entry.event == "end" else []
+            if len(found) == count:
+                break
+    return found
+
+
+async def test_a_pop_without_names_below_its_own_gets_no_introduced_visitor(tmp_path: Path) -> None:
+    port, authority = free_port(), Authority()
+    async with (
+        introduced_pop("p1", authority.server_context(tmp_path, "p1.tunnel.test")) as endpoint,
+        gateway(tmp_path / "g", authority.credentials()) as running,
+    ):
+        await running.programmed({**backend(endpoint.endpoint()), **tcp(port)})
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        async with asyncio.timeout(10):
+            assert await _ending(reader) == b""
+        assert endpoint.visits == []
+        writer.close()
+
+
+async def test_pops_of_before_stand_beside_those_that_take_introductions(tmp_path: Path) -> None:
+    """While one of them is of before, all get PROXY headers; the others' names hold all the same."""
+    port, authority = free_port(), Authority()
+    old = authority.server_context(tmp_path, "p1.tunnel.test")
+    new = authority.server_context(tmp_path, "p2.tunnel.test", "*.p2.tunnel.test")
+    async with (
+        pop("p1", mode=EndpointMode.MTLS, tls=old) as first,
+        pop("p2", mode=EndpointMode.MTLS, tls=new) as second,
+        gateway(tmp_path / "g", authority.credentials()) as running,
+    ):
+        second.introductions = True
+        for order in ((first.endpoint(), second.endpoint(priority=1)), (second.endpoint(), first.endpoint(priority=1))):
+            await running.programmed({**backend(*order), **tcp(port)})
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            assert await line(reader) == "banner 127.0.0.1"
+            writer.close()
+        assert [visit.tlvs[0xE1] for visit in (*first.visits, *second.visits)] == [b"s1", b"s1"]
+
+
+async def test_a_gateway_that_conceals_its_visitors_says_inside_tls_who_comes(tmp_path: Path) -> None:
+    port, authority = free_port(), Authority()
+    tls = authority.server_context(tmp_path, "p1.tunnel.test", "*.p1.tunnel.test")
+    async with (
+        pop("p1", mode=EndpointMode.MTLS, tls=tls) as endpoint,
+        gateway(tmp_path / "g", authority.credentials(), conceal_visitors=True) as running,
+    ):
+        endpoint.introductions = True
+        await running.programmed({**backend(endpoint.endpoint()), **tcp(port)})
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        assert await line(reader) == "banner 127.0.0.1"
+        assert endpoint.visits[0].source_port == writer.get_extra_info("sockname")[1]
         writer.close()
 
 

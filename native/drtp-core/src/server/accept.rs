@@ -16,6 +16,7 @@ use crate::driver::relay::{Phase, Relay, Relays};
 use crate::driver::socket::{Socket, would_block};
 use crate::driver::table::canonical;
 use crate::identity::Role;
+use crate::introduction::{Malformed, introduced};
 use crate::message::{Carries, Open, ResetCode};
 use crate::proxy::{Header, Parsed, parse_any, parse_v2};
 use crate::session::Session;
@@ -226,10 +227,7 @@ impl Server {
             return self.core.table.end_relay(relay, Err(ResetCode::Busy));
         }
         if mode == Mode::Mtls {
-            match Tls::server(&self.credentials.endpoint) {
-                Ok(tls) => self.core.start_tls(relay, tls),
-                Err(_) => self.core.table.end_relay(relay, Err(ResetCode::TlsFailed)),
-            }
+            self.core.start_tls(relay, Tls::at_endpoint(&self.credentials.endpoint));
         } else if !declared {
             // An undeclared peer's bytes are never read as a header: it is the visitor itself.
             let header = Header { source: peer, destination, ..Header::default() };
@@ -237,7 +235,7 @@ impl Server {
         }
     }
 
-    /// First bytes of a visitor: TLS identity, then the PROXY header.
+    /// First bytes of a visitor: at an `mtls` endpoint a gateway's identity and maybe its introduction, else a PROXY header.
     pub(super) fn preamble(&mut self, relay: usize) {
         let Some(state) = self.core.table.relays.get(relay).filter(|r| !r.dead && r.phase == Phase::Preamble) else {
             return;
@@ -257,14 +255,14 @@ impl Server {
                 match self.judge_gateway(tls) {
                     Ok(gateway) => {
                         self.remember_visitors_peer(relay);
-                        let state = &mut self.core.table.relays[relay];
-                        state.gateway = Some(Box::new(gateway));
-                        let serial = state.serial;
-                        let patience = Duration::from_millis(u64::from(self.config.limits.proxy_header_ms));
-                        let until = self.core.now() + patience;
-                        self.core.relay_deadline(relay, serial, until);
+                        self.core.table.relays[relay].gateway = Some(Box::new(gateway));
                     }
                     Err(code) => return self.deny(relay, code),
+                }
+                match self.introduced(relay) {
+                    Ok(Some(header)) => return self.meet(relay, &header),
+                    Ok(None) => self.await_header(relay),
+                    Err(_) => return self.deny(relay, ResetCode::Denied),
                 }
             }
         }
@@ -290,6 +288,20 @@ impl Server {
             }
             Err(_) => self.deny(relay, ResetCode::Denied),
         }
+    }
+
+    /// Whom its gateway brings, if it has said so in its ClientHello.
+    fn introduced(&mut self, relay: usize) -> Result<Option<Header>, Malformed> {
+        let tls = self.core.table.relays[relay].tls.as_mut();
+        tls.and_then(|state| state.tls.take_hello()).map_or(Ok(None), |hello| introduced(&hello))
+    }
+
+    /// Its gateway has shown itself: a PROXY header has to come soon.
+    fn await_header(&mut self, relay: usize) {
+        let serial = self.core.table.relays[relay].serial;
+        let patience = Duration::from_millis(u64::from(self.config.limits.proxy_header_ms));
+        let until = self.core.now() + patience;
+        self.core.relay_deadline(relay, serial, until);
     }
 
     /// Its end came before it had shown what is needed.

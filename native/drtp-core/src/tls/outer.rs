@@ -7,20 +7,17 @@ use std::sync::Arc;
 use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::server::{Acceptor, NoServerSessionStorage};
+use rustls::server::NoServerSessionStorage;
 use rustls::{
     ClientConfig, ClientConnection, DigitallySignedStruct, ServerConfig, ServerConnection, SignatureScheme, StreamOwned,
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
-use super::{ALPN, TlsError, provider};
+use super::{TlsError, provider};
 use crate::error::CoreError;
 
 /// ALPN of what carries a WebSocket.
 const HTTP: &[u8] = b"http/1.1";
-/// A ClientHello is at most this long; with post-quantum keys it is 2 kB.
-const HELLO_BYTES_MAX: usize = 16 * 1024;
-const RECORD_HEADER: usize = 5;
 
 /// TLS over `S`, either side.
 pub enum Outer<S: Read + Write> {
@@ -152,46 +149,4 @@ impl ServerCertVerifier for Anybody {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.signature_verification_algorithms.supported_schemes()
     }
-}
-
-/// Who comes to the agents' door, by the first bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Caller {
-    /// Not known yet: more must come.
-    Unknown,
-    /// `drtp/1`, or what cannot be read: the tunnel's TLS answers.
-    Tunnel,
-    /// Somebody who does not offer `drtp/1`.
-    Web,
-}
-
-/// Reads the ClientHello, without taking anything.
-pub(super) fn caller(records: &[u8]) -> Result<Caller, TlsError> {
-    let [kind, _, _, high, low, ..] = *records else { return Ok(Caller::Unknown) };
-    if kind != 22 {
-        return Ok(Caller::Tunnel);
-    }
-    if records.len() < RECORD_HEADER + usize::from(u16::from_be_bytes([high, low])) && records.len() <= HELLO_BYTES_MAX
-    {
-        return Ok(Caller::Unknown);
-    }
-    let mut acceptor = Acceptor::default();
-    let mut rest = &records[..records.len().min(HELLO_BYTES_MAX)];
-    while !rest.is_empty() {
-        if acceptor.read_tls(&mut rest).is_err() {
-            return Ok(Caller::Tunnel);
-        }
-        match acceptor.accept() {
-            Ok(Some(accepted)) => {
-                let offers = accepted.client_hello().alpn().is_some_and(|mut names| names.any(|name| name == ALPN));
-                return Ok(if offers { Caller::Tunnel } else { Caller::Web });
-            }
-            Ok(None) => {}
-            Err(_) => return Ok(Caller::Tunnel),
-        }
-    }
-    if records.len() > HELLO_BYTES_MAX {
-        return Err(TlsError("a ClientHello without end".into()));
-    }
-    Ok(Caller::Unknown)
 }

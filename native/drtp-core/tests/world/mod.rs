@@ -51,7 +51,7 @@ impl Authority {
     }
 
     pub fn pop(&self) -> Identity {
-        self.identity("spiffe://td/pop/p-1", &["p-1.tunnel.test"])
+        self.identity("spiffe://td/pop/p-1", &["p-1.tunnel.test", "*.p-1.tunnel.test"])
     }
 
     pub fn agent(&self, uid: &str) -> Identity {

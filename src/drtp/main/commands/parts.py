@@ -203,6 +203,12 @@ def pop(data_dir: Path, join_file: str | None, join_fd: int | None, output: Outp
     envvar="DRTP_POP_SOCKETS",
     help="Where POPs of this machine have their sockets (--endpoint-sockets). Without it they are reached by TLS.",
 )
+@click.option(
+    "--conceal-visitors",
+    is_flag=True,
+    envvar="DRTP_CONCEAL_VISITORS",
+    help="Let nobody on the way to POPs read visitors' addresses. TCP costs more then, and a dying POP may look done.",
+)
 @balancers_option
 @join_options
 @output_option
@@ -227,6 +233,7 @@ def gateway(data_dir: Path, join_file: str | None, join_fd: int | None, output: 
         drain_timeout_s=options["drain"],
         proxy_protocol_from=balancers_of(options["balancers"]),
         pop_sockets=_absolute(options["pop_sockets"]),
+        conceal_visitors=options["conceal_visitors"],
     )
     registration = GatewayRegistration(name=settings.name, addresses=settings.addresses, version=__version__)
 
