@@ -10,6 +10,7 @@ import asyncio
 import base64
 import contextlib
 import logging
+import re
 import secrets
 import threading
 from collections import Counter
@@ -34,9 +35,10 @@ from drtp.api.registry import REGISTRY
 from drtp.apiserver import discovery, openapi
 from drtp.kit.errors import Conflict
 from drtp.kit.observe import configure_logs
-from drtp.main.roles import set_projects
+from drtp.main.roles import project_binding
+from drtp.store.protocol import NotFound, key_of
 from drtp.store.sqlite import SqliteStore
-from unit.apiserver.serving import Served, serving
+from unit.apiserver.serving import ADMIN, Served, serving
 
 HELD = "held"
 """What each tenant's objects are called."""
@@ -61,7 +63,7 @@ class Tenant:
 
     @property
     def token(self) -> str:
-        return f"{self.name}-admin"
+        return ADMIN if self.name == "operator" else f"{self.name}-admin"
 
     @property
     def sought(self) -> tuple[bytes, ...]:
@@ -70,6 +72,8 @@ class Tenant:
 
 
 TENANTS = (Tenant("joe"), Tenant("eve"))
+OPERATOR = Tenant("operator")
+"""Who is refused nothing gets deepest, and may read every marker."""
 
 
 @dataclass
@@ -162,21 +166,23 @@ class Place(NamedTuple):
                 metadata.pop(given, None)
 
 
-def _places() -> st.SearchStrategy[Place]:
+def _places(*, operator: bool) -> st.SearchStrategy[Place]:
     joe, eve = TENANTS
     names = st.sampled_from([HELD, HELD, HELD, "joe", "eve", "fresh", ""])
-    of_each = [
-        st.builds(Place, st.just(own), st.sampled_from([own.name] * 6 + [other.name] * 2 + ["datum-system", ""]), names)
-        for own, other in ((joe, eve), (eve, joe))
-    ]
-    return of_each[0] | of_each[1]
+    found = st.nothing()
+    for own, other in ((joe, eve), (eve, joe)):
+        projects = st.sampled_from([own.name] * 6 + [other.name] * 2 + ["datum-system", ""])
+        found |= st.builds(Place, st.just(own), projects, names)
+    return (
+        found | st.builds(Place, st.just(OPERATOR), st.sampled_from(["joe", "eve", ""]), names) if operator else found
+    )
 
 
 # ---- who asks --------------------------------------------------------------------------------------------------------
 
 
 class Explorer:
-    """Sends cases as both tenants and looks at every answer."""
+    """Sends cases as both tenants and as the operator, and looks at every answer."""
 
     def __init__(self, api: Planted, log: Path) -> None:
         self._api = api
@@ -187,7 +193,7 @@ class Explorer:
         self.found = Found()
 
     def explore(self, operation: APIOperation[Any, Any, Any, Any], cases: int, start: int) -> None:
-        """`cases` of one operation: right ones and, every third, wrong ones; each by one of the tenants."""
+        """`cases` of one operation: right ones and, every third, wrong ones."""
         self.found.operations.add(operation.label)
         before = self.found.cases
         if operation.definition.raw["parameters"] or "requestBody" in operation.definition.raw:
@@ -200,8 +206,13 @@ class Explorer:
             place.put_into(case)
             self._send(case, place.tenant)
 
+        # The operator could take the projects and roles away that everybody else is here by.
+        harmless = operation.method == "get" or not re.search(
+            r"/(namespaces|clusterrole\w*)(/\{name\}.*)?$", operation.path
+        )
+        places = _places(operator=harmless)
         if cases > 0:
-            _settings(cases)(seed(start)(given(case=operation.as_strategy(mode), place=_places())(one)))()
+            _settings(cases)(seed(start)(given(case=operation.as_strategy(mode), place=places)(one)))()
 
     def _send(self, case: Case, tenant: Tenant) -> None:
         if self.found.cases % REPLANTED_EVERY == 0:
@@ -240,7 +251,7 @@ class Explorer:
             yield f"a line of the log: {self._log.read_text()}"
             self._log.write_text("")
         for other in TENANTS:
-            if other is not tenant and any(word in said for word in other.sought):
+            if tenant not in (other, OPERATOR) and any(word in said for word in other.sought):
                 yield f"{other.name}'s marker"
 
 
@@ -283,11 +294,21 @@ class Planted:
         """An admin for each tenant; and words of theirs in the audit log."""
         for tenant in TENANTS:
             self.served.tokens.users[tenant.token] = User(tenant.token, f"u-{tenant.token}", (AUTHENTICATED,))
-            await set_projects(self.served.store, f"u-{tenant.token}", tenant.token, [tenant.name], "admin")
             self.served.audit.write("object", project=tenant.name, object=tenant.marker, decision="allowed")
+        await self._bound()
+
+    async def _bound(self) -> None:
+        """Who runs a project may lock themselves out of it."""
+        for tenant in TENANTS:
+            wanted = project_binding(f"u-{tenant.token}", tenant.token, tenant.name, "admin")
+            with contextlib.suppress(NotFound):
+                await self.served.store.delete(key_of(wanted))
+            with contextlib.suppress(Conflict):  # a finalizer keeps the former one
+                await self.served.store.create(wanted)
         await self.served.rbac.reached(self.served.store.revision)
 
     async def _plant(self) -> None:
+        await self._bound()
         for tenant in TENANTS:
             for info in REGISTRY:
                 if info.internal or info.computed or not info.namespaced or info.kind in OPERATORS:

@@ -27,11 +27,11 @@ def test_nothing_that_the_documents_allow_fails_inside_or_crosses_tenants(tmp_pa
     found = list(operations())
     chosen = random.Random(start).sample(found, min(len(found), CASES // OF_ONE))
     log = tmp_path / "log"
-    with log.open("w", buffering=1) as stream, planted(tmp_path, stream) as api:
+    with log.open("a", buffering=1) as stream, planted(tmp_path, stream) as api:
         explorer = Explorer(api, log)
         for operation in chosen:
             explorer.explore(operation, -(-CASES // len(chosen)), start)
     print(explorer.found)
     assert explorer.found.faults == []
     assert explorer.found.cases >= CASES * 0.9
-    assert explorer.found.statuses[200] + explorer.found.statuses[201] > explorer.found.cases / 30
+    assert explorer.found.statuses[200] + explorer.found.statuses[201] > explorer.found.cases / 20
