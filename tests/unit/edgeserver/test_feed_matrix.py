@@ -188,7 +188,9 @@ async def test_each_route_answers_each_sort_of_caller_as_the_table_says(tmp_path
         ]
         for method, path, *cells in ROUTE.findall(PAGE.read_text()):
             for (tls, headers), expected in zip(callers, cells, strict=True):
-                projects = {"joe": 200, "eve": 403} if expected == "by role" else {"joe": FEED.get(expected, expected)}
+                projects: dict[str, str | int] = (
+                    {"joe": 200, "eve": 403} if expected == "by role" else {"joe": FEED.get(expected) or expected}
+                )
                 for project, wanted in projects.items():
                     status = await _status(bed, tls, method, path, headers, project)
                     assert status == int(wanted), (method, path, project, expected)
