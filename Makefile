@@ -16,9 +16,10 @@ FUZZ_FLAGS := -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
   -Cllvm-args=-sanitizer-coverage-trace-compares
 HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 DRTP_FUZZ_SECONDS ?= 60
+DRTP_EXPLORE_CASES ?= 20000
 FUZZ_FOUND := .cache/fuzz
 
-.PHONY: up test check bench fuzz format lock clean install
+.PHONY: up test check bench explore fuzz format lock clean install
 
 up: install
 	@$(BIN)/drtp up --data-dir $(DATA_DIR)
@@ -39,6 +40,10 @@ check: install
 bench: install
 	$(BIN)/python -m bench
 	$(BIN)/python -m bench.tunnel
+
+# Two tenants send what the API's OpenAPI documents allow, and what they do not.
+explore: install
+	DRTP_EXPLORE_CASES=$(DRTP_EXPLORE_CASES) $(BIN)/pytest -s tests/unit/apiserver/test_exploration.py
 
 # Each target for DRTP_FUZZ_SECONDS, guided by coverage; what it finds new stays in .cache/fuzz, a failing input beside it.
 # Then the PROXY parser of Python judges all that was found of PROXY headers.

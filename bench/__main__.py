@@ -1,5 +1,6 @@
-"""`python -m bench [start|change|strangers|failover|scale|soak] [--count N] [--minutes M]`: scenarios on a fresh DRTP.
+"""`python -m bench [SCENARIO …] [--count N] [--minutes M]`: scenarios on a fresh DRTP, or on one of their own.
 
+SCENARIO: start, change, enrolment, strangers, failover, scale, soak.
 Prints their tables. Ends with 1 where a scenario misses a limit that it holds the product to.
 """
 
@@ -13,19 +14,20 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from bench import change, failover, scale, soak, start, strangers
+from bench import change, enrolment, failover, scale, soak, start, strangers
 from bench.figures import Missed
 from scenario.bed import Bed
 
 SCENARIOS: dict[str, Callable[[Bed, int], str]] = {
     "start": start.run,
     "change": change.run,
+    "enrolment": enrolment.run,
     "strangers": strangers.run,
     "failover": failover.run,
     "scale": scale.run,
     "soak": soak.run,
 }
-OWN_BED = ("scale", "soak")
+OWN_BED = ("enrolment", "scale", "soak")
 """What they measure must not have a past."""
 
 

@@ -80,7 +80,8 @@ def review_at(group: str, version: str, plural: str, *, namespaced: bool) -> Rev
     return next((one for one in REVIEWS if (one.group, one.version, one.plural, one.namespaced) == wanted), None)
 
 
-def _reviews(group: str, version: str) -> list[Review]:
+def reviews_of(group: str, version: str) -> list[Review]:
+    """What is posted to a group and kept nowhere."""
     return [review for review in REVIEWS if (review.group, review.version) == (group, version)]
 
 
@@ -135,7 +136,7 @@ def _discovered(group: str, version: str, kinds: list[KindInfo]) -> list[JsonObj
             "singularResource": review.kind.lower(),
             "verbs": ["create"],
         }
-        for review in _reviews(group, version)
+        for review in reviews_of(group, version)
     )
     return resources
 
@@ -210,7 +211,7 @@ def _resources(group: str, version: str) -> JsonObject:
             "kind": review.kind,
             "verbs": ["create"],
         }
-        for review in _reviews(group, version)
+        for review in reviews_of(group, version)
     )
     return {
         "kind": "APIResourceList",

@@ -6,6 +6,7 @@ Without the `patch` operations below, kubectl asks for OpenAPI v2, which exists 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -13,7 +14,7 @@ import msgspec
 
 from drtp.api.jsonvalue import JsonObject, is_list, is_object
 from drtp.api.kinds import KindInfo
-from drtp.apiserver.discovery import served
+from drtp.apiserver.discovery import Review, reviews_of, served
 
 _META: JsonObject = {
     "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta": {
@@ -56,10 +57,26 @@ _META: JsonObject = {
     }
 }
 
-_PARAMETERS = [
-    {"name": name, "in": "query", "schema": {"type": "string", "uniqueItems": True}}
-    for name in ("dryRun", "fieldManager", "fieldValidation")
+_STRING: JsonObject = {"type": "string", "uniqueItems": True}
+_WHOLE: JsonObject = {"type": "integer", "uniqueItems": True}
+_YES_OR_NO: JsonObject = {"type": "boolean", "uniqueItems": True}
+
+
+def _asked(**schemas: JsonObject) -> list[JsonObject]:
+    return [{"name": name, "in": "query", "schema": schema} for name, schema in schemas.items()]
+
+
+_WRITING = _asked(dryRun=_STRING, fieldManager=_STRING, fieldValidation=_STRING)
+_APPLYING = [*_WRITING, *_asked(force=_YES_OR_NO)]
+_DELETING = _asked(dryRun=_STRING, gracePeriodSeconds=_WHOLE, propagationPolicy=_STRING)
+_SELECTING = _asked(labelSelector=_STRING, fieldSelector=_STRING)
+_LISTING = [
+    *_SELECTING,
+    *_asked(limit=_WHOLE, resourceVersion=_STRING, resourceVersionMatch=_STRING, timeoutSeconds=_WHOLE),
+    *_asked(watch=_YES_OR_NO, allowWatchBookmarks=_YES_OR_NO, sendInitialEvents=_YES_OR_NO),
+    {"name": "continue", "in": "query", "schema": _STRING},
 ]
+_PATCHES = ("json-patch+json", "merge-patch+json", "strategic-merge-patch+json", "apply-patch+yaml")
 
 
 def _root(group: str, version: str) -> str:
@@ -86,6 +103,7 @@ def document(group: str, version: str) -> bytes:
     for info in kinds:
         schemas[_schema_name(info, version)] = _schema(info, version)
         paths |= _paths(info, version)
+    paths |= dict(_review_path(review) for review in reviews_of(group, version))
     return msgspec.json.encode(
         {
             "openapi": "3.0.0",
@@ -129,38 +147,83 @@ def _plain(node: Any) -> Any:
 
 
 def _paths(info: KindInfo, version: str) -> JsonObject:
-    scope = f"/{_root(info.group, version)}" + ("/namespaces/{namespace}" if info.namespaced else "")
+    """Every path of a kind, with what may be done there."""
+    root = f"/{_root(info.group, version)}"
+    scope = root + ("/namespaces/{namespace}" if info.namespaced else "")
     body = {"schema": {"$ref": f"#/components/schemas/{_schema_name(info, version)}"}}
-    answer = {"200": {"description": "OK", "content": {"application/json": body}}}
-
-    def operation(action: str, *, takes_body: bool = True) -> JsonObject:
-        said: JsonObject = {
-            "operationId": f"{action}{info.kind}{version}",
-            "x-kubernetes-action": action,
-            "x-kubernetes-group-version-kind": _gvk(info, version),
-            "parameters": _PARAMETERS,
-            "responses": answer,
-        }
-        return said | ({"requestBody": {"content": {"*/*": body}}} if takes_body else {})
-
+    does = _Operations(_gvk(info, version), body)
+    many, one = f"{scope}/{info.plural}", f"{scope}/{info.plural}/{{name}}"
+    listed = does.plain("list", _LISTING)
     if info.computed:
-        return {
-            f"{scope}/{info.plural}": {"get": operation("list", takes_body=False)},
-            f"{scope}/{info.plural}/{{name}}": {"get": operation("get", takes_body=False)},
-        }
-    patch = operation("patch")
-    patch["requestBody"] = {
-        "content": {
-            kind: {"schema": {"type": "object"}}
-            for kind in ("application/json-patch+json", "application/merge-patch+json")
-        }
+        return {many: _at(many, get=listed), one: _at(one, get=does.plain("get"))}
+    reading, changing = does.plain("get"), {"put": does.taking("put", _WRITING), "patch": does.patch()}
+    some = does.plain("deletecollection", [*_DELETING, *_SELECTING])
+    found = {
+        many: _at(many, get=listed, post=does.taking("post", _WRITING), delete=some),
+        one: _at(one, get=reading, **changing, delete=does.plain("delete", _DELETING)),
     }
+    if info.namespaced:
+        found[f"{root}/{info.plural}"] = _at(root, get=does.plain("list", _LISTING, of="AllNamespaces"))
+    if info.status_subresource:
+        found[f"{one}/status"] = _at(one, get=reading, **changing)
+    if info.key == "ServiceAccount":
+        asked = {"group": "authentication.k8s.io", "version": "v1", "kind": "TokenRequest"}
+        found[f"{one}/token"] = _at(one, post=_Operations(asked, {"schema": _posted_schema(asked)}).taking("post", []))
+    return found
+
+
+def _review_path(review: Review) -> tuple[str, JsonObject]:
+    """Where a question is posted."""
+    asked = {"group": review.group, "version": review.version, "kind": review.kind}
+    scope = f"/{_root(review.group, review.version)}" + ("/namespaces/{namespace}" if review.namespaced else "")
+    does = _Operations(asked, {"schema": _posted_schema(asked)})
+    return f"{scope}/{review.plural}", _at(scope, post=does.taking("post", []))
+
+
+def _posted_schema(asked: JsonObject) -> JsonObject:
     return {
-        f"{scope}/{info.plural}": {"get": operation("list", takes_body=False), "post": operation("post")},
-        f"{scope}/{info.plural}/{{name}}": {
-            "get": operation("get", takes_body=False),
-            "put": operation("put"),
-            "patch": patch,
-            "delete": operation("delete", takes_body=False),
+        "type": "object",
+        "properties": {
+            "apiVersion": {"type": "string", "enum": [f"{asked['group']}/{asked['version']}"]},
+            "kind": {"type": "string", "enum": [asked["kind"]]},
+            "spec": {"type": "object", "additionalProperties": True},
         },
     }
+
+
+def _at(path: str, **operations: JsonObject) -> JsonObject:
+    """A path item: its operations, and the parts of its path that the caller fills in."""
+    parts = [
+        {"name": name, "in": "path", "required": True, "schema": _STRING}
+        for name in ("namespace", "name")
+        if f"{{{name}}}" in path
+    ]
+    return operations | ({"parameters": parts} if parts else {})
+
+
+class _Operations:
+    """What may be done with one kind; `body` is the kind's own schema."""
+
+    def __init__(self, gvk: JsonObject, body: JsonObject) -> None:
+        self._gvk = gvk
+        self._body = body
+
+    def plain(self, action: str, parameters: Sequence[JsonObject] = (), of: str = "") -> JsonObject:
+        """An operation without a body."""
+        return {
+            "operationId": f"{action}{self._gvk['kind']}{self._gvk['version']}{of}",
+            "x-kubernetes-action": action,
+            "x-kubernetes-group-version-kind": self._gvk,
+            "parameters": list(parameters),
+            "responses": {"200": {"description": "OK", "content": {"application/json": self._body}}},
+        }
+
+    def taking(self, action: str, parameters: Sequence[JsonObject]) -> JsonObject:
+        """An operation that is sent the kind itself."""
+        return self.plain(action, parameters) | {"requestBody": {"content": {"*/*": self._body}}}
+
+    def patch(self) -> JsonObject:
+        """What tells kubectl that `dryRun` and `fieldValidation` are understood."""
+        content: JsonObject = {f"application/{kind}": {"schema": {"type": "object"}} for kind in _PATCHES}
+        content["application/json-patch+json"] = {"schema": {"type": "array", "items": {"type": "object"}}}
+        return self.plain("patch", _APPLYING) | {"requestBody": {"content": content}}

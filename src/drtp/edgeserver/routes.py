@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 import msgspec
 from aiohttp import web
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from prometheus_client import Counter
@@ -164,7 +164,7 @@ class Routes:
         try:
             wanted = msgspec.json.decode(await _body(request), type=RenewRequest)
             leaf, name = self._expired_holder(wanted)
-        except (Refused, msgspec.DecodeError, ValueError) as error:
+        except (Refused, msgspec.DecodeError, ValueError, UnsupportedAlgorithm) as error:
             reason = getattr(error, "what", None) or type(error).__name__
             log.info("late renewal refused", remote=remote, reason=reason)
             self._audit.write_paced("renewal refused", remote=remote, decision="refused", reason=reason)

@@ -37,6 +37,7 @@ from drtp.kit.errors import NotFound, Refused
 from drtp.kit.secret import Secret
 from drtp.main.roles import ensure_roles, set_projects
 from drtp.rules import catalogue_indexes
+from drtp.store.engine import Engine
 from drtp.store.memory import MemoryStore
 from drtp.store.view import View, kind_key
 
@@ -154,7 +155,7 @@ class Served:
 
     url: str
     ca: Path
-    store: MemoryStore
+    store: Engine
     session: aiohttp.ClientSession
     server: ApiServer
     tokens: Tokens
@@ -190,7 +191,7 @@ async def _followed(view: View) -> AsyncGenerator[None]:
 
 
 @asynccontextmanager
-async def serving(folder: Path, store: MemoryStore | None = None) -> AsyncGenerator[Served]:
+async def serving(folder: Path, store: Engine | None = None) -> AsyncGenerator[Served]:
     """A server with the usual namespaces and roles; joe and eve may edit what is theirs."""
     store = store or MemoryStore()
     uids = {

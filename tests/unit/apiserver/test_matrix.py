@@ -155,6 +155,19 @@ async def test_the_table_has_a_line_for_each_route_and_no_other(api: Served) -> 
     assert sorted(table()) == sorted(served)
 
 
+async def test_the_openapi_documents_have_each_route_and_verb(api: Served) -> None:
+    _, index = await api.call("GET", "/openapi/v3")
+    documented: set[tuple[str, str]] = set()
+    for one in index["paths"].values():
+        _, document = await api.call("GET", one["serverRelativeURL"])
+        documented |= {(verb.upper(), path) for path, item in document["paths"].items() for verb in item}
+    for route in await routes(api):
+        within = f"{route.root}/namespaces/{{namespace}}" if route.namespaced else route.root
+        named = f"{within}/{route.plural}" + ("/{name}" if route.kept or route.subresource else "")
+        path = f"{named}/{route.subresource}" if route.subresource else named
+        assert ("GET" if route.kept else "POST", path) in documented
+
+
 @pytest.mark.parametrize(
     ("token", "column", "places"),
     [

@@ -25,6 +25,8 @@ from drtp.main.backup import back_up, restore
 from nursery import nursery_of
 
 LANES = 6
+TOLD_EVERY = 500
+"""Kills: a long campaign says how far it is."""
 
 NURSERY = """
 import asyncio, json, os, signal, sys
@@ -45,7 +47,7 @@ from drtp.issuers.authority import Authority
 from drtp.issuers.digests import Pepper
 from drtp.issuers.requests import proven_key
 from drtp.issuers.rotation import Rotation
-from drtp.issuers.secrets import EnrolmentSecrets
+from drtp.issuers.secrets import LIFETIME_MAX_S, EnrolmentSecrets
 from drtp.kit.clock import SystemClock
 from drtp.kit.errors import DrtpError
 from drtp.kit.observe import configure_logs
@@ -81,7 +83,7 @@ class Office:
     async def mint(self, said):
         service = await self.store.get(SERVICE)
         bound = Bound(kind=SERVICE.kind, name="web", namespace="joe", uid=service.uid)
-        return {"secret": (await self.secrets.mint(EdgeRole.AGENT, bound)).secret.reveal()}
+        return {"secret": (await self.secrets.mint(EdgeRole.AGENT, bound, lifetime_s=LIFETIME_MAX_S)).secret.reveal()}
 
     async def enrol(self, said):
         request = EnrolRequest(csr_pem=said["csr"], registration=AgentRegistration(hostname="h"), secret=said["secret"])
@@ -255,6 +257,8 @@ class Campaign:
             for number in range(kills):
                 await self._live(nursery, last=False)
                 self.figures.kills += 1
+                if number % TOLD_EVERY == TOLD_EVERY - 1:
+                    print(self.figures, flush=True)
                 if number == kills // 3:
                     back_up(self._directory, self._root / "backup")
                     kept = {edge.uid for edge in self._edges if edge.uid}
