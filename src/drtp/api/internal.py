@@ -82,6 +82,8 @@ class CallerKind(Enum):
 class CallerRecord(Model, frozen=True):
     """Who a connector acts for, as its enrolment proved: `groups`, `within` and `until` as of a `User`.
 
+    Of a local user the account's groups count, as they are now (`projections.connects.present`).
+
     From `until` on its certificate is not renewed: its user has to prove anew who they are, and what they are in.
     """
 

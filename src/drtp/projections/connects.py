@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, cast
 
+import msgspec
+
 from drtp.api.core import ORGANIZATION_LABEL, Namespace, ServiceAccount
 from drtp.api.drtp import (
     DRTPAccessPolicy,
@@ -19,8 +21,9 @@ from drtp.api.drtp import (
     Protocol,
     Role,
 )
-from drtp.api.internal import CallerKind, CallerRecord, EdgeIdentity, EdgeRole
+from drtp.api.internal import Account, CallerKind, CallerRecord, EdgeIdentity, EdgeRole
 from drtp.api.meta import ObjectMeta
+from drtp.api.people import AUTHENTICATED, FOREIGN
 from drtp.api.rbac import ClusterRole, ClusterRoleBinding, RoleBinding
 from drtp.api.rbac import Role as RbacRole
 from drtp.api.snapshots import Access, Caller, ConnectWay, DenyEntry, PlanConnect, PlanServer
@@ -88,21 +91,32 @@ class ReadGrants:
         return project.metadata.labels.get(ORGANIZATION_LABEL, "") if project is not None else ""
 
 
-def _stands(read: Reader, who: CallerRecord) -> bool:
-    """An application is its service account: with that it goes, and a later one of its name is another."""
-    if who.kind is CallerKind.USER:
-        return True
-    account = read.get(ServiceAccount, *callers.account_of(who))
-    return account is not None and account.metadata.uid == who.uid
+def present(read: Reader, who: CallerRecord) -> CallerRecord | None:
+    """The caller as it is now, whatever its enrolment showed; None for one that is nobody any more.
+
+    An application is its service account: with that it goes, and a later one of its name is another. A local user has
+    the groups of its account. Those of a foreign issuer are nowhere but in its tokens: they hold for as long as the
+    certificate, and an account of such a user is there only to shut it out.
+    """
+    if who.kind is CallerKind.APP:
+        program = read.get(ServiceAccount, *callers.account_of(who))
+        return who if program is not None and program.metadata.uid == who.uid else None
+    account = read.get(Account, "", who.uid)
+    if FOREIGN in who.name:
+        return None if account is not None and account.spec.disabled else who
+    if account is None or account.spec.disabled:
+        return None
+    return msgspec.structs.replace(who, name=account.spec.name, groups=(*account.spec.groups, AUTHENTICATED))
 
 
 def _may_connect(read: Reader, who: CallerRecord, namespace: str, name: str, grants: ReadGrants) -> bool:
     """By a role in the service's project, or by the catalogue: as a caller of a project that is let in."""
-    if not _stands(read, who):
+    now = present(read, who)
+    if now is None:
         return False
-    if callers.may_connect(who, namespace, name, grants):
+    if callers.may_connect(now, namespace, name, grants):
         return True
-    return bool(catalogue_grants.project_of(read, grants, callers.user_of(who), namespace, name))
+    return bool(catalogue_grants.project_of(read, grants, callers.user_of(now), namespace, name))
 
 
 def _names_organization(principals: tuple[str, ...]) -> bool:

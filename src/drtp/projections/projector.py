@@ -151,6 +151,7 @@ KINDS: tuple[str, ...] = (
     gatewayapi.UDP_ROUTE,
     gatewayapi.REFERENCE_GRANT,
     "EdgeIdentity.internal.datumapis.com",
+    "Account.internal.datumapis.com",
     "Claim.internal.datumapis.com",
     *(kind_key(model) for model in (Role, RoleBinding, ClusterRole, ClusterRoleBinding)),
     *(kind_key(model) for model in (DRTPPublication, DRTPSubscription, DRTPApproval)),
