@@ -19,7 +19,7 @@ from aiohttp import web
 
 from drtp.apiserver import signinpages as pages
 from drtp.issuers.digests import Pepper
-from drtp.issuers.localissuer import CLIENT, PATH, LocalIssuer, NotYet, Tokens
+from drtp.issuers.localissuer import PATH, LocalIssuer, NotYet, Tokens
 from drtp.issuers.waiting import Code
 from drtp.kit.buckets import Buckets
 from drtp.kit.clock import Clock
@@ -135,7 +135,7 @@ class SignIn:
     # ---- a browser on the user's own machine -----------------------------------------------------------------------
 
     async def _authorize(self, request: web.Request) -> web.StreamResponse:
-        ask = _asked(request.query, int(self._clock.now().timestamp()) + FORM_S)
+        ask = _asked(request.query, self._issuer.client, int(self._clock.now().timestamp()) + FORM_S)
         return self._form(request, ask)
 
     def _form(self, request: web.Request, ask: _Ask, fault: DrtpError | None = None) -> web.Response:
@@ -168,7 +168,7 @@ class SignIn:
 
     async def _device_start(self, request: web.Request) -> web.StreamResponse:
         form = await _form_of(request)
-        if form.get("client_id") != CLIENT:
+        if form.get("client_id") != self._issuer.client:
             return _oauth_error("invalid_client")
         scopes = form.get("scope", "").split()
         started = self._issuer.start_device(request.remote or "::", offline="offline_access" in scopes)
@@ -214,7 +214,7 @@ class SignIn:
 
     async def _token(self, request: web.Request) -> web.StreamResponse:
         form = await _form_of(request)
-        if form.get("client_id") != CLIENT:
+        if form.get("client_id") != self._issuer.client:
             return _oauth_error("invalid_client")
         remote = request.remote or ""
         try:
@@ -269,10 +269,10 @@ class SignIn:
         return value
 
 
-def _asked(query: Mapping[str, str], expires: int) -> _Ask:
+def _asked(query: Mapping[str, str], client: str, expires: int) -> _Ask:
     """What a client asks for. Raises: web.HTTPBadRequest; nothing is sent to an address that may be wrong."""
     redirect_uri = query.get("redirect_uri", "")
-    if query.get("client_id") != CLIENT or _REDIRECT.fullmatch(redirect_uri) is None:
+    if query.get("client_id") != client or _REDIRECT.fullmatch(redirect_uri) is None:
         raise web.HTTPBadRequest(text="This is not the sign-in of a program that is known here.")
     scopes = query.get("scope", "").split()
     challenge, state, nonce = (query.get(name, "") for name in ("code_challenge", "state", "nonce"))

@@ -1,7 +1,7 @@
 """A small OpenID provider for local accounts: passwords in, signed ID tokens and refresh tokens out. No HTTP in it.
 
-The client's code is the same for it and for a foreign issuer. One client is known, `datumctl`; it is public, so PKCE is
-what ties a code to whoever asked for it.
+The client's code is the same for it and for a foreign issuer. One client is known, `datumctl@<origin>`; it is public,
+so PKCE is what ties a code to whoever asked for it.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from drtp.kit.secret import Secret
 from drtp.store.protocol import Store
 
 CLIENT = "datumctl"
+"""What the one client's id begins with; the origin of the control plane follows."""
 PATH = "/oidc"
 """Below the API's address; the two together are the issuer's name."""
 TOKEN_LIFETIME = timedelta(minutes=15)
@@ -71,6 +72,10 @@ class LocalIssuer:
         clock: Clock,
     ) -> None:
         self.issuer = issuer
+        self.client = client_of(issuer)
+        """The one client id, and the audience of tokens. It names this control plane, so that whoever is given such a
+        token by another one's wish can tell.
+        """
         self.keys = keys
         self._store = store
         self._logins = logins
@@ -188,7 +193,12 @@ class LocalIssuer:
     def _tokens(self, account: str, nonce: str, refresh: Secret[str] | None) -> Tokens:
         now = int(self._clock.now().timestamp())
         lifetime_s = int(TOKEN_LIFETIME.total_seconds())
-        claims = {"iss": self.issuer, "sub": account, "aud": CLIENT, "iat": now, "exp": now + lifetime_s}
+        claims = {"iss": self.issuer, "sub": account, "aud": self.client, "iat": now, "exp": now + lifetime_s}
         if nonce:
             claims["nonce"] = nonce
         return Tokens(Secret(self.keys.sign(claims)), refresh, lifetime_s)
+
+
+def client_of(issuer: str) -> str:
+    """The client id at the issuer of this name."""
+    return f"{CLIENT}@{issuer.removesuffix(PATH)}"

@@ -880,6 +880,23 @@ COMMANDS: dict[str, Code] = {
         "Check that the file is there: on Kubernetes, a projected service account token with the control plane's "
         "audience.",
     ),
+    "DRTP-7090": Code(
+        "Issuer not confirmed",
+        "The control plane wants you to sign in at an issuer elsewhere, and nobody has said yet that it is the right "
+        "one.",
+        "If you expect it, name it: `datumctl login https://… --issuer URL`. A control plane that you do not know "
+        "could name the issuer and client of another one, and use there what you give it.",
+    ),
+    "DRTP-7091": Code(
+        "Issuer changed",
+        "The control plane sends people to another issuer, or for another client, than it did before.",
+        "Ask its operator. If it is meant, name the issuer once: `datumctl login https://… --issuer URL`.",
+    ),
+    "DRTP-7092": Code(
+        "Issuer of another control plane",
+        "The control plane wants a token that is good at another control plane.",
+        "Sign in at the other one, by its own address, if that is the one you mean; if not, tell its operator.",
+    ),
     "DRTP-7013": Code(
         "Configuration unreadable",
         "A settings or manifest file cannot be read or holds something unknown.",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import ssl
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +39,7 @@ class Bed:
     @property
     def issuer(self) -> Issuer:
         local = self.tower.local.issuer
-        return Issuer(local, "datumctl", ("openid", "offline_access"), self.admin.ca_pem.decode())
+        return Issuer(local, self.tower.local.client, ("openid", "offline_access"), self.admin.ca_pem.decode())
 
     async def review(self, token: Secret[str]) -> str:
         async with ApiClient(Context(self.admin.api, self.admin.ca_pem, token=token)) as api:
@@ -277,6 +279,44 @@ async def test_processes_that_refresh_at_once_spend_one_token(bed: Bed, tmp_path
     assert (tmp_path / "context.json.login").stat().st_mode & 0o077 == 0
     assert "drtp_rft_" not in context.read_text() and load_context(context).token is None
     assert await bed.review(found[0][0]) == "joe"
+
+
+async def test_a_hostile_control_plane_gets_no_token_that_is_good_at_another(bed: Bed, tmp_path: Path) -> None:
+    """It names the accounts of the other one, with their very client id; its victim even agrees to the issuer."""
+    local = bed.tower.local
+    (tmp_path / "theirs.pem").write_bytes(bed.admin.ca_pem)
+    entry = {"issuer": local.issuer, "clientID": local.client, "caFile": "theirs.pem"}
+    issuers = tmp_path / "issuers.json"
+    issuers.write_text(json.dumps({"issuers": [entry]}))
+    async with running_controlplane(settings(tmp_path / "hostile", issuers=issuers), SystemClock()) as hostile:
+        ca = tmp_path / "hostile.pem"
+        ca.write_bytes(hostile.authority.bundle_pem)
+        said = await _login(tmp_path, hostile.settings.api_url, ca, "--issuer", local.issuer)
+    assert said[0] == 77 and "DRTP-7092" in said[1] and "https://127.0.0.1" in said[1], said
+
+
+async def test_an_issuer_elsewhere_is_not_followed_unasked(tmp_path: Path) -> None:
+    issuers = tmp_path / "issuers.json"
+    issuers.write_text(json.dumps({"issuers": [{"issuer": "https://login.example.com", "clientID": "drtp"}]}))
+    async with running_controlplane(settings(tmp_path, issuers=issuers), SystemClock()) as tower:
+        ca = tmp_path / "ca.pem"
+        ca.write_bytes(tower.authority.bundle_pem)
+        status, said = await _login(tmp_path, tower.settings.api_url, ca)
+    assert status == 77 and "DRTP-7090" in said and "--issuer https://login.example.com" in said, said
+
+
+async def _login(folder: Path, api: str, ca: Path, *more: str) -> tuple[int | None, str]:
+    """Exit status and stderr of `datumctl login`, of somebody without a terminal."""
+    argv = ("-m", "drtp.main.datumctl", "login", api, "--ca-file", str(ca), "--no-browser", *more)
+    child = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *argv,
+        stdin=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+        env=os.environ | {"XDG_CONFIG_HOME": str(folder / "config")},
+    )
+    _, said = await child.communicate()
+    return child.returncode, said.decode()
 
 
 def _subject(token: Secret[str]) -> str:
