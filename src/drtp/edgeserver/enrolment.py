@@ -11,7 +11,7 @@ import msgspec
 
 from drtp.api import drtp
 from drtp.api.feed import EdgeRole, EnrolRequest
-from drtp.api.internal import Account, Bound, CallerRecord, EdgeIdentity, EdgeIdentitySpec
+from drtp.api.internal import Bound, CallerRecord, EdgeIdentity, EdgeIdentitySpec
 from drtp.api.meta import Key
 from drtp.api.people import Authoriser, User
 from drtp.api.reports import (
@@ -27,9 +27,10 @@ from drtp.edgeserver.identities import ATTEMPTS, Identities, denial, usable
 from drtp.edgeserver.registrations import SERVICE, Registrations
 from drtp.issuers.audit import AuditLog
 from drtp.issuers.authority import Authority
-from drtp.issuers.records import Held, find
+from drtp.issuers.records import Held
 from drtp.issuers.requests import ProvenKey, proven_key
 from drtp.issuers.secrets import EnrolmentSecrets
+from drtp.issuers.tokens import stands
 from drtp.kit.clock import Clock
 from drtp.kit.errors import Conflict, Refused, Retryable
 from drtp.store.protocol import NotFound, Store, Update, Write
@@ -103,6 +104,8 @@ class Enrolment:
             spec = admission.spec
             if _ROLES[type(request.registration)] is not spec.role:
                 raise Refused("DRTP-2001", "the secret is for another role")
+            if not await stands(self._store, spec.created_by.removeprefix("user ")):
+                raise Refused("DRTP-2001", "whoever made the secret is nobody any more")
             if admission.again and (given := await self._given_before(admission.again, key)) is not None:
                 return given
             candidate = await self._candidate(spec.bound, request.registration, key, remote)
@@ -187,12 +190,11 @@ class Enrolment:
         )
 
     async def _unless_shut(self, user: User, uid: str) -> None:
-        """Whoever revoked the user meanwhile has looked for their agents before this one was there.
+        """Whoever revoked the user, or deleted the program, has looked for its agents before this one was there.
 
         Raises: Refused DRTP-2005.
         """
-        account = await find(self._store, Account, user.uid) if user.uid else None
-        if account is not None and account.record.spec.disabled:
+        if user.uid and not await stands(self._store, user.uid):
             await self._identities.revoke(uid, "its user was revoked", by="enrolment")
             raise Refused("DRTP-2005", "The user was revoked.")
 

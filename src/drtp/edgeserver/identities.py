@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 from datetime import datetime, timedelta
 
 import msgspec
@@ -191,13 +190,6 @@ class Identities:
         """Withdraw an identity; its tunnels and feed are cut at once."""
         project = await self._deny(uid, reason, revoked=True)
         self._audit.write("identity revoked", project=project, identity=uid, reason=reason, by=by)
-
-    async def revoke_where(self, wanted: Callable[[EdgeIdentity], bool], reason: str) -> None:
-        """Withdraw all that `wanted` chooses, and that is not withdrawn yet."""
-        for stored in (await self._store.list(EDGE_IDENTITY)).items:
-            record = msgspec.json.decode(stored.raw, type=EdgeIdentity)
-            if not record.spec.revoked and wanted(record):
-                await self.revoke(record.metadata.name, reason)
 
     async def collect(self) -> int:
         """Forget agents and connectors that can never come back, and whose deny-list entry nobody needs.

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 from datetime import timedelta
 
 import msgspec
 
 from drtp.api.credentials import INVITATION_PREFIX, read
-from drtp.api.internal import INVITATION, Account, Invitation, InvitationSpec
+from drtp.api.internal import INVITATION, Invitation, InvitationSpec
 from drtp.api.meta import ObjectMeta
 from drtp.api.people import User
 from drtp.issuers.audit import AuditLog
 from drtp.issuers.digests import Pepper, new_credential
 from drtp.issuers.records import Held, as_object, find
 from drtp.issuers.secrets import Minted
+from drtp.issuers.tokens import stands
 from drtp.kit.clock import Clock
 from drtp.kit.errors import NotFound, Refused
 from drtp.store.protocol import Object, Store
@@ -64,8 +66,7 @@ class Invitations:
             raise self._refused(name, "accepted by somebody else", user)
         if self._clock.now() >= spec.expires_at:
             raise self._refused(name, "expired", user)
-        inviter = await find(self._store, Account, spec.inviter_uid) if spec.inviter_uid else None
-        if inviter is not None and inviter.record.spec.disabled:
+        if spec.inviter_uid and not await stands(self._store, spec.inviter_uid):
             raise self._refused(name, "inviter revoked", user)
         return held
 
@@ -78,6 +79,21 @@ class Invitations:
         return held.replaced(
             msgspec.structs.replace(held.record.spec, accepted_by=user.name, accepted_at=self._clock.now())
         )
+
+    async def withdraw(self, inviter_uid: str, by: str, reason: str) -> int:
+        """Take back what somebody has invited to and nobody accepted; gives how many."""
+        gone = 0
+        for stored in (await self._store.list(INVITATION)).items:
+            spec = msgspec.json.decode(stored.raw, type=Invitation).spec
+            if spec.inviter_uid != inviter_uid or spec.accepted_by:
+                continue
+            with contextlib.suppress(NotFound):
+                await self._store.delete(stored.key)
+                gone += 1
+                self._audit.write(
+                    "invitation withdrawn", project=spec.organization, invitation=stored.key.name, by=by, reason=reason
+                )
+        return gone
 
     async def collect(self) -> int:
         """Forget what expired more than a day ago; gives how many."""

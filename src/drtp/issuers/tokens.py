@@ -128,13 +128,16 @@ class Accounts:
         minted = await self.mint_token(uid, lifetime=lifetime, description="service account")
         return IssuedToken(uid, minted.secret, minted.expires_at)
 
-    async def _is_there(self, service_account: str, uid: str) -> bool:
-        """Whether the ServiceAccount is the one that the account was made for, not a later one of its name."""
-        namespace, _, name = service_account.partition("/")
-        try:
-            return (await self._store.get(Key("ServiceAccount", namespace, name))).uid == uid
-        except NotFound:
-            return False
+    async def retire(self, uid: str) -> int:
+        """Shut the account of a program that is gone, for good; gives how many tokens went. Raises: Conflict."""
+        gone = await self._drop_tokens(uid)
+        for _ in range(ATTEMPTS):
+            held = await find(self._store, Account, uid)
+            if held is None or held.record.spec.disabled:
+                return gone
+            with contextlib.suppress(Conflict):
+                await self._store.update(held.replaced(disabled(held.record.spec)))
+        raise Conflict("DRTP-1003")
 
     async def shut(self, user: str) -> tuple[str, int]:
         """From now on nothing proves this user: gives the account's uid, and how many tokens went.
@@ -244,12 +247,9 @@ class Accounts:
     async def user(self, uid: str) -> User | None:
         """The user of this account; None if there is none, or it is shut."""
         held = await find(self._store, Account, uid)
-        if held is None or held.record.spec.disabled:
+        if held is None or not await stands(self._store, uid):
             return None
-        spec = held.record.spec
-        if spec.service_account and not await self._is_there(spec.service_account, uid):
-            return None
-        return User(name=spec.name, uid=uid, groups=(*spec.groups, AUTHENTICATED))
+        return User(name=held.record.spec.name, uid=uid, groups=(*held.record.spec.groups, AUTHENTICATED))
 
     async def foreigner(self, name: str, groups: tuple[str, ...], until: datetime) -> User | None:
         """A user whom a foreign issuer proves: needs no account here, but one that is shut shuts them out."""
@@ -258,6 +258,25 @@ class Accounts:
         if held is not None and held.record.spec.disabled:
             return None
         return User(name, uid, (*groups, AUTHENTICATED), until=until, proof=Proof.LOGIN)
+
+
+async def stands(store: Store, uid: str) -> bool:
+    """Whether whoever has this uid is somebody still. One without an account is: an issuer proves them.
+
+    A program is, as long as its very ServiceAccount is there, and not a later one of its name.
+    """
+    held = await find(store, Account, uid)
+    if held is None:
+        return True
+    if held.record.spec.disabled:
+        return False
+    if not held.record.spec.service_account:
+        return True
+    namespace, _, name = held.record.spec.service_account.partition("/")
+    try:
+        return (await store.get(Key("ServiceAccount", namespace, name))).uid == uid
+    except NotFound:
+        return False
 
 
 def account_uid(name: str) -> str:
