@@ -20,7 +20,7 @@ from aiohttp import web
 from drtp.apiserver import signinpages as pages
 from drtp.issuers.digests import Pepper
 from drtp.issuers.localissuer import PATH, LocalIssuer, NotYet, Tokens
-from drtp.issuers.waiting import Code
+from drtp.issuers.waiting import Code, Entered
 from drtp.kit.buckets import Buckets
 from drtp.kit.clock import Clock
 from drtp.kit.codes import CODES
@@ -156,10 +156,10 @@ class SignIn:
         form = await _form_of(request)
         ask = self._opened(request, form, _Ask)
         try:
-            account = await self._signed_in(form, request)
+            who = await self._signed_in(form, request)
         except (Refused, Retryable) as fault:
             return self._form(request, ask, fault)
-        code = self._issuer.code_for(Code(account, ask.redirect_uri, ask.challenge, ask.nonce, ask.offline))
+        code = self._issuer.code_for(Code(who, ask.redirect_uri, ask.challenge, ask.nonce, ask.offline))
         answer = urlencode({"code": code, "state": ask.state, "iss": self._issuer.issuer})
         headers = {**pages.UNKEPT, "Location": f"{ask.redirect_uri}?{answer}", "Referrer-Policy": "no-referrer"}
         return web.Response(status=303, headers=headers)
@@ -199,12 +199,12 @@ class SignIn:
         self._opened(request, form, _Form)
         code = form.get("user_code", "")[:20]
         try:
-            account = await self._signed_in(form, request)
+            who = await self._signed_in(form, request)
         except (Refused, Retryable) as fault:
             return self._device_form(request, code, fault)
         granted = form.get("do") == "grant"
         decide = self._issuer.grant if granted else self._issuer.deny
-        if not decide(code, account):
+        if not decide(code, who):
             return self._device_form(request, code, Refused("DRTP-2032", "No device waits with this code."))
         if not granted:
             return pages.told("Refused", "The device is not signed in.")
@@ -245,7 +245,7 @@ class SignIn:
 
     # ---- forms -----------------------------------------------------------------------------------------------------
 
-    async def _signed_in(self, form: Mapping[str, str], request: web.Request) -> str:
+    async def _signed_in(self, form: Mapping[str, str], request: web.Request) -> Entered:
         name, password = form.get("name", "").strip()[:128], form.get("password", "")
         return await self._issuer.signed_in(name, Secret(password), request.remote or "::")
 

@@ -16,11 +16,11 @@ from drtp.issuers.passwords import Passwords
 from drtp.issuers.records import find
 from drtp.issuers.signingkeys import SigningKeys
 from drtp.issuers.tokens import account_uid
-from drtp.issuers.waiting import DEVICE_S, POLL_S, Code, DeviceState, Waiting, proves
+from drtp.issuers.waiting import DEVICE_S, POLL_S, Code, DeviceState, Entered, Waiting, mark_of, proves
 from drtp.kit.buckets import Buckets
 from drtp.kit.clock import Clock
 from drtp.kit.door import network_of
-from drtp.kit.errors import Conflict, Refused
+from drtp.kit.errors import Conflict, NotFound, Refused
 from drtp.kit.secret import Secret
 from drtp.store.protocol import Store
 
@@ -90,8 +90,8 @@ class LocalIssuer:
 
     # ---- people ----------------------------------------------------------------------------------------------------
 
-    async def signed_in(self, name: str, password: Secret[str], remote: str) -> str:
-        """The account of this name and password.
+    async def signed_in(self, name: str, password: Secret[str], remote: str) -> Entered:
+        """Whoever this name and password are.
 
         Whether there is such an account shows neither in the answer nor in the time it takes: the buckets are asked,
         the account is sought and a hash is computed in every case. Raises: Refused DRTP-2032 or DRTP-2033; Retryable
@@ -109,7 +109,7 @@ class LocalIssuer:
             self._audit.write_paced("sign-in refused", account=uid if held is not None else "unknown", remote=remote)
             raise Refused("DRTP-2032")
         self._audit.write("signed in", account=uid, remote=remote)
-        return uid
+        return Entered(uid, mark_of(kept))
 
     # ---- authorization code ----------------------------------------------------------------------------------------
 
@@ -126,7 +126,7 @@ class LocalIssuer:
             raise Refused("DRTP-2032", "The code is not known, or not any more.")
         if what.redirect_uri != redirect_uri or not proves(verifier, what.challenge):
             raise Refused("DRTP-2032", "The code was made for somebody else.")
-        tokens, login = await self._begin(what.account, what.nonce, offline=what.offline)
+        tokens, login = await self._begin(what.who, what.nonce, offline=what.offline)
         if login:
             self._waiting.remember(code, login)
         return tokens
@@ -140,20 +140,20 @@ class LocalIssuer:
         device_code, user_code = self._waiting.device(offline=offline)
         return DeviceStart(Secret(device_code), user_code, int(DEVICE_S), POLL_S)
 
-    def grant(self, user_code: str, account: str) -> bool:
+    def grant(self, user_code: str, who: Entered) -> bool:
         """The person at a browser has signed in for the device that shows this code; False if there is none."""
-        return self._decide(user_code, DeviceState.GRANTED, account)
+        return self._decide(user_code, DeviceState.GRANTED, who)
 
-    def deny(self, user_code: str, account: str) -> bool:
+    def deny(self, user_code: str, who: Entered) -> bool:
         """The person has signed in, and says that it is not their device."""
-        return self._decide(user_code, DeviceState.DENIED, account)
+        return self._decide(user_code, DeviceState.DENIED, who)
 
-    def _decide(self, user_code: str, state: DeviceState, account: str) -> bool:
+    def _decide(self, user_code: str, state: DeviceState, who: Entered) -> bool:
         device = self._waiting.shown(user_code)
         if device is None:
             return False
-        device.state, device.account = state, account
-        self._audit.write("device decided", account=account, granted=str(state is DeviceState.GRANTED))
+        device.state, device.who = state, who
+        self._audit.write("device decided", account=who.account, granted=str(state is DeviceState.GRANTED))
         return True
 
     async def device_tokens(self, device_code: str) -> Tokens:
@@ -169,7 +169,7 @@ class LocalIssuer:
             case DeviceState.DENIED:
                 raise NotYet("access_denied")
             case DeviceState.GRANTED:
-                return (await self._begin(device.account, "", offline=device.offline))[0]
+                return (await self._begin(device.who, "", offline=device.offline))[0]
 
     # ---- refresh ---------------------------------------------------------------------------------------------------
 
@@ -177,8 +177,8 @@ class LocalIssuer:
         """The next tokens. Raises: Refused DRTP-2032, DRTP-2034."""
         try:
             account, following = await self._logins.refresh(token, remote)
-        except Conflict:
-            raise Refused("DRTP-2032", "The token was used by two at once.") from None
+        except (Conflict, NotFound):
+            raise Refused("DRTP-2032", "The token was used by two at once, or the sign-in has ended.") from None
         return self._tokens(account, "", following)
 
     async def sign_out(self, token: str, remote: str) -> None:
@@ -186,9 +186,21 @@ class LocalIssuer:
         if (login := await self._logins.of(token)) is not None:
             await self._logins.end(login, "signed out", remote)
 
-    async def _begin(self, account: str, nonce: str, *, offline: bool) -> tuple[Tokens, str]:
-        login, refresh = await self._logins.begin(account) if offline else ("", None)
-        return self._tokens(account, nonce, refresh), login
+    async def _begin(self, who: Entered, nonce: str, *, offline: bool) -> tuple[Tokens, str]:
+        """Tokens for whoever entered, and the sign-in that is kept. Raises: Refused DRTP-2032.
+
+        Whether they are still who they were is looked at last: a password that is changed ends every sign-in there is.
+        """
+        login, refresh = await self._logins.begin(who.account) if offline else ("", None)
+        if not await self._holds(who):
+            if login:
+                await self._logins.end(login, "the password was changed meanwhile")
+            raise Refused("DRTP-2032", "The password was changed, or the account shut, meanwhile.")
+        return self._tokens(who.account, nonce, refresh), login
+
+    async def _holds(self, who: Entered) -> bool:
+        held = await find(self._store, Account, who.account)
+        return held is not None and not held.record.spec.disabled and mark_of(held.record.spec.password) == who.mark
 
     def _tokens(self, account: str, nonce: str, refresh: Secret[str] | None) -> Tokens:
         now = int(self._clock.now().timestamp())

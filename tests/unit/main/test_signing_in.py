@@ -20,7 +20,7 @@ from drtp.client.oidc import Issuer, new_pkce, oidc_client
 from drtp.client.signin import fresh_token, keep, read_sign_in
 from drtp.issuers import passwords
 from drtp.kit.clock import SystemClock
-from drtp.kit.errors import Refused
+from drtp.kit.errors import Refused, Terminal
 from drtp.kit.secret import Secret
 from drtp.main.controlplane import Tower, running_controlplane
 from drtp.main.datum.passwords import set_password
@@ -202,6 +202,51 @@ async def test_guesses_are_paced_whether_the_account_is_there_or_not(bed: Bed) -
         statuses.append(refused.status)
     assert statuses[0] == 401 and statuses[-1] == 429
     assert (await bed.browser.submit(page, name="joe", password=PASSWORD)).status == 429
+
+
+NEW_PASSWORD = "another horse, another staple"
+
+
+@pytest.mark.parametrize("how", ["changed", "shut"])
+async def test_a_code_or_a_device_granted_before_gives_nothing_after_the_password_changed(bed: Bed, how: str) -> None:
+    pkce = new_pkce()
+    code = (await bed.code(pkce.challenge, nonce=pkce.nonce))["code"]
+    async with oidc_client(bed.issuer) as client:
+        start = await client.start_device()
+        page = await bed.browser.get(start.verification_uri_complete)
+        await bed.browser.submit(page, name="joe", password=PASSWORD)
+        async with ApiClient(bed.admin) as api:
+            if how == "changed":
+                await set_password(api, "joe", Secret(NEW_PASSWORD))
+            else:
+                spec = {"user": "joe"}
+                ask = {"apiVersion": "identity.datumapis.com/v1alpha", "kind": "ClusterRevocation", "spec": spec}
+                await api.create(ask, "clusterrevocations")
+        with pytest.raises(Refused, match="DRTP-2032"):
+            await client.redeem(code, "http://127.0.0.1:1234/callback", pkce)
+        with pytest.raises(Terminal, match="DRTP-2032"):
+            await client.wait_for_device(start)
+    assert not (await bed.tower.store.list("Login.internal.datumapis.com")).items
+
+
+async def test_a_sign_in_that_begins_while_the_password_changes_is_ended(
+    bed: Bed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever changed it has ended the sign-ins that were there; this one comes a moment later."""
+    pkce = new_pkce()
+    code = (await bed.code(pkce.challenge, nonce=pkce.nonce))["code"]
+    begin = bed.tower.logins.begin
+
+    async def begun_late(account: str) -> tuple[str, Secret[str]]:
+        async with ApiClient(bed.admin) as api:
+            await set_password(api, "joe", Secret(NEW_PASSWORD))
+        return await begin(account)
+
+    monkeypatch.setattr(bed.tower.logins, "begin", begun_late)
+    async with oidc_client(bed.issuer) as client:
+        with pytest.raises(Refused, match="DRTP-2032"):
+            await client.redeem(code, "http://127.0.0.1:1234/callback", pkce)
+    assert not (await bed.tower.store.list("Login.internal.datumapis.com")).items
 
 
 async def test_one_address_alone_keeps_nobody_out(bed: Bed) -> None:
