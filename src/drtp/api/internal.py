@@ -239,6 +239,7 @@ class AuthoritySpec(Model, frozen=True):
     `begun`, `since`: of the rotation, of its phase. `hold_s`: the least time before the doors change, for people and
     secrets that know the former root alone. `grace_s`: how long a root that is gone vouches for the one after it.
     `retired`: roots that still vouch, until when. `floors`: for each usage the least intermediate that may issue.
+    `abandoned`: roots that a rollback leaves, or has left: nobody is believed by them alone.
     """
 
     active: int = 1
@@ -250,6 +251,7 @@ class AuthoritySpec(Model, frozen=True):
     grace_s: int = 0
     retired: dict[str, datetime] = {}
     floors: dict[str, int] = {}
+    abandoned: tuple[int, ...] = ()
 
     @property
     def clients(self) -> int:

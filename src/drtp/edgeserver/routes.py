@@ -163,7 +163,7 @@ class Routes:
             return plain_fault("DRTP-2003", 429)
         try:
             wanted = msgspec.json.decode(await _body(request), type=RenewRequest)
-            leaf, name = self._expired_holder(wanted)
+            leaf, name, on_record = await self._expired_holder(wanted)
         except (Refused, msgspec.DecodeError, ValueError) as error:
             reason = getattr(error, "what", None) or type(error).__name__
             log.info("late renewal refused", remote=remote, reason=reason)
@@ -179,11 +179,15 @@ class Routes:
             return plain_fault("DRTP-2009", 403)
         uid = name.uid
         key = proven_key(wanted.csr_pem)
-        await self._identities.caught_up(uid, key_of(leaf), leaf.not_valid_after_utc, wanted.generation)
+        if not on_record:
+            await self._identities.caught_up(uid, key_of(leaf), leaf.not_valid_after_utc, wanted.generation)
         return answer(await self._identities.renew(uid, key_of(leaf), key, wanted.generation, remote=remote))
 
-    def _expired_holder(self, wanted: RenewRequest) -> tuple[x509.Certificate, SpiffeId]:
-        """The leaf and its name, once nonce, signature and chain (at its last valid moment) hold. Raises: Refused."""
+    async def _expired_holder(self, wanted: RenewRequest) -> tuple[x509.Certificate, SpiffeId, bool]:
+        """The leaf, its name, and whether its key is on record for that name.
+
+        Nonce, signature and chain (at its last valid moment) hold then. Raises: Refused.
+        """
         text, _, seal = wanted.nonce.rpartition(".")
         if not self._nonces.fits(text, seal) or int(text.partition(".")[0]) < self._clock.now().timestamp():
             raise Refused("DRTP-2001", "stale nonce")
@@ -197,8 +201,15 @@ class Routes:
             public.verify(proof, message, ec.ECDSA(hashes.SHA256()))
         except (InvalidSignature, binascii.Error):
             raise Refused("DRTP-2001", "no proof of possession") from None
-        name = self._authority.verify_edge(chain, chain[0].not_valid_after_utc - timedelta(seconds=1))
-        return chain[0], name
+        ending = chain[0].not_valid_after_utc - timedelta(seconds=1)
+        try:
+            return chain[0], self._authority.verify_edge(chain, ending), False
+        except Refused:
+            name = self._authority.verify_abandoned(chain, ending)
+        held = await self._identities.find(name.uid)
+        if held is None or held.record.spec.key_now != key_of(chain[0]):
+            raise Refused("DRTP-2001", "under a root that was rolled back, with a key that is not on record")
+        return chain[0], name, True
 
     async def _mint(self, request: web.Request) -> web.Response:
         """A one-time secret for a service that the user may change; authorised before the service is looked up."""
