@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from drtp.api.internal import EdgeRole
+from drtp.api.internal import CallerRecord, EdgeRole
 from drtp.api.snapshots import PlanConnect, PlanServer, PlanService, RouteEntry
 from drtp.projections.projector import Projector
 from drtp.projections.settings import ProjectionSettings
+from drtp.rules import callers
 from drtp.store.memory import MemoryStore
 from drtp.store.observed import EdgeRef
 from drtp.store.protocol import Stored, kind_of
@@ -231,6 +232,40 @@ async def test_a_grant_in_another_project_costs_nothing_here() -> None:
         before = bed.projector.runs
         assert await bed.put(grant("elsewhere", "bob")) == set()
         assert bed.projector.runs == before
+
+
+async def test_a_caller_is_judged_once_however_many_connectors_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    judged: list[str] = []
+    may_connect = callers.may_connect
+
+    def counted(caller: CallerRecord, *where: Any) -> bool:
+        judged.append(caller.name)
+        return may_connect(caller, *where)
+
+    monkeypatch.setattr(callers, "may_connect", counted)
+    async with served() as bed:
+        await bed.put(grant("joe", "bob"))
+        for number in range(5):
+            ends = f"2030-01-0{number + 1}T00:00:00Z"
+            caller = {"kind": "user", "uid": "uid-bob", "name": "bob", "until": ends}
+            await bed.put(connector(f"c-{number}", "bob", "joe/a", caller=caller))
+        judged.clear()
+        second = {"serviceRef": {"name": "a"}, "client": {"agentID": "agent-1"}}
+        await bed.put(body(DRTP, "DRTPConnection", "joe", "a-2", second))
+        assert judged == [], "another agent of the service asks nobody's roles"
+        await bed.drop(grant("joe", "bob"))
+        assert judged == ["bob"]
+        assert bed.callers()[0] == ()
+
+
+async def test_a_connector_that_renews_or_comes_back_costs_one_step() -> None:
+    async with served() as bed:
+        await bed.put(grant("joe", "bob"))
+        for number in range(8):
+            await bed.put(connector(f"c-{number}", "bob", "joe/a"))
+        before = bed.projector.runs
+        assert await bed.put(connector("c-3", "bob", "joe/a", generation=2, hostname="elsewhere")) == set()
+        assert bed.projector.runs == before + 1
 
 
 async def test_a_service_without_a_public_place_takes_sealed_streams_alone() -> None:
