@@ -21,10 +21,9 @@ from drtp.apiserver import signinpages as pages
 from drtp.issuers.digests import Pepper
 from drtp.issuers.localissuer import PATH, LocalIssuer, NotYet, Tokens
 from drtp.issuers.waiting import Code, Entered
-from drtp.kit.buckets import Buckets
+from drtp.kit.buckets import AddressBuckets
 from drtp.kit.clock import Clock
 from drtp.kit.codes import CODES
-from drtp.kit.door import network_of
 from drtp.kit.errors import DrtpError, Refused, Retryable
 from drtp.kit.secret import Secret
 
@@ -74,7 +73,7 @@ class SignIn:
         self._seals = Pepper(secrets.token_bytes(32))
         parts = urlsplit(issuer.issuer)
         self._origin = f"{parts.scheme}://{parts.netloc}"
-        self._looks = Buckets(clock, burst=120, per_s=10)
+        self._looks = AddressBuckets(clock, burst=120, per_s=10)
 
     def add_to(self, app: web.Application) -> None:
         """Serve them."""
@@ -92,7 +91,7 @@ class SignIn:
     def _paced(self, handler: Handler) -> Handler:
         async def paced(request: web.Request) -> web.StreamResponse:
             try:
-                if not self._looks.take(network_of(request.remote or "::")):
+                if not self._looks.take(request.remote or "::"):
                     raise Refused("DRTP-2033")
                 response = await handler(request)
             except (Refused, Retryable) as error:

@@ -40,9 +40,8 @@ from drtp.issuers.authority import Authority
 from drtp.issuers.digests import Pepper
 from drtp.issuers.requests import proven_key
 from drtp.issuers.secrets import EnrolmentSecrets
-from drtp.kit.buckets import Buckets
+from drtp.kit.buckets import AddressBuckets
 from drtp.kit.clock import Clock
-from drtp.kit.door import network_of
 from drtp.kit.errors import DrtpError, Invalid, Refused
 from drtp.kit.observe import REGISTRY, logger
 from drtp.store.protocol import Store
@@ -75,7 +74,7 @@ class Routes:
         authenticator: Authenticator,
         authoriser: Authoriser,
         audit: AuditLog,
-        attempts: Buckets,
+        attempts: AddressBuckets,
         advertised: Callable[[], str],
         clock: Clock,
     ) -> None:
@@ -117,7 +116,7 @@ class Routes:
     async def _enrol(self, request: web.Request) -> web.Response:
         """One answer for every failure that a stranger could cause: 403 DRTP-2001."""
         remote = remote_of(request)
-        if not self._attempts.take(network_of(remote)):
+        if not self._attempts.take(remote):
             return plain_fault("DRTP-2003", 429)
         try:
             wanted = msgspec.json.decode(await _body(request), type=EnrolRequest)
@@ -159,7 +158,7 @@ class Routes:
     async def _renew(self, request: web.Request) -> web.Response:
         """Within the grace period; possession of the expired certificate's key is proven by a signature."""
         remote = remote_of(request)
-        if not self._attempts.take(network_of(remote)):
+        if not self._attempts.take(remote):
             return plain_fault("DRTP-2003", 429)
         try:
             wanted = msgspec.json.decode(await _body(request), type=RenewRequest)
@@ -214,7 +213,7 @@ class Routes:
     async def _mint(self, request: web.Request) -> web.Response:
         """A one-time secret for a service that the user may change; authorised before the service is looked up."""
         remote = remote_of(request)
-        if not self._attempts.take(network_of(remote)):
+        if not self._attempts.take(remote):
             return plain_fault("DRTP-2003", 429)
         leaf = leaf_of(request)
         user = await self._authenticator.authenticate(

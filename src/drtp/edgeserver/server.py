@@ -31,7 +31,7 @@ from drtp.edgeserver.revocation import Revocation
 from drtp.edgeserver.routes import BODY_BYTES_MAX, Routes, faults
 from drtp.edgeserver.source import SnapshotSource
 from drtp.kit import door
-from drtp.kit.buckets import Buckets
+from drtp.kit.buckets import AddressBuckets, Buckets
 from drtp.kit.clock import Clock
 from drtp.kit.codes import CODES
 from drtp.kit.errors import DrtpError, Refused
@@ -114,7 +114,7 @@ class EdgeServer:
             authenticator=authenticator,
             authoriser=authoriser,
             audit=issuing.audit,
-            attempts=Buckets(clock, burst=120, per_s=10),
+            attempts=AddressBuckets(clock, burst=120, per_s=10),
             advertised=lambda: self.address,
             clock=clock,
         )

@@ -17,9 +17,8 @@ from drtp.issuers.records import find
 from drtp.issuers.signingkeys import SigningKeys
 from drtp.issuers.tokens import account_uid
 from drtp.issuers.waiting import DEVICE_S, POLL_S, Code, DeviceState, Entered, Waiting, mark_of, proves
-from drtp.kit.buckets import Buckets
+from drtp.kit.buckets import AddressBuckets, Buckets
 from drtp.kit.clock import Clock
-from drtp.kit.door import network_of
 from drtp.kit.errors import Conflict, NotFound, Refused
 from drtp.kit.secret import Secret
 from drtp.store.protocol import Store
@@ -85,8 +84,8 @@ class LocalIssuer:
         self._waiting = Waiting(clock)
         # One address alone must not be able to keep somebody out: an account's bucket fills faster than an address'.
         self._by_account = Buckets(clock, burst=20, per_s=1 / 5)
-        self._by_address = Buckets(clock, burst=10, per_s=1 / 10)
-        self._starts = Buckets(clock, burst=30, per_s=1 / 2)
+        self._by_address = AddressBuckets(clock, burst=10, per_s=1 / 10)
+        self._starts = AddressBuckets(clock, burst=30, per_s=1 / 2)
 
     # ---- people ----------------------------------------------------------------------------------------------------
 
@@ -99,7 +98,7 @@ class LocalIssuer:
         """
         uid = account_uid(name)
         # In this order: what an address has no right to try takes nothing from the account.
-        if not self._by_address.take(network_of(remote)) or not self._by_account.take(uid):
+        if not self._by_address.take(remote) or not self._by_account.take(uid):
             raise Refused("DRTP-2033")
         held = await find(self._store, Account, uid)
         usable = held is not None and not held.record.spec.disabled
@@ -135,7 +134,7 @@ class LocalIssuer:
 
     def start_device(self, remote: str, *, offline: bool) -> DeviceStart:
         """A device that waits for a person. Raises: Refused DRTP-2033."""
-        if not self._starts.take(network_of(remote)):
+        if not self._starts.take(remote):
             raise Refused("DRTP-2033")
         device_code, user_code = self._waiting.device(offline=offline)
         return DeviceStart(Secret(device_code), user_code, int(DEVICE_S), POLL_S)
