@@ -31,6 +31,7 @@ from drtp.issuers.records import Held
 from drtp.issuers.requests import ProvenKey, proven_key
 from drtp.issuers.secrets import EnrolmentSecrets
 from drtp.issuers.tokens import stands
+from drtp.kit.buckets import Buckets
 from drtp.kit.clock import Clock
 from drtp.kit.errors import Conflict, Refused, Retryable
 from drtp.store.protocol import NotFound, Store, Update, Write
@@ -95,6 +96,8 @@ class Enrolment:
         self._authoriser = authoriser
         self._audit = audit
         self._clock = clock
+        # Each looks through all records: one caller alone must not keep the control plane busy with that.
+        self._connectors = Buckets(clock, burst=120, per_s=1 / 5)
 
     async def by_secret(self, request: EnrolRequest, remote: str) -> Enrolled:
         """Spend one use of the secret. Raises: Refused (any reason; tell the caller one thing), Conflict DRTP-2002."""
@@ -172,13 +175,19 @@ class Enrolment:
             raise Refused("DRTP-2017")
 
     async def _connector(self, caller: CallerRecord, said: ConnectorRegistration, key: ProvenKey) -> _Candidate:
-        """Its uid is made from its key and its caller, so that enrolling again with one key is one identity."""
+        """Its uid is made from its key and its caller, so that enrolling again with one key is one identity.
+
+        Raises: Refused DRTP-2050; Retryable DRTP-2003.
+        """
+        if not self._connectors.take(caller.uid):
+            raise Retryable("DRTP-2003", "Many connectors of one caller enrol at once.")
         uid = str(uuid.uuid5(uuid.NAMESPACE_OID, f"connector {self._authority.pin} {caller.uid} {key.fingerprint}"))
         scope = await scope_of(self._store, caller)
         name = self._authority.identity(PeerRole.CONNECTOR, uid, caller=caller.uid, **scope)
         held = await self._identities.find(uid)
         if held is not None and (denial(held.record.spec) or held.record.spec.key_now != key.fingerprint):
             raise Refused("DRTP-2001", "the key was used by an identity that has moved on")
+        await self._identities.check_room(caller, uid)
         spec = EdgeIdentitySpec(role=EdgeRole.CONNECTOR, uri=str(name), caller=caller)
         return _Candidate(msgspec.structs.replace(spec, **seen_of(said)), held)
 

@@ -123,7 +123,7 @@ class Routes:
             if wanted.secret is not None:
                 return self._given(await self._enrolment.by_secret(wanted, remote))
         except (Refused, Invalid, msgspec.DecodeError, ValueError) as error:
-            if isinstance(error, Refused) and error.code == "DRTP-2024":
+            if isinstance(error, Refused) and error.code in {"DRTP-2024", "DRTP-2050"}:
                 raise  # whoever holds a good secret is no stranger, and should know
             reason = getattr(error, "what", None) or type(error).__name__
             log.info("enrolment refused", remote=remote, reason=reason)

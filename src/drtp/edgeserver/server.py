@@ -234,6 +234,8 @@ class EdgeServer:
             case AgentRegistration(), EdgeRole.AGENT:
                 spec = await self.identities.connected(uid, peer.key_fingerprint, bundle=bundle)
                 writes = await self._registrations.connections(uid, spec, said, peer.remote)
+                if writes:
+                    self.identities.check_pace(uid)
                 await self._registrations.apply(writes)
             case _:
                 raise Refused("DRTP-3007", "The registration is of another role than the certificate.")

@@ -22,6 +22,8 @@ from drtp.store.protocol import Object, Store
 
 LIFETIME_S = 7 * 24 * 3600
 LIFETIME_S_MAX = 30 * 24 * 3600
+OPEN_MAX = 500
+"""Of one organisation, neither accepted nor expired: a company is invited by an issuer's group, not one by one."""
 
 
 class Invitations:
@@ -36,7 +38,12 @@ class Invitations:
     async def mint(
         self, organization: str, organization_uid: str, role: str, inviter: User, lifetime: timedelta
     ) -> Minted:
-        """An invitation, shown once. The caller has seen to it that `inviter` may give the role."""
+        """An invitation, shown once. The caller has seen to it that `inviter` may give the role.
+
+        Raises: Refused DRTP-2050.
+        """
+        if await self._open_of(organization) >= OPEN_MAX:
+            raise Refused("DRTP-2050", f"{organization} has {OPEN_MAX} invitations that nobody has accepted.")
         name, secret = new_credential(INVITATION_PREFIX)
         spec = InvitationSpec(
             digest=self._pepper.digest(secret.reveal()),
@@ -53,6 +60,13 @@ class Invitations:
             "invitation made", project=organization, invitation=name, role=role, by=inviter.name, decision="allowed"
         )
         return Minted(name, secret, spec.expires_at)
+
+    async def _open_of(self, organization: str) -> int:
+        now = self._clock.now()
+        specs = (
+            msgspec.json.decode(one.raw, type=Invitation).spec for one in (await self._store.list(INVITATION)).items
+        )
+        return sum(one.organization == organization and not one.accepted_by and one.expires_at > now for one in specs)
 
     async def admit(self, text: str, user: User) -> Held[Invitation]:
         """An invitation that `user` may accept, or has accepted. Raises: Refused DRTP-2022, alike for every cause."""

@@ -13,7 +13,7 @@ from cryptography import x509
 from prometheus_client import Counter
 
 from drtp.api.credentials import TOKEN_PREFIX, read
-from drtp.api.internal import API_TOKEN, Account, AccountSpec, ApiToken, ApiTokenSpec
+from drtp.api.internal import ACCOUNT, API_TOKEN, Account, AccountSpec, ApiToken, ApiTokenSpec
 from drtp.api.meta import Key, ObjectMeta
 from drtp.api.people import AUTHENTICATED, FOREIGN, IssuedToken, Proof, User, service_account_user
 from drtp.api.spiffe import PeerRole, identity_of
@@ -22,8 +22,9 @@ from drtp.issuers.digests import Pepper, new_credential
 from drtp.issuers.logins import Logins
 from drtp.issuers.records import as_object, find
 from drtp.issuers.secrets import Minted
+from drtp.kit.buckets import Buckets
 from drtp.kit.clock import Clock
-from drtp.kit.errors import Conflict, NotFound, Refused
+from drtp.kit.errors import Conflict, NotFound, Refused, Retryable
 from drtp.kit.observe import REGISTRY
 from drtp.store.protocol import AlreadyExists, Store
 
@@ -34,6 +35,8 @@ SAID_EVERY_S = 3600.0
 """A script that asks all day from one place is one line an hour."""
 SEEN_MAX = 10_000
 TOKEN_LIFETIME = timedelta(days=90)
+PROGRAM_TOKENS_MAX = 1_000
+"""Of all service accounts of one project, that have not expired: one an hour for a month is 720."""
 
 _ACCOUNTS = uuid.UUID("6e2f2a5e-3f0e-5d6c-9a51-9f1f0f6d7c11")
 """Name space of accounts that are made by name: a random constant."""
@@ -51,6 +54,8 @@ class Accounts:
         self._audit = audit
         self._clock = clock
         self._trust_domain = trust_domain
+        # Each looks through all tokens: one project alone must not keep the control plane busy with that.
+        self._programs = Buckets(clock, burst=120, per_s=1)
         self._seen: OrderedDict[tuple[str, str], float] = OrderedDict()
 
     async def ensure(self, uid: str, name: str, *, groups: Sequence[str] = ()) -> None:
@@ -121,12 +126,37 @@ class Accounts:
 
     async def issue_to_program(self, namespace: str, name: str, uid: str, lifetime: timedelta) -> IssuedToken:
         """As `TokenIssuer.issue_to_program`."""
+        await self._check_room(namespace)
         user = service_account_user(namespace, name)
         spec = AccountSpec(name=user.name, groups=user.groups, service_account=f"{namespace}/{name}")
         with contextlib.suppress(AlreadyExists):
             await self._store.create(as_object(Account(metadata=ObjectMeta(name=uid), spec=spec)))
         minted = await self.mint_token(uid, lifetime=lifetime, description="service account")
         return IssuedToken(uid, minted.secret, minted.expires_at)
+
+    async def _check_room(self, namespace: str) -> None:
+        """Whether programs of a project may have one more token. Raises: Refused DRTP-2050; Retryable DRTP-2003."""
+        if not self._programs.take(namespace):
+            raise Retryable("DRTP-2003", f"Many tokens of programs in {namespace} are made at once.")
+        accounts = (msgspec.json.decode(one.raw, type=Account) for one in (await self._store.list(ACCOUNT)).items)
+        theirs = {one.metadata.name for one in accounts if one.spec.service_account.startswith(f"{namespace}/")}
+        tokens = (msgspec.json.decode(one.raw, type=ApiToken) for one in (await self._store.list(API_TOKEN)).items)
+        now = self._clock.now()
+        live = sum(one.spec.account in theirs and (one.spec.expires_at or now) >= now for one in tokens)
+        if live >= PROGRAM_TOKENS_MAX:
+            raise Refused("DRTP-2050", f"Programs in {namespace} have {PROGRAM_TOKENS_MAX} tokens.")
+
+    async def collect(self) -> int:
+        """Forget tokens that expired more than a day ago; gives how many."""
+        horizon = self._clock.now() - timedelta(days=1)
+        gone = 0
+        for stored in (await self._store.list(API_TOKEN)).items:
+            expires_at = msgspec.json.decode(stored.raw, type=ApiToken).spec.expires_at
+            if expires_at is not None and expires_at < horizon:
+                with contextlib.suppress(NotFound):
+                    await self._store.delete(stored.key)
+                    gone += 1
+        return gone
 
     async def retire(self, uid: str) -> int:
         """Shut the account of a program that is gone, for good; gives how many tokens went. Raises: Conflict."""

@@ -192,6 +192,18 @@ IDENTITY: dict[str, Code] = {
         "The place in the audit log where this answer was to go on is gone: its file was rotated away.",
         "Ask again from the beginning, for fewer lines or a shorter time.",
     ),
+    "DRTP-2050": Code(
+        "Too many of a kind",
+        "This caller has as many connectors, or this project as many tokens of programs or open invitations, as may "
+        "be.",
+        "Delete what is not needed any more, or wait: each ends by itself.",
+    ),
+    "DRTP-2051": Code(
+        "Too many changes",
+        "An edge says of itself something else each time it connects.",
+        "Nothing has to be done: it is let in again in a minute. If it lasts, see whether two programs use one state "
+        "directory.",
+    ),
     "DRTP-2048": Code(
         "Certificate ends",
         "The certificate of a connected edge is in the last third of its life, and no renewal has succeeded.",

@@ -323,9 +323,10 @@ async def _keep_serving(tower: Tower) -> None:
 
 async def _collect(tower: Tower) -> None:
     while True:
-        gone = await tower.secrets.collect() + await tower.invitations.collect() + await tower.logins.collect()
+        collected = (tower.secrets, tower.invitations, tower.logins, tower.accounts)
+        gone = sum([await one.collect() for one in collected])
         if gone:
-            _log.info("expired secrets and sign-ins forgotten", count=gone)
+            _log.info("expired secrets, sign-ins and tokens forgotten", count=gone)
         await tower.clock.sleep(_COLLECT_EVERY_S)
 
 
