@@ -78,7 +78,7 @@ async def browser(ca_pem: bytes = b"") -> AsyncGenerator[Browser]:
 def authorize_url(issuer: str, challenge: str, **more: str) -> str:
     query = {
         "response_type": "code",
-        "client_id": "datumctl",
+        "client_id": f"datumctl@{issuer.removesuffix('/oidc')}",
         "redirect_uri": "http://127.0.0.1:1234/callback",
         "scope": "openid offline_access",
         "state": "the-state",

@@ -67,8 +67,9 @@ class People:
         )
 
     def sign_in(self, name: str, *options: str, password: str = "any", ca: Path | None = None) -> dict[str, Any]:
-        """`datumctl login` and a browser; the event that says who it is."""
+        """`datumctl login` and a browser; the event that says who it is. Without a terminal the issuer is named."""
         trust = ("--ca-file", str(ca or self.ca))
+        options = options if "--issuer" in options else ("--issuer", self.issuer, *options)
         argv = ("login", self.api, *trust, "--no-browser", *options, "--output", "json")
         program = Program([BIN / "datumctl", "--context", self.context(name), *argv], self.bed.env)
         asked = program.event("device" if "--device" in options else "browser")

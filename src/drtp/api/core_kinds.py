@@ -147,6 +147,7 @@ INTERNAL = tuple(
     for plural, model in (
         ("enrolmentsecrets", internal.EnrolmentSecret),
         ("edgeidentities", internal.EdgeIdentity),
+        ("accounts", internal.Account),
         ("apitokens", internal.ApiToken),
         ("logins", internal.Login),
         ("claims", internal.Claim),

@@ -82,6 +82,8 @@ class CallerKind(Enum):
 class CallerRecord(Model, frozen=True):
     """Who a connector acts for, as its enrolment proved: `groups`, `within` and `until` as of a `User`.
 
+    Of a local user the account's groups count, as they are now (`projections.connects.present`).
+
     From `until` on its certificate is not renewed: its user has to prove anew who they are, and what they are in.
     """
 
@@ -237,6 +239,7 @@ class AuthoritySpec(Model, frozen=True):
     `begun`, `since`: of the rotation, of its phase. `hold_s`: the least time before the doors change, for people and
     secrets that know the former root alone. `grace_s`: how long a root that is gone vouches for the one after it.
     `retired`: roots that still vouch, until when. `floors`: for each usage the least intermediate that may issue.
+    `abandoned`: roots that a rollback leaves, or has left: nobody is believed by them alone.
     """
 
     active: int = 1
@@ -248,6 +251,7 @@ class AuthoritySpec(Model, frozen=True):
     grace_s: int = 0
     retired: dict[str, datetime] = {}
     floors: dict[str, int] = {}
+    abandoned: tuple[int, ...] = ()
 
     @property
     def clients(self) -> int:

@@ -7,13 +7,14 @@ exists or not.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 from collections.abc import Iterator, Sequence
 
 from drtp.api.core import ORGANIZATION_LABEL, Namespace
 from drtp.api.people import AUTHENTICATED, SYSTEM_MASTERS, Decision, User
 from drtp.api.rbac import ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding, RoleRef
-from drtp.kit.errors import Refused
+from drtp.kit.errors import Refused, Retryable
 from drtp.rules import permissions
 from drtp.rules.permissions import Grantee, Wanted, grantees_of
 from drtp.store.view import View
@@ -107,11 +108,16 @@ class Rbac:
 
     async def reached(self, revision: int) -> None:
         """Wait until changes up to `revision` are decided by, so that who was told of a change finds it in force."""
+        with contextlib.suppress(Retryable):
+            await self.caught_up(revision)
+
+    async def caught_up(self, revision: int) -> None:
+        """As `reached`. Raises: Retryable DRTP-1021 if the index is behind for longer."""
         try:
             async with asyncio.timeout(VISIBLE_WITHIN_S):
                 await self._view.reached(revision)
         except TimeoutError:
-            return
+            raise Retryable("DRTP-1021", "The index of roles is behind.") from None
 
     # ---- where roles are found -------------------------------------------------------------------------------------
 

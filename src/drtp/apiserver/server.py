@@ -14,7 +14,6 @@ from prometheus_client import Counter, Histogram
 
 from drtp.api import rbac
 from drtp.api.drtp import GROUP as DRTP_GROUP
-from drtp.api.internal import ACCOUNT
 from drtp.api.jsonvalue import JsonObject
 from drtp.api.meta import Key
 from drtp.api.people import Authenticator, CredentialIssuer, TokenIssuer, User
@@ -40,6 +39,7 @@ from drtp.apiserver.organizations import Organizations
 from drtp.apiserver.paths import Target, kind_at, target_of, verb_of
 from drtp.apiserver.rbac import Rbac
 from drtp.apiserver.reads import Readable, Reads
+from drtp.apiserver.reconsidering import Reconsidering
 from drtp.apiserver.selectors import selected_name
 from drtp.apiserver.servicecredentials import ServiceCredentials
 from drtp.apiserver.signin import SignIn
@@ -49,7 +49,7 @@ from drtp.issuers.audit import AuditLog
 from drtp.kit import door, errors
 from drtp.kit.clock import Clock
 from drtp.kit.observe import REGISTRY, logger
-from drtp.store.protocol import Expired, Store
+from drtp.store.protocol import Store
 
 KUBERNETES_VERSION = "v1.33.0"
 """The Kubernetes whose conventions are followed; kubectl compares it with its own."""
@@ -119,7 +119,8 @@ class ApiServer:
         self._clock = clock
         self._store = store
         self._reads = Reads(store, clock)
-        self._watches = Watches(store, self._reads, clock)
+        self._watches = Watches(store, self._reads, clock, self._stands)
+        self._reconsidering = Reconsidering(store, self._watches, authoriser, clock, may=self._may, stands=self._stands)
         self._computed = Reads(catalogue, clock)
         self._writes = Writes(
             store, self._reads, Granting(authoriser), organizations=organizations, changes=Changes(audit), clock=clock
@@ -162,7 +163,7 @@ class ApiServer:
         ) as self.door:
             try:
                 async with asyncio.TaskGroup() as tasks:
-                    chores = [tasks.create_task(self._janitor.run()), tasks.create_task(self._part_with_users())]
+                    chores = [tasks.create_task(self._janitor.run()), tasks.create_task(self._reconsidering.run())]
                     log.info("api served", host=bound[0], port=bound[1])
                     try:
                         yield Serving(bound[0], bound[1])
@@ -172,22 +173,6 @@ class ApiServer:
                             chore.cancel()
             finally:
                 await self._watches.close()
-
-    async def _part_with_users(self) -> None:
-        """End the watches of users whose account is shut; requests are refused by the authenticator anyway."""
-        while True:
-            try:
-                async for event in self._store.watch(ACCOUNT):
-                    if event.stored is None:
-                        continue
-                    if event.stored.object["spec"].get("disabled", False):
-                        await self._watches.end_of(event.stored.key.name)
-                    else:
-                        self._watches.readmit(event.stored.key.name)
-                return
-            except Expired:
-                # The history that is gone may have shut anybody: all come again, and who may not stays away.
-                await self._watches.end_all()
 
     # ---- one request -----------------------------------------------------------------------------------------------
 
@@ -280,11 +265,7 @@ class ApiServer:
             return await self._review(request, user, target)
         watching = request.query.get("watch", "") in {"1", "true"}
         verb = verb_of(request.method, target, watching=watching and request.method == "GET")
-        if not target.name and verb in {"list", "watch", "deletecollection"}:
-            # A collection narrowed to one name is that object, as roles for single objects have it.
-            self._authorise(user, verb, target._replace(name=selected_name(request.query.get("fieldSelector", ""))))
-        else:
-            self._authorise(user, verb, target)
+        self._authorise(user, verb, _asked(request, target, verb))
         if verb == "patch" and is_apply(request.content_type):
             self._authorise(user, "create", target)  # an apply makes what does not exist yet
         info = kind_at(target)
@@ -293,6 +274,24 @@ class ApiServer:
         if (target.group == rbac.GROUP or info.key == NAMESPACE) and verb not in {"get", "list", "watch"}:
             await self._authoriser.reached(self._store.revision)
         return response
+
+    def _may(self, call: Call) -> bool:
+        """Whether roles let the caller of `call` do it now."""
+        return self._may_as(call.user, call)
+
+    async def _stands(self, call: Call) -> bool:
+        """Whether whoever sent `call` would be let in now, by what the connection shows and roles give."""
+        try:
+            return self._may_as(await self._user(call.request), call)
+        except Failure:
+            return False
+
+    def _may_as(self, user: User, call: Call) -> bool:
+        try:
+            self._authorise(user, call.verb, _asked(call.request, call.target, call.verb))
+        except Failure:
+            return False
+        return True
 
     def _authorise(self, user: User, verb: str, target: Target) -> None:
         """Raises: Failure 403, before anything is looked up, the kind itself included."""
@@ -420,6 +419,13 @@ class ApiServer:
     async def _uid_of(self, target: Target) -> str:
         """The uid of the project that the path is in, "" in the cluster. Raises: NotFound."""
         return (await self._store.get(Key("Namespace", "", target.namespace))).uid if target.namespace else ""
+
+
+def _asked(request: web.Request, target: Target, verb: str) -> Target:
+    """What roles are asked about: a collection narrowed to one name is that object, as roles for objects have it."""
+    if target.name or verb not in {"list", "watch", "deletecollection"}:
+        return target
+    return target._replace(name=selected_name(request.query.get("fieldSelector", "")))
 
 
 def _json(value: object, status: int = 200, content_type: str = "application/json") -> web.Response:

@@ -19,12 +19,11 @@ from aiohttp import web
 
 from drtp.apiserver import signinpages as pages
 from drtp.issuers.digests import Pepper
-from drtp.issuers.localissuer import CLIENT, PATH, LocalIssuer, NotYet, Tokens
-from drtp.issuers.waiting import Code
-from drtp.kit.buckets import Buckets
+from drtp.issuers.localissuer import PATH, LocalIssuer, NotYet, Tokens
+from drtp.issuers.waiting import Code, Entered
+from drtp.kit.buckets import AddressBuckets
 from drtp.kit.clock import Clock
 from drtp.kit.codes import CODES
-from drtp.kit.door import network_of
 from drtp.kit.errors import DrtpError, Refused, Retryable
 from drtp.kit.secret import Secret
 
@@ -74,7 +73,7 @@ class SignIn:
         self._seals = Pepper(secrets.token_bytes(32))
         parts = urlsplit(issuer.issuer)
         self._origin = f"{parts.scheme}://{parts.netloc}"
-        self._looks = Buckets(clock, burst=120, per_s=10)
+        self._looks = AddressBuckets(clock, burst=120, per_s=10)
 
     def add_to(self, app: web.Application) -> None:
         """Serve them."""
@@ -92,7 +91,7 @@ class SignIn:
     def _paced(self, handler: Handler) -> Handler:
         async def paced(request: web.Request) -> web.StreamResponse:
             try:
-                if not self._looks.take(network_of(request.remote or "::")):
+                if not self._looks.take(request.remote or "::"):
                     raise Refused("DRTP-2033")
                 response = await handler(request)
             except (Refused, Retryable) as error:
@@ -135,7 +134,7 @@ class SignIn:
     # ---- a browser on the user's own machine -----------------------------------------------------------------------
 
     async def _authorize(self, request: web.Request) -> web.StreamResponse:
-        ask = _asked(request.query, int(self._clock.now().timestamp()) + FORM_S)
+        ask = _asked(request.query, self._issuer.client, int(self._clock.now().timestamp()) + FORM_S)
         return self._form(request, ask)
 
     def _form(self, request: web.Request, ask: _Ask, fault: DrtpError | None = None) -> web.Response:
@@ -156,10 +155,10 @@ class SignIn:
         form = await _form_of(request)
         ask = self._opened(request, form, _Ask)
         try:
-            account = await self._signed_in(form, request)
+            who = await self._signed_in(form, request)
         except (Refused, Retryable) as fault:
             return self._form(request, ask, fault)
-        code = self._issuer.code_for(Code(account, ask.redirect_uri, ask.challenge, ask.nonce, ask.offline))
+        code = self._issuer.code_for(Code(who, ask.redirect_uri, ask.challenge, ask.nonce, ask.offline))
         answer = urlencode({"code": code, "state": ask.state, "iss": self._issuer.issuer})
         headers = {**pages.UNKEPT, "Location": f"{ask.redirect_uri}?{answer}", "Referrer-Policy": "no-referrer"}
         return web.Response(status=303, headers=headers)
@@ -168,7 +167,7 @@ class SignIn:
 
     async def _device_start(self, request: web.Request) -> web.StreamResponse:
         form = await _form_of(request)
-        if form.get("client_id") != CLIENT:
+        if form.get("client_id") != self._issuer.client:
             return _oauth_error("invalid_client")
         scopes = form.get("scope", "").split()
         started = self._issuer.start_device(request.remote or "::", offline="offline_access" in scopes)
@@ -199,12 +198,12 @@ class SignIn:
         self._opened(request, form, _Form)
         code = form.get("user_code", "")[:20]
         try:
-            account = await self._signed_in(form, request)
+            who = await self._signed_in(form, request)
         except (Refused, Retryable) as fault:
             return self._device_form(request, code, fault)
         granted = form.get("do") == "grant"
         decide = self._issuer.grant if granted else self._issuer.deny
-        if not decide(code, account):
+        if not decide(code, who):
             return self._device_form(request, code, Refused("DRTP-2032", "No device waits with this code."))
         if not granted:
             return pages.told("Refused", "The device is not signed in.")
@@ -214,7 +213,7 @@ class SignIn:
 
     async def _token(self, request: web.Request) -> web.StreamResponse:
         form = await _form_of(request)
-        if form.get("client_id") != CLIENT:
+        if form.get("client_id") != self._issuer.client:
             return _oauth_error("invalid_client")
         remote = request.remote or ""
         try:
@@ -245,7 +244,7 @@ class SignIn:
 
     # ---- forms -----------------------------------------------------------------------------------------------------
 
-    async def _signed_in(self, form: Mapping[str, str], request: web.Request) -> str:
+    async def _signed_in(self, form: Mapping[str, str], request: web.Request) -> Entered:
         name, password = form.get("name", "").strip()[:128], form.get("password", "")
         return await self._issuer.signed_in(name, Secret(password), request.remote or "::")
 
@@ -269,10 +268,10 @@ class SignIn:
         return value
 
 
-def _asked(query: Mapping[str, str], expires: int) -> _Ask:
+def _asked(query: Mapping[str, str], client: str, expires: int) -> _Ask:
     """What a client asks for. Raises: web.HTTPBadRequest; nothing is sent to an address that may be wrong."""
     redirect_uri = query.get("redirect_uri", "")
-    if query.get("client_id") != CLIENT or _REDIRECT.fullmatch(redirect_uri) is None:
+    if query.get("client_id") != client or _REDIRECT.fullmatch(redirect_uri) is None:
         raise web.HTTPBadRequest(text="This is not the sign-in of a program that is known here.")
     scopes = query.get("scope", "").split()
     challenge, state, nonce = (query.get(name, "") for name in ("code_challenge", "state", "nonce"))

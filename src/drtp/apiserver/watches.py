@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import NamedTuple
 
 import msgspec
@@ -56,13 +56,14 @@ class _Pace(NamedTuple):
 class Watches:
     """Runs every watch of this server, and ends them all at shutdown."""
 
-    def __init__(self, store: Store, reads: Reads, clock: Clock) -> None:
+    def __init__(self, store: Store, reads: Reads, clock: Clock, stands: Callable[[Call], Awaitable[bool]]) -> None:
+        """`stands`: whether a caller would be let in to the same watch now."""
         self._store = store
         self._reads = reads
         self._clock = clock
-        self._open: dict[Watch, str] = {}
+        self._stands = stands
+        self._open: dict[Watch, Call] = {}
         self._by_user: Counter[str] = Counter()
-        self._shut: set[str] = set()
         self._closing = False
 
     async def close(self) -> None:
@@ -75,15 +76,11 @@ class Watches:
         for watch in tuple(self._open):
             await watch.aclose()
 
-    def readmit(self, user: str) -> None:
-        """A user (uid) who is somebody, perhaps again."""
-        self._shut.discard(user)
-
-    async def end_of(self, user: str) -> None:
-        """End the watches of one user (uid), who is nobody any more, those that are about to begin included."""
-        self._shut.add(user)
-        for watch in [watch for watch, owner in self._open.items() if owner == user]:
-            await watch.aclose()
+    async def end_unless(self, wanted: Callable[[Call], bool], holds: Callable[[Call], Awaitable[bool]]) -> None:
+        """End the watches that are `wanted`, but for those of which `holds` is said."""
+        for watch, call in tuple(self._open.items()):
+            if wanted(call) and not await holds(call):
+                await watch.aclose()
 
     async def run(self, call: Call) -> web.StreamResponse:
         """Serve one watch until it ends. Raises: Failure before the first byte."""
@@ -108,12 +105,13 @@ class Watches:
         if call.user.until is not None:  # whoever has to prove themselves again does so before they see more
             duration = min(duration, max(0.0, (call.user.until - self._clock.now()).total_seconds()))
         initial, watch = await self._begin(call)
-        self._open[watch] = call.user.uid
-        if call.user.uid in self._shut:
-            await watch.aclose()  # shut after the request was authenticated
+        self._open[watch] = call
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         response.enable_chunked_encoding()
         try:
+            if not await self._stands(call):  # what let them in was taken away before this watch was known here
+                await watch.aclose()
+                initial = []
             await response.prepare(call.request)
             out = _Output(call, response, self._clock)
             try:

@@ -27,10 +27,14 @@ _DONE = (
 class Callback:
     """Waits for the browser to come back."""
 
-    def __init__(self, state: str, issuer: str) -> None:
-        """`state`: what was sent along; an answer without it is somebody else's. `issuer`: who must have answered."""
+    def __init__(self, state: str, issuer: str, *, says_who: bool = False) -> None:
+        """`state`: what was sent along; an answer without it is somebody else's. `issuer`: who must have answered.
+
+        `says_who`: the issuer names itself in each answer (RFC 9207), so one without a name is not from there.
+        """
         self._state = state
         self._issuer = issuer
+        self._unsaid = "" if says_who else issuer
         self._answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._host = ""
         self.redirect_uri = ""
@@ -59,7 +63,7 @@ class Callback:
         query = request.query
         # A name that resolves to this address is somebody's trick (DNS rebinding).
         ours = request.host == self._host and hmac.compare_digest(query.get("state", "").encode(), self._state.encode())
-        if not ours or query.get("iss", self._issuer) != self._issuer or self._answer.done():
+        if not ours or query.get("iss", self._unsaid) != self._issuer or self._answer.done():
             return _page("This is not the answer to a sign-in that was started here.", 400)
         code, error = query.get("code", ""), query.get("error", "")
         if error or not code:

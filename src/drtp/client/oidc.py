@@ -55,6 +55,7 @@ class Endpoints(msgspec.Struct, frozen=True):
     token_endpoint: str
     device_authorization_endpoint: str = ""
     revocation_endpoint: str = ""
+    authorization_response_iss_parameter_supported: bool = False
 
 
 class Granted(NamedTuple):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import uuid
 
 from drtp.api.core import ORGANIZATION_LABEL
-from drtp.api.internal import Bound, CallerKind, CallerRecord, EdgeIdentity
+from drtp.api.internal import Bound, CallerKind, CallerRecord
 from drtp.api.meta import Key
 from drtp.api.people import AUTHENTICATED, User, service_account_user
 from drtp.api.reports import CALLED_MAX, ConnectorRegistration
@@ -69,12 +69,6 @@ def organization_uid(project: Stored) -> str:
     """The uid of a project's organisation, made from its name; of a project without one, from the project."""
     organization = project.labels.get(ORGANIZATION_LABEL) or project.uid
     return str(uuid.uuid5(uuid.NAMESPACE_OID, f"organization {organization}"))
-
-
-def is_of(identity: EdgeIdentity, namespace: str, name: str) -> bool:
-    """Whether it is a connector of this service account."""
-    caller = identity.spec.caller
-    return caller is not None and caller.name == service_account_user(namespace, name).name
 
 
 def seen_of(said: ConnectorRegistration) -> dict[str, str | tuple[str, ...]]:

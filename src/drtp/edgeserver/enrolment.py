@@ -11,7 +11,7 @@ import msgspec
 
 from drtp.api import drtp
 from drtp.api.feed import EdgeRole, EnrolRequest
-from drtp.api.internal import Account, Bound, CallerRecord, EdgeIdentity, EdgeIdentitySpec
+from drtp.api.internal import Bound, CallerRecord, EdgeIdentity, EdgeIdentitySpec
 from drtp.api.meta import Key
 from drtp.api.people import Authoriser, User
 from drtp.api.reports import (
@@ -27,9 +27,11 @@ from drtp.edgeserver.identities import ATTEMPTS, Identities, denial, usable
 from drtp.edgeserver.registrations import SERVICE, Registrations
 from drtp.issuers.audit import AuditLog
 from drtp.issuers.authority import Authority
-from drtp.issuers.records import Held, find
+from drtp.issuers.records import Held
 from drtp.issuers.requests import ProvenKey, proven_key
 from drtp.issuers.secrets import EnrolmentSecrets
+from drtp.issuers.tokens import stands
+from drtp.kit.buckets import Buckets
 from drtp.kit.clock import Clock
 from drtp.kit.errors import Conflict, Refused, Retryable
 from drtp.store.protocol import NotFound, Store, Update, Write
@@ -94,6 +96,8 @@ class Enrolment:
         self._authoriser = authoriser
         self._audit = audit
         self._clock = clock
+        # Each looks through all records: one caller alone must not keep the control plane busy with that.
+        self._connectors = Buckets(clock, burst=120, per_s=1 / 5)
 
     async def by_secret(self, request: EnrolRequest, remote: str) -> Enrolled:
         """Spend one use of the secret. Raises: Refused (any reason; tell the caller one thing), Conflict DRTP-2002."""
@@ -103,6 +107,8 @@ class Enrolment:
             spec = admission.spec
             if _ROLES[type(request.registration)] is not spec.role:
                 raise Refused("DRTP-2001", "the secret is for another role")
+            if not await stands(self._store, spec.created_by.removeprefix("user ")):
+                raise Refused("DRTP-2001", "whoever made the secret is nobody any more")
             if admission.again and (given := await self._given_before(admission.again, key)) is not None:
                 return given
             candidate = await self._candidate(spec.bound, request.registration, key, remote)
@@ -169,13 +175,19 @@ class Enrolment:
             raise Refused("DRTP-2017")
 
     async def _connector(self, caller: CallerRecord, said: ConnectorRegistration, key: ProvenKey) -> _Candidate:
-        """Its uid is made from its key and its caller, so that enrolling again with one key is one identity."""
+        """Its uid is made from its key and its caller, so that enrolling again with one key is one identity.
+
+        Raises: Refused DRTP-2050; Retryable DRTP-2003.
+        """
+        if not self._connectors.take(caller.uid):
+            raise Retryable("DRTP-2003", "Many connectors of one caller enrol at once.")
         uid = str(uuid.uuid5(uuid.NAMESPACE_OID, f"connector {self._authority.pin} {caller.uid} {key.fingerprint}"))
         scope = await scope_of(self._store, caller)
         name = self._authority.identity(PeerRole.CONNECTOR, uid, caller=caller.uid, **scope)
         held = await self._identities.find(uid)
         if held is not None and (denial(held.record.spec) or held.record.spec.key_now != key.fingerprint):
             raise Refused("DRTP-2001", "the key was used by an identity that has moved on")
+        await self._identities.check_room(caller, uid)
         spec = EdgeIdentitySpec(role=EdgeRole.CONNECTOR, uri=str(name), caller=caller)
         return _Candidate(msgspec.structs.replace(spec, **seen_of(said)), held)
 
@@ -187,12 +199,11 @@ class Enrolment:
         )
 
     async def _unless_shut(self, user: User, uid: str) -> None:
-        """Whoever revoked the user meanwhile has looked for their agents before this one was there.
+        """Whoever revoked the user, or deleted the program, has looked for its agents before this one was there.
 
         Raises: Refused DRTP-2005.
         """
-        account = await find(self._store, Account, user.uid) if user.uid else None
-        if account is not None and account.record.spec.disabled:
+        if user.uid and not await stands(self._store, user.uid):
             await self._identities.revoke(uid, "its user was revoked", by="enrolment")
             raise Refused("DRTP-2005", "The user was revoked.")
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 from datetime import datetime, timedelta
 
 import msgspec
 from cryptography import x509
 
 from drtp.api.feed import EdgeRole, Renewed
-from drtp.api.internal import EDGE_IDENTITY, CallerRecord, EdgeIdentity, EdgeIdentitySpec
+from drtp.api.internal import EDGE_IDENTITY, CallerKind, CallerRecord, EdgeIdentity, EdgeIdentitySpec
 from drtp.api.meta import Key, ObjectMeta
 from drtp.api.spiffe import PeerRole, SpiffeId, parse_uri
 from drtp.edgeserver.connectors import is_there
@@ -19,15 +18,23 @@ from drtp.issuers.authority import Authority, Issued
 from drtp.issuers.certificates import Usage
 from drtp.issuers.records import Held, as_object, find
 from drtp.issuers.requests import ProvenKey
+from drtp.kit.buckets import Buckets
 from drtp.kit.clock import Clock
-from drtp.kit.errors import Conflict, Refused
+from drtp.kit.errors import Conflict, Refused, Retryable
 from drtp.store.protocol import Create, NotFound, Store, Update, Write
 
 GRACE = timedelta(days=7)
 """An edge that was off over a long weekend comes back by itself with its expired certificate's key."""
 FORGOTTEN_AFTER = timedelta(days=1)
+CALLER_FORGOTTEN_AFTER = timedelta(hours=1)
+"""A user's connector is not renewed after its end: it enrols again, as another one."""
 
 _FORGETTABLE = frozenset({EdgeRole.AGENT, EdgeRole.CONNECTOR})
+
+CONNECTORS_MAX = 1_000
+"""Of one caller, with a certificate that has not ended: a job that starts anew each minute has 480 in eight hours."""
+CHANGES_BURST, CHANGES_PER_S = 20, 1 / 30
+"""Writes for what one edge says of itself: a laptop that moves all day changes less, a loop of Hellos more."""
 
 ATTEMPTS = 5
 """Conditional writes that lose a race are judged anew this often; then the caller retries."""
@@ -41,6 +48,7 @@ class Identities:
         self._authority = authority
         self._audit = audit
         self._clock = clock
+        self._changes = Buckets(clock, burst=CHANGES_BURST, per_s=CHANGES_PER_S)
 
     async def find(self, uid: str) -> Held[EdgeIdentity] | None:
         """The record of an identity."""
@@ -154,12 +162,30 @@ class Identities:
             updated = msgspec.structs.replace(spec, used_generation=generation, **seen)
             if updated == spec:
                 return spec
+            self.check_pace(uid)
             try:
                 await self._store.update(held.replaced(updated))
             except Conflict:
                 continue
             return updated
         raise Conflict("DRTP-1003")
+
+    def check_pace(self, uid: str) -> None:
+        """One more write for what an edge says of itself. Raises: Retryable DRTP-2051."""
+        if not self._changes.take(uid):
+            raise Retryable("DRTP-2051")
+
+    async def check_room(self, caller: CallerRecord, uid: str) -> None:
+        """Whether a caller may have one more connector, `uid`. Raises: Refused DRTP-2050."""
+        now = self._clock.now()
+        live = 0
+        for stored in (await self._store.list(EDGE_IDENTITY)).items:
+            record = msgspec.json.decode(stored.raw, type=EdgeIdentity)
+            spec = record.spec
+            theirs = spec.caller is not None and spec.caller.uid == caller.uid and record.metadata.name != uid
+            live += theirs and not spec.revoked and spec.not_after is not None and spec.not_after > now
+        if live >= CONNECTORS_MAX:
+            raise Refused("DRTP-2050", f"{caller.name} has {CONNECTORS_MAX} connectors.")
 
     async def trusts(self, uid: str, bundle: str) -> None:
         """The edge has the roots of this digest in force."""
@@ -192,13 +218,6 @@ class Identities:
         project = await self._deny(uid, reason, revoked=True)
         self._audit.write("identity revoked", project=project, identity=uid, reason=reason, by=by)
 
-    async def revoke_where(self, wanted: Callable[[EdgeIdentity], bool], reason: str) -> None:
-        """Withdraw all that `wanted` chooses, and that is not withdrawn yet."""
-        for stored in (await self._store.list(EDGE_IDENTITY)).items:
-            record = msgspec.json.decode(stored.raw, type=EdgeIdentity)
-            if not record.spec.revoked and wanted(record):
-                await self.revoke(record.metadata.name, reason)
-
     async def collect(self) -> int:
         """Forget agents and connectors that can never come back, and whose deny-list entry nobody needs.
 
@@ -206,11 +225,13 @@ class Identities:
 
         POPs and gateways stay: their uids are known to others.
         """
-        horizon = self._clock.now() - GRACE - FORGOTTEN_AFTER
+        now = self._clock.now()
         gone = 0
         for stored in (await self._store.list(EDGE_IDENTITY)).items:
             spec = msgspec.json.decode(stored.raw, type=EdgeIdentity).spec
-            if spec.role in _FORGETTABLE and spec.not_after is not None and spec.not_after < horizon:
+            of_user = spec.caller is not None and spec.caller.kind is CallerKind.USER
+            kept = CALLER_FORGOTTEN_AFTER if of_user else GRACE + FORGOTTEN_AFTER
+            if spec.role in _FORGETTABLE and spec.not_after is not None and spec.not_after < now - kept:
                 with contextlib.suppress(NotFound):
                     await self._store.delete(stored.key)
                     gone += 1

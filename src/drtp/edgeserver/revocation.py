@@ -11,10 +11,8 @@ from drtp.api.internal import EDGE_IDENTITY, ENROLMENT_SECRET, EdgeIdentity, Enr
 from drtp.api.meta import Key
 from drtp.api.revoking import Because, Withdrawn
 from drtp.edgeserver.identities import Identities
+from drtp.edgeserver.issuing import Issuing
 from drtp.edgeserver.registrations import SERVER, SERVICE
-from drtp.issuers.audit import AuditLog
-from drtp.issuers.secrets import EnrolmentSecrets
-from drtp.issuers.tokens import Accounts
 from drtp.kit import errors
 from drtp.store.protocol import Delete, NotFound, Store
 
@@ -22,14 +20,13 @@ from drtp.store.protocol import Delete, NotFound, Store
 class Revocation:
     """Revokes agents, services, users, POPs and gateways."""
 
-    def __init__(
-        self, store: Store, identities: Identities, accounts: Accounts, secrets: EnrolmentSecrets, audit: AuditLog
-    ) -> None:
+    def __init__(self, store: Store, identities: Identities, issuing: Issuing) -> None:
         self._store = store
         self._identities = identities
-        self._accounts = accounts
-        self._secrets = secrets
-        self._audit = audit
+        self._accounts = issuing.accounts
+        self._secrets = issuing.secrets
+        self._invitations = issuing.invitations
+        self._audit = issuing.audit
 
     async def agent(self, namespace: str, uid: str, because: Because) -> Withdrawn:
         """As `Revoker.agent`. An agent of another project is as unknown as one that never was."""
@@ -57,6 +54,25 @@ class Revocation:
         secrets = await self._drop_secrets(lambda spec: spec.created_by == by, because)
         withdrawn = await self._revoke(await self._uids(lambda one: one.spec.created_by == by), because)
         return withdrawn._replace(secrets=secrets, tokens=tokens, user=uid)
+
+    async def program(self, uid: str, because: Because) -> Withdrawn:
+        """A service account (by uid) that is gone: its connectors, the agents that its tokens let in, and what it gave.
+
+        Nothing of it proves anybody from the moment it was deleted. Its account is shut last, so that whoever finds it
+        open after a crash does all of this again.
+        """
+        by = f"user {uid}"
+        secrets = await self._drop_secrets(
+            lambda spec: uid in (spec.created_by.removeprefix("user "), spec.bound.uid), because
+        )
+        await self._invitations.withdraw(uid, because.by, because.reason)
+
+        def of_it(one: EdgeIdentity) -> bool:
+            caller = one.spec.caller
+            return not one.spec.revoked and (one.spec.created_by == by or (caller is not None and caller.uid == uid))
+
+        withdrawn = await self._revoke(await self._uids(of_it), because)
+        return withdrawn._replace(secrets=secrets, tokens=await self._accounts.retire(uid), user=uid)
 
     async def pop(self, name: str, because: Because) -> Withdrawn:
         """As `Revoker.pop`."""

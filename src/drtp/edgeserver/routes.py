@@ -40,9 +40,8 @@ from drtp.issuers.authority import Authority
 from drtp.issuers.digests import Pepper
 from drtp.issuers.requests import proven_key
 from drtp.issuers.secrets import EnrolmentSecrets
-from drtp.kit.buckets import Buckets
+from drtp.kit.buckets import AddressBuckets
 from drtp.kit.clock import Clock
-from drtp.kit.door import network_of
 from drtp.kit.errors import DrtpError, Invalid, Refused
 from drtp.kit.observe import REGISTRY, logger
 from drtp.store.protocol import Store
@@ -75,7 +74,7 @@ class Routes:
         authenticator: Authenticator,
         authoriser: Authoriser,
         audit: AuditLog,
-        attempts: Buckets,
+        attempts: AddressBuckets,
         advertised: Callable[[], str],
         clock: Clock,
     ) -> None:
@@ -117,14 +116,14 @@ class Routes:
     async def _enrol(self, request: web.Request) -> web.Response:
         """One answer for every failure that a stranger could cause: 403 DRTP-2001."""
         remote = remote_of(request)
-        if not self._attempts.take(network_of(remote)):
+        if not self._attempts.take(remote):
             return plain_fault("DRTP-2003", 429)
         try:
             wanted = msgspec.json.decode(await _body(request), type=EnrolRequest)
             if wanted.secret is not None:
                 return self._given(await self._enrolment.by_secret(wanted, remote))
         except (Refused, Invalid, msgspec.DecodeError, ValueError) as error:
-            if isinstance(error, Refused) and error.code == "DRTP-2024":
+            if isinstance(error, Refused) and error.code in {"DRTP-2024", "DRTP-2050"}:
                 raise  # whoever holds a good secret is no stranger, and should know
             reason = getattr(error, "what", None) or type(error).__name__
             log.info("enrolment refused", remote=remote, reason=reason)
@@ -159,11 +158,11 @@ class Routes:
     async def _renew(self, request: web.Request) -> web.Response:
         """Within the grace period; possession of the expired certificate's key is proven by a signature."""
         remote = remote_of(request)
-        if not self._attempts.take(network_of(remote)):
+        if not self._attempts.take(remote):
             return plain_fault("DRTP-2003", 429)
         try:
             wanted = msgspec.json.decode(await _body(request), type=RenewRequest)
-            leaf, name = self._expired_holder(wanted)
+            leaf, name, on_record = await self._expired_holder(wanted)
         except (Refused, msgspec.DecodeError, ValueError, UnsupportedAlgorithm) as error:
             reason = getattr(error, "what", None) or type(error).__name__
             log.info("late renewal refused", remote=remote, reason=reason)
@@ -179,11 +178,15 @@ class Routes:
             return plain_fault("DRTP-2009", 403)
         uid = name.uid
         key = proven_key(wanted.csr_pem)
-        await self._identities.caught_up(uid, key_of(leaf), leaf.not_valid_after_utc, wanted.generation)
+        if not on_record:
+            await self._identities.caught_up(uid, key_of(leaf), leaf.not_valid_after_utc, wanted.generation)
         return answer(await self._identities.renew(uid, key_of(leaf), key, wanted.generation, remote=remote))
 
-    def _expired_holder(self, wanted: RenewRequest) -> tuple[x509.Certificate, SpiffeId]:
-        """The leaf and its name, once nonce, signature and chain (at its last valid moment) hold. Raises: Refused."""
+    async def _expired_holder(self, wanted: RenewRequest) -> tuple[x509.Certificate, SpiffeId, bool]:
+        """The leaf, its name, and whether its key is on record for that name.
+
+        Nonce, signature and chain (at its last valid moment) hold then. Raises: Refused.
+        """
         text, _, seal = wanted.nonce.rpartition(".")
         if not self._nonces.fits(text, seal) or int(text.partition(".")[0]) < self._clock.now().timestamp():
             raise Refused("DRTP-2001", "stale nonce")
@@ -197,13 +200,20 @@ class Routes:
             public.verify(proof, message, ec.ECDSA(hashes.SHA256()))
         except (InvalidSignature, binascii.Error):
             raise Refused("DRTP-2001", "no proof of possession") from None
-        name = self._authority.verify_edge(chain, chain[0].not_valid_after_utc - timedelta(seconds=1))
-        return chain[0], name
+        ending = chain[0].not_valid_after_utc - timedelta(seconds=1)
+        try:
+            return chain[0], self._authority.verify_edge(chain, ending), False
+        except Refused:
+            name = self._authority.verify_abandoned(chain, ending)
+        held = await self._identities.find(name.uid)
+        if held is None or held.record.spec.key_now != key_of(chain[0]):
+            raise Refused("DRTP-2001", "under a root that was rolled back, with a key that is not on record")
+        return chain[0], name, True
 
     async def _mint(self, request: web.Request) -> web.Response:
         """A one-time secret for a service that the user may change; authorised before the service is looked up."""
         remote = remote_of(request)
-        if not self._attempts.take(network_of(remote)):
+        if not self._attempts.take(remote):
             return plain_fault("DRTP-2003", 429)
         leaf = leaf_of(request)
         user = await self._authenticator.authenticate(

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass
 
 import aiohttp
 import msgspec
@@ -21,18 +20,18 @@ from drtp.api.reports import AgentRegistration, ConnectorRegistration, GatewayRe
 from drtp.api.snapshots import Snapshot
 from drtp.api.spiffe import PeerRole, identity_of
 from drtp.edgeserver.answers import key_of, leaf_of, plain_fault, remote_of
-from drtp.edgeserver.connectors import SERVICE_ACCOUNT, is_of, seen_of
+from drtp.edgeserver.connectors import seen_of
+from drtp.edgeserver.departures import Departures
 from drtp.edgeserver.enrolment import Enrolment
 from drtp.edgeserver.feed import MESSAGE_BYTES_MAX, FeedSession, Peer
 from drtp.edgeserver.identities import Identities, denial
-from drtp.edgeserver.registrations import SERVER, Registrations
+from drtp.edgeserver.issuing import Issuing
+from drtp.edgeserver.registrations import Registrations
+from drtp.edgeserver.revocation import Revocation
 from drtp.edgeserver.routes import BODY_BYTES_MAX, Routes, faults
 from drtp.edgeserver.source import SnapshotSource
-from drtp.issuers.audit import AuditLog
-from drtp.issuers.authority import Authority
-from drtp.issuers.secrets import EnrolmentSecrets
 from drtp.kit import door
-from drtp.kit.buckets import Buckets
+from drtp.kit.buckets import AddressBuckets, Buckets
 from drtp.kit.clock import Clock
 from drtp.kit.codes import CODES
 from drtp.kit.errors import DrtpError, Refused
@@ -63,15 +62,6 @@ _TERMINAL = frozenset({"DRTP-2006", "DRTP-2007", "DRTP-3007", "DRTP-3008"})
 """Refusals at Hello that asking again cannot change. An unknown identity may be a backup being restored: ask again."""
 
 
-@dataclass(frozen=True, slots=True)
-class Issuing:
-    """The issuers' parts that the door uses."""
-
-    authority: Authority
-    secrets: EnrolmentSecrets
-    audit: AuditLog
-
-
 class EdgeServer:
     """Accepts edges. One feed for each identity: a newer one replaces the older, and never waits for it."""
 
@@ -96,6 +86,8 @@ class EdgeServer:
         self._authority = issuing.authority
         self._audit = issuing.audit
         self.identities = Identities(store, issuing.authority, issuing.audit, clock)
+        self.revocation = Revocation(store, self.identities, issuing)
+        self._departures = Departures(store, self.identities, self.revocation)
         self._registrations = Registrations(store)
         self._renewals = Buckets(clock, burst=4, per_s=1 / 60)
         self._host, self._port = advertised_host, advertised_port
@@ -122,7 +114,7 @@ class EdgeServer:
             authenticator=authenticator,
             authoriser=authoriser,
             audit=issuing.audit,
-            attempts=Buckets(clock, burst=120, per_s=10),
+            attempts=AddressBuckets(clock, burst=120, per_s=10),
             advertised=lambda: self.address,
             clock=clock,
         )
@@ -242,6 +234,8 @@ class EdgeServer:
             case AgentRegistration(), EdgeRole.AGENT:
                 spec = await self.identities.connected(uid, peer.key_fingerprint, bundle=bundle)
                 writes = await self._registrations.connections(uid, spec, said, peer.remote)
+                if writes:
+                    self.identities.check_pace(uid)
                 await self._registrations.apply(writes)
             case _:
                 raise Refused("DRTP-3007", "The registration is of another role than the certificate.")
@@ -300,15 +294,16 @@ class EdgeServer:
     # ---- revocation ----------------------------------------------------------------------------------------------
 
     async def _watch(self) -> None:
-        """Cut feeds of identities that are denied, and revoke POPs whose DRTPServer is deleted, as it happens.
+        """Cut feeds of identities that are denied, and revoke what has lost what it was for, as it happens.
 
-        History that is gone, and a disk that is full, are survived: then everybody who is here is looked at anew.
+        A start, history that is gone, and a disk that is full, are survived: then everybody is looked at anew.
         """
-        behind = False
+        behind = True
         while True:
             since = self._store.revision
             try:
                 if behind:
+                    await self._departures.missed()
                     await self._recheck()
                     behind = False
                 async for event in self._store.watch(since=since):
@@ -321,21 +316,16 @@ class EdgeServer:
     async def _noticed(self, event: WatchEvent) -> None:
         if event.stored is None:
             return
+        gone = event.type is EventType.DELETED
         if event.stored.key.kind == EDGE_IDENTITY:
             record = msgspec.json.decode(event.stored.raw, type=EdgeIdentity)
-            gone = event.type is EventType.DELETED
             code = "DRTP-2006" if gone else denial(record.spec)
             if code is not None:
                 self._cut(record.metadata.name, code)
             if gone:
                 self._observed.forget(record.metadata.name)
-        elif event.stored.key.kind == SERVER and event.type is EventType.DELETED:
-            await self.identities.revoke(event.stored.uid, "its DRTPServer was deleted")
-        elif event.stored.key.kind == SERVICE_ACCOUNT and event.type is EventType.DELETED:
-            _, namespace, name = event.stored.key
-            await self.identities.revoke_where(
-                lambda one: is_of(one, namespace, name), "its service account was deleted"
-            )
+        elif gone:
+            await self._departures.deleted(event.stored)
 
     async def _collect(self) -> None:
         while True:
@@ -349,13 +339,8 @@ class EdgeServer:
             await self._clock.sleep(COLLECT_EVERY_S)
 
     async def _recheck(self) -> None:
-        for uid, session in list(self._sessions.items()):
+        for uid in list(self._sessions):
             held = await self.identities.find(uid)
-            if held is not None and session.peer.edge.role is EdgeRole.POP:
-                stored = await self._registrations.existing_server(held.record.spec.edge_name)
-                if stored is None or stored.uid != uid:
-                    await self.identities.revoke(uid, "its DRTPServer was deleted")
-                    held = None
             code = "DRTP-2006" if held is None else denial(held.record.spec)
             if code is not None:
                 self._cut(uid, code)

@@ -194,8 +194,17 @@ class Authority:
 
     def verify_edge(self, chain: list[x509.Certificate], at: datetime) -> SpiffeId:
         """Whose chain this is, as of `at`; for certificates that TLS will not take any more. Raises: Refused."""
+        return self._verified(chain, at, (*self._state.trusted, *self._retired()))
+
+    def verify_abandoned(self, chain: list[x509.Certificate], at: datetime) -> SpiffeId:
+        """As `verify_edge`, under a root that was rolled back. Somebody else may have its key, and have made the chain:
+        only a key that is on record shows whose it is. Raises: Refused.
+        """
+        left = [number for number in self._state.abandoned if number in self._roots]
+        return self._verified(chain, at, left)
+
+    def _verified(self, chain: list[x509.Certificate], at: datetime, numbers: Iterable[int]) -> SpiffeId:
         try:
-            numbers = (*self._state.trusted, *self._retired())
             store = Store([self._roots[number].certificate for number in dict.fromkeys(numbers)])
             PolicyBuilder().store(store).time(at).build_client_verifier().verify(chain[0], chain[1:])
         except (VerificationError, ValueError, IndexError) as error:
@@ -239,7 +248,7 @@ class Authority:
         now, state = self._clock.now(), self._state
         due = {int(number) for number, until in state.retired.items() if until > now}
         due |= {number for number in self._roots if number > max(state.trusted)}
-        return sorted(due & self._roots.keys() - set(state.trusted))
+        return sorted(due & self._roots.keys() - {*state.trusted, *state.abandoned})
 
     def _newest(self, usage: Usage) -> int:
         return max((number for number, _ in self._intermediates[usage]), default=0)

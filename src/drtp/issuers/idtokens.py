@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from drtp.issuers.jose import VerifyingKey, read_token, verify
-from drtp.issuers.localissuer import CLIENT, LocalIssuer
+from drtp.issuers.localissuer import LocalIssuer
 from drtp.issuers.remotekeys import RemoteKeys
 from drtp.kit.clock import Clock
 from drtp.kit.errors import Refused
@@ -75,7 +75,7 @@ class IdTokens:
         issuer, now = token.claims.get("iss"), self._clock.now().timestamp()
         if self._local is not None and issuer == self._local.issuer:
             claims = verify(token, _known(self._local.keys.find(token.kid)))
-            subject = subject_of(claims, Expected(self._local.issuer, CLIENT), now)
+            subject = subject_of(claims, Expected(self._local.issuer, self._local.client), now)
             return Proven("", (), _moment(subject.expires_at), account=subject.subject)
         known = self._foreign.get(issuer) if isinstance(issuer, str) else None
         if known is None:

@@ -1,7 +1,7 @@
 """A small OpenID provider for local accounts: passwords in, signed ID tokens and refresh tokens out. No HTTP in it.
 
-The client's code is the same for it and for a foreign issuer. One client is known, `datumctl`; it is public, so PKCE is
-what ties a code to whoever asked for it.
+The client's code is the same for it and for a foreign issuer. One client is known, `datumctl@<origin>`; it is public,
+so PKCE is what ties a code to whoever asked for it.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from drtp.issuers.passwords import Passwords
 from drtp.issuers.records import find
 from drtp.issuers.signingkeys import SigningKeys
 from drtp.issuers.tokens import account_uid
-from drtp.issuers.waiting import DEVICE_S, POLL_S, Code, DeviceState, Waiting, proves
-from drtp.kit.buckets import Buckets
+from drtp.issuers.waiting import DEVICE_S, POLL_S, Code, DeviceState, Entered, Waiting, mark_of, proves
+from drtp.kit.buckets import AddressBuckets, Buckets
 from drtp.kit.clock import Clock
-from drtp.kit.door import network_of
-from drtp.kit.errors import Conflict, Refused
+from drtp.kit.errors import Conflict, NotFound, Refused
 from drtp.kit.secret import Secret
 from drtp.store.protocol import Store
 
 CLIENT = "datumctl"
+"""What the one client's id begins with; the origin of the control plane follows."""
 PATH = "/oidc"
 """Below the API's address; the two together are the issuer's name."""
 TOKEN_LIFETIME = timedelta(minutes=15)
@@ -71,6 +71,10 @@ class LocalIssuer:
         clock: Clock,
     ) -> None:
         self.issuer = issuer
+        self.client = client_of(issuer)
+        """The one client id, and the audience of tokens. It names this control plane, so that whoever is given such a
+        token by another one's wish can tell.
+        """
         self.keys = keys
         self._store = store
         self._logins = logins
@@ -80,13 +84,13 @@ class LocalIssuer:
         self._waiting = Waiting(clock)
         # One address alone must not be able to keep somebody out: an account's bucket fills faster than an address'.
         self._by_account = Buckets(clock, burst=20, per_s=1 / 5)
-        self._by_address = Buckets(clock, burst=10, per_s=1 / 10)
-        self._starts = Buckets(clock, burst=30, per_s=1 / 2)
+        self._by_address = AddressBuckets(clock, burst=10, per_s=1 / 10)
+        self._starts = AddressBuckets(clock, burst=30, per_s=1 / 2)
 
     # ---- people ----------------------------------------------------------------------------------------------------
 
-    async def signed_in(self, name: str, password: Secret[str], remote: str) -> str:
-        """The account of this name and password.
+    async def signed_in(self, name: str, password: Secret[str], remote: str) -> Entered:
+        """Whoever this name and password are.
 
         Whether there is such an account shows neither in the answer nor in the time it takes: the buckets are asked,
         the account is sought and a hash is computed in every case. Raises: Refused DRTP-2032 or DRTP-2033; Retryable
@@ -94,7 +98,7 @@ class LocalIssuer:
         """
         uid = account_uid(name)
         # In this order: what an address has no right to try takes nothing from the account.
-        if not self._by_address.take(network_of(remote)) or not self._by_account.take(uid):
+        if not self._by_address.take(remote) or not self._by_account.take(uid):
             raise Refused("DRTP-2033")
         held = await find(self._store, Account, uid)
         usable = held is not None and not held.record.spec.disabled
@@ -104,7 +108,7 @@ class LocalIssuer:
             self._audit.write_paced("sign-in refused", account=uid if held is not None else "unknown", remote=remote)
             raise Refused("DRTP-2032")
         self._audit.write("signed in", account=uid, remote=remote)
-        return uid
+        return Entered(uid, mark_of(kept))
 
     # ---- authorization code ----------------------------------------------------------------------------------------
 
@@ -121,7 +125,7 @@ class LocalIssuer:
             raise Refused("DRTP-2032", "The code is not known, or not any more.")
         if what.redirect_uri != redirect_uri or not proves(verifier, what.challenge):
             raise Refused("DRTP-2032", "The code was made for somebody else.")
-        tokens, login = await self._begin(what.account, what.nonce, offline=what.offline)
+        tokens, login = await self._begin(what.who, what.nonce, offline=what.offline)
         if login:
             self._waiting.remember(code, login)
         return tokens
@@ -130,25 +134,25 @@ class LocalIssuer:
 
     def start_device(self, remote: str, *, offline: bool) -> DeviceStart:
         """A device that waits for a person. Raises: Refused DRTP-2033."""
-        if not self._starts.take(network_of(remote)):
+        if not self._starts.take(remote):
             raise Refused("DRTP-2033")
         device_code, user_code = self._waiting.device(offline=offline)
         return DeviceStart(Secret(device_code), user_code, int(DEVICE_S), POLL_S)
 
-    def grant(self, user_code: str, account: str) -> bool:
+    def grant(self, user_code: str, who: Entered) -> bool:
         """The person at a browser has signed in for the device that shows this code; False if there is none."""
-        return self._decide(user_code, DeviceState.GRANTED, account)
+        return self._decide(user_code, DeviceState.GRANTED, who)
 
-    def deny(self, user_code: str, account: str) -> bool:
+    def deny(self, user_code: str, who: Entered) -> bool:
         """The person has signed in, and says that it is not their device."""
-        return self._decide(user_code, DeviceState.DENIED, account)
+        return self._decide(user_code, DeviceState.DENIED, who)
 
-    def _decide(self, user_code: str, state: DeviceState, account: str) -> bool:
+    def _decide(self, user_code: str, state: DeviceState, who: Entered) -> bool:
         device = self._waiting.shown(user_code)
         if device is None:
             return False
-        device.state, device.account = state, account
-        self._audit.write("device decided", account=account, granted=str(state is DeviceState.GRANTED))
+        device.state, device.who = state, who
+        self._audit.write("device decided", account=who.account, granted=str(state is DeviceState.GRANTED))
         return True
 
     async def device_tokens(self, device_code: str) -> Tokens:
@@ -164,7 +168,7 @@ class LocalIssuer:
             case DeviceState.DENIED:
                 raise NotYet("access_denied")
             case DeviceState.GRANTED:
-                return (await self._begin(device.account, "", offline=device.offline))[0]
+                return (await self._begin(device.who, "", offline=device.offline))[0]
 
     # ---- refresh ---------------------------------------------------------------------------------------------------
 
@@ -172,8 +176,8 @@ class LocalIssuer:
         """The next tokens. Raises: Refused DRTP-2032, DRTP-2034."""
         try:
             account, following = await self._logins.refresh(token, remote)
-        except Conflict:
-            raise Refused("DRTP-2032", "The token was used by two at once.") from None
+        except (Conflict, NotFound):
+            raise Refused("DRTP-2032", "The token was used by two at once, or the sign-in has ended.") from None
         return self._tokens(account, "", following)
 
     async def sign_out(self, token: str, remote: str) -> None:
@@ -181,14 +185,31 @@ class LocalIssuer:
         if (login := await self._logins.of(token)) is not None:
             await self._logins.end(login, "signed out", remote)
 
-    async def _begin(self, account: str, nonce: str, *, offline: bool) -> tuple[Tokens, str]:
-        login, refresh = await self._logins.begin(account) if offline else ("", None)
-        return self._tokens(account, nonce, refresh), login
+    async def _begin(self, who: Entered, nonce: str, *, offline: bool) -> tuple[Tokens, str]:
+        """Tokens for whoever entered, and the sign-in that is kept. Raises: Refused DRTP-2032.
+
+        Whether they are still who they were is looked at last: a password that is changed ends every sign-in there is.
+        """
+        login, refresh = await self._logins.begin(who.account) if offline else ("", None)
+        if not await self._holds(who):
+            if login:
+                await self._logins.end(login, "the password was changed meanwhile")
+            raise Refused("DRTP-2032", "The password was changed, or the account shut, meanwhile.")
+        return self._tokens(who.account, nonce, refresh), login
+
+    async def _holds(self, who: Entered) -> bool:
+        held = await find(self._store, Account, who.account)
+        return held is not None and not held.record.spec.disabled and mark_of(held.record.spec.password) == who.mark
 
     def _tokens(self, account: str, nonce: str, refresh: Secret[str] | None) -> Tokens:
         now = int(self._clock.now().timestamp())
         lifetime_s = int(TOKEN_LIFETIME.total_seconds())
-        claims = {"iss": self.issuer, "sub": account, "aud": CLIENT, "iat": now, "exp": now + lifetime_s}
+        claims = {"iss": self.issuer, "sub": account, "aud": self.client, "iat": now, "exp": now + lifetime_s}
         if nonce:
             claims["nonce"] = nonce
         return Tokens(Secret(self.keys.sign(claims)), refresh, lifetime_s)
+
+
+def client_of(issuer: str) -> str:
+    """The client id at the issuer of this name."""
+    return f"{CLIENT}@{issuer.removesuffix(PATH)}"

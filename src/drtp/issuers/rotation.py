@@ -95,17 +95,20 @@ def following(state: AuthoritySpec, now: datetime) -> AuthoritySpec:
             return msgspec.structs.replace(state, phase=RotationPhase.SERVERS, since=now)
         case RotationPhase.SERVERS:
             vouching = {number: until for number, until in state.retired.items() if until > now}
-            if state.grace_s:
+            if state.grace_s and state.active not in state.abandoned:
                 vouching |= {str(state.active): now + timedelta(seconds=state.grace_s)}
-            return AuthoritySpec(active=state.next, since=now, retired=vouching, floors=state.floors)
+            return AuthoritySpec(
+                active=state.next, since=now, retired=vouching, floors=state.floors, abandoned=state.abandoned
+            )
         case RotationPhase.STANDBY:
             return state
 
 
 def returning(state: AuthoritySpec, now: datetime) -> AuthoritySpec:
-    """The way back: the former root issues for all at once, and the next is the one to be left."""
+    """The way back: the former root issues for all at once, and the next is the one to be left, for good."""
     back = {"active": state.next, "next": state.active, "phase": RotationPhase.SERVERS, "since": now, "hold_s": 0}
-    return msgspec.structs.replace(state, **back)
+    left = tuple(sorted({*state.abandoned, state.next} - {state.active}))
+    return msgspec.structs.replace(state, abandoned=left, **back)
 
 
 def outlook(

@@ -13,7 +13,7 @@ from cryptography import x509
 from prometheus_client import Counter
 
 from drtp.api.credentials import TOKEN_PREFIX, read
-from drtp.api.internal import API_TOKEN, Account, AccountSpec, ApiToken, ApiTokenSpec
+from drtp.api.internal import ACCOUNT, API_TOKEN, Account, AccountSpec, ApiToken, ApiTokenSpec
 from drtp.api.meta import Key, ObjectMeta
 from drtp.api.people import AUTHENTICATED, FOREIGN, IssuedToken, Proof, User, service_account_user
 from drtp.api.spiffe import PeerRole, identity_of
@@ -22,8 +22,9 @@ from drtp.issuers.digests import Pepper, new_credential
 from drtp.issuers.logins import Logins
 from drtp.issuers.records import as_object, find
 from drtp.issuers.secrets import Minted
+from drtp.kit.buckets import Buckets
 from drtp.kit.clock import Clock
-from drtp.kit.errors import Conflict, NotFound, Refused
+from drtp.kit.errors import Conflict, NotFound, Refused, Retryable
 from drtp.kit.observe import REGISTRY
 from drtp.store.protocol import AlreadyExists, Store
 
@@ -34,6 +35,8 @@ SAID_EVERY_S = 3600.0
 """A script that asks all day from one place is one line an hour."""
 SEEN_MAX = 10_000
 TOKEN_LIFETIME = timedelta(days=90)
+PROGRAM_TOKENS_MAX = 1_000
+"""Of all service accounts of one project, that have not expired: one an hour for a month is 720."""
 
 _ACCOUNTS = uuid.UUID("6e2f2a5e-3f0e-5d6c-9a51-9f1f0f6d7c11")
 """Name space of accounts that are made by name: a random constant."""
@@ -51,6 +54,8 @@ class Accounts:
         self._audit = audit
         self._clock = clock
         self._trust_domain = trust_domain
+        # Each looks through all tokens: one project alone must not keep the control plane busy with that.
+        self._programs = Buckets(clock, burst=120, per_s=1)
         self._seen: OrderedDict[tuple[str, str], float] = OrderedDict()
 
     async def ensure(self, uid: str, name: str, *, groups: Sequence[str] = ()) -> None:
@@ -121,6 +126,7 @@ class Accounts:
 
     async def issue_to_program(self, namespace: str, name: str, uid: str, lifetime: timedelta) -> IssuedToken:
         """As `TokenIssuer.issue_to_program`."""
+        await self._check_room(namespace)
         user = service_account_user(namespace, name)
         spec = AccountSpec(name=user.name, groups=user.groups, service_account=f"{namespace}/{name}")
         with contextlib.suppress(AlreadyExists):
@@ -128,13 +134,40 @@ class Accounts:
         minted = await self.mint_token(uid, lifetime=lifetime, description="service account")
         return IssuedToken(uid, minted.secret, minted.expires_at)
 
-    async def _is_there(self, service_account: str, uid: str) -> bool:
-        """Whether the ServiceAccount is the one that the account was made for, not a later one of its name."""
-        namespace, _, name = service_account.partition("/")
-        try:
-            return (await self._store.get(Key("ServiceAccount", namespace, name))).uid == uid
-        except NotFound:
-            return False
+    async def _check_room(self, namespace: str) -> None:
+        """Whether programs of a project may have one more token. Raises: Refused DRTP-2050; Retryable DRTP-2003."""
+        if not self._programs.take(namespace):
+            raise Retryable("DRTP-2003", f"Many tokens of programs in {namespace} are made at once.")
+        accounts = (msgspec.json.decode(one.raw, type=Account) for one in (await self._store.list(ACCOUNT)).items)
+        theirs = {one.metadata.name for one in accounts if one.spec.service_account.startswith(f"{namespace}/")}
+        tokens = (msgspec.json.decode(one.raw, type=ApiToken) for one in (await self._store.list(API_TOKEN)).items)
+        now = self._clock.now()
+        live = sum(one.spec.account in theirs and (one.spec.expires_at or now) >= now for one in tokens)
+        if live >= PROGRAM_TOKENS_MAX:
+            raise Refused("DRTP-2050", f"Programs in {namespace} have {PROGRAM_TOKENS_MAX} tokens.")
+
+    async def collect(self) -> int:
+        """Forget tokens that expired more than a day ago; gives how many."""
+        horizon = self._clock.now() - timedelta(days=1)
+        gone = 0
+        for stored in (await self._store.list(API_TOKEN)).items:
+            expires_at = msgspec.json.decode(stored.raw, type=ApiToken).spec.expires_at
+            if expires_at is not None and expires_at < horizon:
+                with contextlib.suppress(NotFound):
+                    await self._store.delete(stored.key)
+                    gone += 1
+        return gone
+
+    async def retire(self, uid: str) -> int:
+        """Shut the account of a program that is gone, for good; gives how many tokens went. Raises: Conflict."""
+        gone = await self._drop_tokens(uid)
+        for _ in range(ATTEMPTS):
+            held = await find(self._store, Account, uid)
+            if held is None or held.record.spec.disabled:
+                return gone
+            with contextlib.suppress(Conflict):
+                await self._store.update(held.replaced(disabled(held.record.spec)))
+        raise Conflict("DRTP-1003")
 
     async def shut(self, user: str) -> tuple[str, int]:
         """From now on nothing proves this user: gives the account's uid, and how many tokens went.
@@ -244,12 +277,9 @@ class Accounts:
     async def user(self, uid: str) -> User | None:
         """The user of this account; None if there is none, or it is shut."""
         held = await find(self._store, Account, uid)
-        if held is None or held.record.spec.disabled:
+        if held is None or not await stands(self._store, uid):
             return None
-        spec = held.record.spec
-        if spec.service_account and not await self._is_there(spec.service_account, uid):
-            return None
-        return User(name=spec.name, uid=uid, groups=(*spec.groups, AUTHENTICATED))
+        return User(name=held.record.spec.name, uid=uid, groups=(*held.record.spec.groups, AUTHENTICATED))
 
     async def foreigner(self, name: str, groups: tuple[str, ...], until: datetime) -> User | None:
         """A user whom a foreign issuer proves: needs no account here, but one that is shut shuts them out."""
@@ -258,6 +288,25 @@ class Accounts:
         if held is not None and held.record.spec.disabled:
             return None
         return User(name, uid, (*groups, AUTHENTICATED), until=until, proof=Proof.LOGIN)
+
+
+async def stands(store: Store, uid: str) -> bool:
+    """Whether whoever has this uid is somebody still. One without an account is: an issuer proves them.
+
+    A program is, as long as its very ServiceAccount is there, and not a later one of its name.
+    """
+    held = await find(store, Account, uid)
+    if held is None:
+        return True
+    if held.record.spec.disabled:
+        return False
+    if not held.record.spec.service_account:
+        return True
+    namespace, _, name = held.record.spec.service_account.partition("/")
+    try:
+        return (await store.get(Key("ServiceAccount", namespace, name))).uid == uid
+    except NotFound:
+        return False
 
 
 def account_uid(name: str) -> str:

@@ -30,10 +30,21 @@ _CONSONANTS = "BCDFGHJKLMNPQRSTVWXZ"
 
 
 @dataclass(frozen=True, slots=True)
+class Entered:
+    """Somebody who has shown an account's password. `mark` is of that password: with another one it counts no more."""
+
+    account: str
+    mark: str
+
+
+NOBODY = Entered("", "")
+
+
+@dataclass(frozen=True, slots=True)
 class Code:
     """What a code stands for. `challenge`: SHA-256 of the verifier, base64url (RFC 7636)."""
 
-    account: str
+    who: Entered
     redirect_uri: str
     challenge: str
     nonce: str
@@ -50,13 +61,13 @@ class DeviceState(Enum):
 
 @dataclass(slots=True)
 class Device:
-    """One that waits. `account`: who granted it."""
+    """One that waits. `who` granted it."""
 
     user_code: str
     offline: bool
     until_s: float
     state: DeviceState = DeviceState.WAITING
-    account: str = ""
+    who: Entered = NOBODY
     asked_s: float = -1e9
 
 
@@ -148,3 +159,8 @@ def _letters(user_code: str) -> str:
 
 def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def mark_of(kept_password: str) -> str:
+    """A password as it is kept, in a form that is compared and nothing else."""
+    return _hash(kept_password)

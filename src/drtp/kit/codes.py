@@ -192,6 +192,18 @@ IDENTITY: dict[str, Code] = {
         "The place in the audit log where this answer was to go on is gone: its file was rotated away.",
         "Ask again from the beginning, for fewer lines or a shorter time.",
     ),
+    "DRTP-2050": Code(
+        "Too many of a kind",
+        "This caller has as many connectors, or this project as many tokens of programs or open invitations, as may "
+        "be.",
+        "Delete what is not needed any more, or wait: each ends by itself.",
+    ),
+    "DRTP-2051": Code(
+        "Too many changes",
+        "An edge says of itself something else each time it connects.",
+        "Nothing has to be done: it is let in again in a minute. If it lasts, see whether two programs use one state "
+        "directory.",
+    ),
     "DRTP-2048": Code(
         "Certificate ends",
         "The certificate of a connected edge is in the last third of its life, and no renewal has succeeded.",
@@ -879,6 +891,23 @@ COMMANDS: dict[str, Code] = {
         "The workload's identity token could not be read.",
         "Check that the file is there: on Kubernetes, a projected service account token with the control plane's "
         "audience.",
+    ),
+    "DRTP-7090": Code(
+        "Issuer not confirmed",
+        "The control plane wants you to sign in at an issuer elsewhere, and nobody has said yet that it is the right "
+        "one.",
+        "If you expect it, name it: `datumctl login https://… --issuer URL`. A control plane that you do not know "
+        "could name the issuer and client of another one, and use there what you give it.",
+    ),
+    "DRTP-7091": Code(
+        "Issuer changed",
+        "The control plane sends people to another issuer, or for another client, than it did before.",
+        "Ask its operator. If it is meant, name the issuer once: `datumctl login https://… --issuer URL`.",
+    ),
+    "DRTP-7092": Code(
+        "Issuer of another control plane",
+        "The control plane wants a token that is good at another control plane.",
+        "Sign in at the other one, by its own address, if that is the one you mean; if not, tell its operator.",
     ),
     "DRTP-7013": Code(
         "Configuration unreadable",

@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import ipaddress
 import socket
 import ssl
 import struct
@@ -29,6 +28,7 @@ from aiohttp import web
 from drtp.kit.clock import Clock
 from drtp.kit.descriptors import descriptor_limit
 from drtp.kit.memory import HighWater
+from drtp.kit.networks import networks_of
 from drtp.kit.observe import REGISTRY, logger
 
 log = logger("door")
@@ -40,6 +40,8 @@ UNREAD_S = 30.0
 """A peer that takes no byte of what we send for so long is gone (TCP_USER_TIMEOUT)."""
 SILENT_S = 1.0
 """A stranger who has been here this long makes place for a newer one: an honest handshake is faster."""
+WIDER = 2
+"""So many times what a /64 may have, all of a /48 may: a quarter of the room is an address', so this leaves half."""
 EXHAUSTED_PAUSE_S = 0.1
 """Without descriptors accepting goes on after this; who waits, waits in the kernel's queue."""
 COMPLAINT_S = 10.0
@@ -66,7 +68,10 @@ SSLProtocol.max_size = TLS_BUFFER_BYTES
 
 @dataclass(frozen=True, slots=True)
 class DoorLimits:
-    """What one door gives. `address` is an IPv4 address or an IPv6 /64; on a Unix socket everybody is one address."""
+    """What one door gives. `address` is an IPv4 address or an IPv6 /64; on a Unix socket everybody is one address.
+
+    An IPv6 /48 has `WIDER` times as much.
+    """
 
     connections_max: int
     connections_per_address_max: int
@@ -118,6 +123,7 @@ class Door:
         self._limits = limits
         self._clock = clock
         self._tls = tls
+        self._open = 0
         self._here: Counter[str] = Counter()
         self._strangers: Counter[str] = Counter()
         self._silent: dict[asyncio.BaseProtocol, _Guest] = {}
@@ -128,7 +134,7 @@ class Door:
     @property
     def connections(self) -> int:
         """All that are open."""
-        return self._here.total()
+        return self._open
 
     @property
     def strangers(self) -> int:
@@ -140,7 +146,7 @@ class Door:
         guest = self._silent.pop(protocol, None)
         if guest is not None:
             guest.known()
-            self._less(self._strangers, guest.address)
+            self._less(self._strangers, guest.networks)
 
     async def run(self) -> None:
         """Accept until cancelled. Raises: OSError if the listener itself is broken."""
@@ -152,13 +158,13 @@ class Door:
                 except OSError as error:
                     await self._survive(error)
                     continue
-                address = "" if self._listener.family == socket.AF_UNIX else network_of(str(peer[0]))
-                reason = self._refusal(address)
+                networks = ("",) if self._listener.family == socket.AF_UNIX else networks_of(str(peer[0]))
+                reason = self._refusal(networks)
                 if reason:
                     _REFUSED.labels(self._name, reason).inc()
                     _reset(connection)
                     continue
-                guest = self._enter(address)
+                guest = self._enter(networks)
                 guest.handshake = group.create_task(self._welcome(connection, guest))
 
     async def _survive(self, error: OSError) -> None:
@@ -173,15 +179,16 @@ class Door:
             log.warning("no descriptors left to accept with", door=self._name, error=str(error))
         await self._clock.sleep(EXHAUSTED_PAUSE_S)
 
-    def _refusal(self, address: str) -> str:
-        """Why nobody more may come from `address`; "" if one may."""
+    def _refusal(self, networks: tuple[str, ...]) -> str:
+        """Why nobody more may come from an address, by what it is limited as; "" if one may."""
         limits = self._limits
-        if self._here.total() >= limits.connections_max:
+        if self._open >= limits.connections_max:
             return "full"
-        if self._here[address] >= limits.connections_per_address_max:
-            return "address"
-        if self._strangers[address] >= limits.strangers_per_address_max:
-            return "address"
+        for network, share in zip(networks, (1, WIDER), strict=False):
+            if self._here[network] >= limits.connections_per_address_max * share:
+                return "address"
+            if self._strangers[network] >= limits.strangers_per_address_max * share:
+                return "address"
         if len(self._silent) >= limits.strangers_max and not self._make_place():
             return "full"
         return ""
@@ -193,11 +200,12 @@ class Door:
         oldest.dismiss()
         return True
 
-    def _enter(self, address: str) -> _Guest:
-        guest = _Guest(self, self._factory(), address, self._clock.monotonic())
-        self._here[address] += 1
+    def _enter(self, networks: tuple[str, ...]) -> _Guest:
+        guest = _Guest(self, self._factory(), networks, self._clock.monotonic())
+        self._open += 1
+        self._here.update(networks)
         self._crowd.note(self.connections)
-        self._strangers[address] += 1
+        self._strangers.update(networks)
         self._silent[guest.inner] = guest
         _CONNECTIONS.labels(self._name).inc()
         return guest
@@ -205,7 +213,8 @@ class Door:
     def leave(self, guest: _Guest) -> None:
         """A guest is gone."""
         self.spoke(guest.inner)
-        self._less(self._here, guest.address)
+        self._open -= 1
+        self._less(self._here, guest.networks)
         _CONNECTIONS.labels(self._name).dec()
         if self._counting is None:
             self._counting = asyncio.get_running_loop().call_later(COUNT_AFTER_S, self._count)
@@ -242,18 +251,19 @@ class Door:
                 guest.await_request(self._limits.first_request_s)
 
     @staticmethod
-    def _less(counts: Counter[str], address: str) -> None:
-        counts[address] -= 1
-        if not counts[address]:
-            del counts[address]
+    def _less(counts: Counter[str], networks: tuple[str, ...]) -> None:
+        for network in networks:
+            counts[network] -= 1
+            if not counts[network]:
+                del counts[network]
 
 
 class _Guest(asyncio.Protocol):
     """Stands in front of the HTTP protocol of one connection, and counts it once."""
 
-    def __init__(self, door: Door, inner: asyncio.Protocol, address: str, since_s: float) -> None:
+    def __init__(self, door: Door, inner: asyncio.Protocol, networks: tuple[str, ...], since_s: float) -> None:
         self.inner = inner
-        self.address = address
+        self.networks = networks
         self.since_s = since_s
         self.handshake: asyncio.Task[None] | None = None
         self.transport: asyncio.Transport | None = None
@@ -396,16 +406,6 @@ def listen(host: str, port: int) -> socket.socket:
     listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
     listener.setblocking(False)
     return listener
-
-
-def network_of(remote: str) -> str:
-    """What is limited as one: an IPv4 address, or an IPv6 /64, which anybody can get whole."""
-    address = ipaddress.ip_address(remote.partition("%")[0])
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.ipv4_mapped is not None:
-            return str(address.ipv4_mapped)
-        return str(ipaddress.ip_network((address, 64), strict=False))
-    return str(address)
 
 
 def _set_options(connection: socket.socket) -> None:

@@ -37,8 +37,8 @@ from drtp.apiserver.signin import SignIn
 from drtp.controllers import assembly, events
 from drtp.controllers.loop import Manager
 from drtp.controllers.runtime import World
-from drtp.edgeserver.revocation import Revocation
-from drtp.edgeserver.server import EdgeServer, Issuing
+from drtp.edgeserver.issuing import Issuing
+from drtp.edgeserver.server import EdgeServer
 from drtp.issuers.audit import AuditLog
 from drtp.issuers.authority import Authority
 from drtp.issuers.credentials import Credentials
@@ -257,7 +257,7 @@ async def _doors(tower: Tower) -> AsyncGenerator[None]:
         tower.store,
         tower.observed,
         tower.publisher,
-        Issuing(tower.authority, tower.secrets, tower.audit),
+        Issuing(tower.authority, tower.secrets, tower.accounts, tower.invitations, tower.audit),
         authenticator=people,
         authoriser=authoriser,
         clock=tower.clock,
@@ -276,7 +276,7 @@ async def _doors(tower: Tower) -> AsyncGenerator[None]:
         info,
         tower.clock,
         issuer=tower.accounts,
-        revoker=Revocation(tower.store, edges.identities, tower.accounts, tower.secrets, tower.audit),
+        revoker=edges.revocation,
         audit=tower.audit,
         service_credentials=ServiceCredentials(tower.store, authoriser, tower.secrets, joined),
         organizations=Organizations(tower.store, authoriser, tower.invitations, tower.audit),
@@ -323,9 +323,10 @@ async def _keep_serving(tower: Tower) -> None:
 
 async def _collect(tower: Tower) -> None:
     while True:
-        gone = await tower.secrets.collect() + await tower.invitations.collect() + await tower.logins.collect()
+        collected = (tower.secrets, tower.invitations, tower.logins, tower.accounts)
+        gone = sum([await one.collect() for one in collected])
         if gone:
-            _log.info("expired secrets and sign-ins forgotten", count=gone)
+            _log.info("expired secrets, sign-ins and tokens forgotten", count=gone)
         await tower.clock.sleep(_COLLECT_EVERY_S)
 
 

@@ -12,7 +12,7 @@ from drtp.api.jsonvalue import JsonObject
 from drtp.api.meta import Model
 from drtp.api.people import FOREIGN, RESERVED
 from drtp.issuers.idtokens import TrustedIssuer
-from drtp.issuers.localissuer import CLIENT, LocalIssuer
+from drtp.issuers.localissuer import LocalIssuer
 from drtp.issuers.remotekeys import checked_url
 from drtp.kit.errors import Terminal
 from drtp.main.settings import ControlPlaneSettings
@@ -61,7 +61,10 @@ def offered(trusted: Sequence[TrustedIssuer], local: LocalIssuer) -> tuple[JsonO
         if one.login:
             entry: JsonObject = {"issuer": one.issuer, "clientID": one.audience, "scopes": list(one.scopes)}
             found.append(entry | ({"ca": one.ca_pem.decode()} if one.ca_pem else {}))
-    return (*found, {"issuer": local.issuer, "clientID": CLIENT, "scopes": ["openid", "offline_access"], "local": True})
+    return (
+        *found,
+        {"issuer": local.issuer, "clientID": local.client, "scopes": ["openid", "offline_access"], "local": True},
+    )
 
 
 def _trusted(entry: _Issuer, folder: Path) -> TrustedIssuer:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, cast
 
+import msgspec
+
 from drtp.api.core import ORGANIZATION_LABEL, Namespace, ServiceAccount
 from drtp.api.drtp import (
     DRTPAccessPolicy,
@@ -19,20 +21,20 @@ from drtp.api.drtp import (
     Protocol,
     Role,
 )
-from drtp.api.internal import CallerKind, CallerRecord, EdgeIdentity, EdgeRole
+from drtp.api.internal import Account, CallerKind, CallerRecord, EdgeRole
 from drtp.api.meta import ObjectMeta
+from drtp.api.people import AUTHENTICATED, FOREIGN
 from drtp.api.rbac import ClusterRole, ClusterRoleBinding, RoleBinding
 from drtp.api.rbac import Role as RbacRole
 from drtp.api.snapshots import Access, Caller, ConnectWay, DenyEntry, PlanConnect, PlanServer
 from drtp.projections import facts
 from drtp.projections.cells import Index, Reader, Result, Unit
 from drtp.projections.settings import ProjectionSettings
-from drtp.rules import access, asking, callers, catalogue_grants, catalogue_indexes, entrykeys, indexes
+from drtp.rules import access, asking, callers, catalogue_grants, catalogue_indexes, entrykeys
 from drtp.rules.permissions import Grantee, grantees_of
 from drtp.store.observed import EdgeRef
 
 INDEXES = (
-    Index(EdgeIdentity, "wants", indexes.identity_wants),
     Index(RoleBinding, "grantee", lambda one: ((one.metadata.namespace, *who) for who in grantees_of(one))),
     Index(ClusterRoleBinding, "grantee", grantees_of),
     Index(ClusterRole, "all", lambda _role: (True,)),
@@ -46,9 +48,8 @@ NO_AGENT = "AgentAway"
 
 
 class Asks(NamedTuple):
-    """Of a connector's record, what its plan depends on."""
+    """Of a connector's record, what its plan depends on beside who it is."""
 
-    who: CallerRecord
     wants: tuple[str, ...]
 
 
@@ -88,21 +89,65 @@ class ReadGrants:
         return project.metadata.labels.get(ORGANIZATION_LABEL, "") if project is not None else ""
 
 
-def _stands(read: Reader, who: CallerRecord) -> bool:
-    """An application is its service account: with that it goes, and a later one of its name is another."""
-    if who.kind is CallerKind.USER:
-        return True
-    account = read.get(ServiceAccount, *callers.account_of(who))
-    return account is not None and account.metadata.uid == who.uid
+def present(read: Reader, who: CallerRecord) -> CallerRecord | None:
+    """The caller as it is now, whatever its enrolment showed; None for one that is nobody any more.
+
+    An application is its service account: with that it goes, and a later one of its name is another. A local user has
+    the groups of its account. Those of a foreign issuer are nowhere but in its tokens: they hold for as long as the
+    certificate, and an account of such a user is there only to shut it out.
+    """
+    if who.kind is CallerKind.APP:
+        program = read.get(ServiceAccount, *callers.account_of(who))
+        return who if program is not None and program.metadata.uid == who.uid else None
+    account = read.get(Account, "", who.uid)
+    if FOREIGN in who.name:
+        return None if account is not None and account.spec.disabled else who
+    if account is None or account.spec.disabled:
+        return None
+    return msgspec.structs.replace(who, name=account.spec.name, groups=(*account.spec.groups, AUTHENTICATED))
 
 
-def _may_connect(read: Reader, who: CallerRecord, namespace: str, name: str, grants: ReadGrants) -> bool:
-    """By a role in the service's project, or by the catalogue: as a caller of a project that is let in."""
-    if not _stands(read, who):
-        return False
-    if callers.may_connect(who, namespace, name, grants):
-        return True
-    return bool(catalogue_grants.project_of(read, grants, callers.user_of(who), namespace, name))
+class Judge:
+    """Who may connect to one service, policies aside: decided once for each caller, however many connectors it has."""
+
+    def __init__(self, read: Reader, namespace: str, name: str) -> None:
+        self._read = read
+        self._grants = ReadGrants(read)
+        self._where = namespace, name
+        self._let_in: tuple[str, ...] | None = None  # projects, by the catalogue; looked up when they are needed
+        self._decided: dict[CallerRecord, CallerRecord | None] = {}
+
+    def admitted(self, who: CallerRecord) -> CallerRecord | None:
+        """The caller as it is now, if it may connect."""
+        one = msgspec.structs.replace(who, until=None)  # each sign-in of one user ends at a time of its own
+        if one not in self._decided:
+            now = present(self._read, one)
+            self._decided[one] = now if now is not None and self._may(now) else None
+        return self._decided[one]
+
+    def _may(self, now: CallerRecord) -> bool:
+        """By a role in the service's project, or by the catalogue: as a caller of a project that is let in."""
+        if callers.may_connect(now, *self._where, self._grants):
+            return True
+        if self._let_in is None:
+            self._let_in = tuple(catalogue_grants.projects(self._read, *self._where))
+        return bool(catalogue_grants.project_among(self._let_in, self._grants, callers.user_of(now)))
+
+
+def asked_for(namespace: str, name: str) -> Unit:
+    """The unit of all who ask for a service."""
+    return ("callers", namespace, name)
+
+
+def callers_unit(unit: Unit, read: Reader, _settings: ProjectionSettings) -> Result:
+    """Who asks for a service, be there one or not, and may have it. Connectors of these are told; its value tells all.
+
+    What a connector's record says beside that changes nothing here.
+    """
+    judge = Judge(read, unit[1], unit[2])
+    asking = ((sender[1], judge.admitted(cast("CallerRecord", who))) for sender, who in read.facts().items())
+    let_in = tuple((uid, who) for uid, who in asking if who is not None)
+    return Result(facts={("connector", uid): who for uid, who in let_in}, value=let_in or None)
 
 
 def _names_organization(principals: tuple[str, ...]) -> bool:
@@ -131,38 +176,29 @@ def policies_admit(read: Reader, service: DRTPService, found: DRTPConnection, wh
 
 def callers_of(read: Reader, service: DRTPService, connection: DRTPConnection) -> tuple[Caller, ...]:
     """Whose connectors may open streams to a connection of a service, of those that ask for the service."""
-    namespace, name = service.metadata.namespace, service.metadata.name
-    asking = read.indexed(EdgeIdentity, "wants", f"{namespace}/{name}")
-    grants = ReadGrants(read)
-    decided: dict[CallerRecord, bool] = {}  # of one caller many connectors may ask
-
-    def let_in(who: CallerRecord) -> bool:
-        if who not in decided:
-            may = _may_connect(read, who, namespace, name, grants)
-            decided[who] = may and policies_admit(read, service, connection, who)
-        return decided[who]
-
-    found = [
-        Caller(identity=one.metadata.name, kind=who.kind.value, uid=who.uid, name=callers.shown(who))
-        for one in asking
-        if (who := one.spec.caller) is not None and let_in(who)
-    ]
-    return tuple(sorted(found, key=lambda caller: caller.identity))
+    unit = asked_for(service.metadata.namespace, service.metadata.name)
+    let_in = cast("tuple[tuple[str, CallerRecord], ...]", read.value(unit) or ())
+    admitted = {who: policies_admit(read, service, connection, who) for who in {who for _, who in let_in}}
+    return tuple(
+        Caller(identity=uid, kind=who.kind.value, uid=who.uid, name=callers.shown(who))
+        for uid, who in let_in
+        if admitted[who]
+    )
 
 
 def connector(unit: Unit, read: Reader, settings: ProjectionSettings) -> Result:
     """All that one connector is told: each service that it asks for, and the POPs on which these are."""
-    told = next(iter(read.facts().values()), None)
+    facts_of = read.facts()
+    told = cast("Asks | None", facts_of.get(("identity", unit[1])))
     if told is None:
         return Result()
-    who, wants = cast("Asks", told)
     edge = EdgeRef(EdgeRole.CONNECTOR, unit[1])
     result = Result()
     servers: dict[str, DRTPServer] = {}
-    grants = ReadGrants(read)
-    for namespace, name in callers.wanted_names(wants):
+    for namespace, name in callers.wanted_names(told.wants):
+        who = cast("CallerRecord | None", facts_of.get(asked_for(namespace, name)))
         plan = PlanConnect(namespace=namespace, name=name, reason=NOT_ALLOWED)
-        if _may_connect(read, who, namespace, name, grants):
+        if who is not None:
             plan = _plan(read, who, (namespace, name), servers)
         result.entries[edge, entrykeys.connect(namespace, name)] = plan
     for server in servers.values():

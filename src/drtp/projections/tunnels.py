@@ -34,7 +34,7 @@ from drtp.api.snapshots import (
 from drtp.projections import connects, facts
 from drtp.projections.cells import Reader, Result, Unit
 from drtp.projections.settings import ProjectionSettings
-from drtp.rules import access, asking, conditions, entrykeys
+from drtp.rules import access, asking, callers, conditions, entrykeys
 from drtp.rules.candidates import CANDIDATES_MAX, ServerPlace, nearby
 from drtp.rules.placement import ROLES, Position, position_of
 from drtp.store.observed import EdgeRef
@@ -128,14 +128,16 @@ def _may_carry(read: Reader, assigned: AssignedServer, carriage: Access) -> bool
 
 
 def identity(unit: Unit, read: Reader, _settings: ProjectionSettings) -> Result:
-    """How one identity stands. A connector's own unit is sent whose it is and what it asks for."""
+    """How one identity stands. A connector's own unit is sent what it asks for, those of such services who it is."""
     known = read.get(EdgeIdentity, "", unit[1])
     if known is None:
         return Result()
     spec = known.spec
     result = Result(value=facts.Standing(spec.role, spec.namespace, spec.denied))
     if spec.role is EdgeRole.CONNECTOR and spec.caller is not None and not spec.denied:
-        result.facts["connector", unit[1]] = connects.Asks(spec.caller, spec.wants)
+        result.facts["connector", unit[1]] = connects.Asks(spec.wants)
+        for wanted in callers.wanted_names(spec.wants):
+            result.facts[connects.asked_for(*wanted)] = spec.caller
     return result
 
 

@@ -6,7 +6,7 @@ grant; what is computed without a clock takes the controller's word that it has 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
@@ -144,13 +144,18 @@ USE = ("connect", "drtpsubscriptions", "connect")
 
 
 def project_of(lookups: Lookups, roles: permissions.Grants, user: User, namespace: str, service: str) -> str:
-    """The project as whose caller the catalogue lets `user` connect to a service; "" where there is none.
+    """The project as whose caller the catalogue lets `user` connect to a service; "" where there is none."""
+    return project_among(projects(lookups, namespace, service), roles, user)
+
+
+def project_among(let_in: Iterable[str], roles: permissions.Grants, user: User) -> str:
+    """Of projects that are let in, the first as whose caller `user` may connect; "" where there is none.
 
     `user` may use subscriptions there by a role, and is not narrowed to other projects.
     """
     user = user._replace(groups=tuple(group for group in user.groups if group != SYSTEM_MASTERS))
     verb, resource, subresource = USE
-    for project in projects(lookups, namespace, service):
+    for project in let_in:
         wanted = permissions.Wanted(verb, GROUP, resource, subresource, project, "")
         rules = permissions.rules_for(user, project, roles) if not user.within or project in user.within else ()
         if any(permissions.permits(rule, wanted) for rule in rules):

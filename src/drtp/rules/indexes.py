@@ -142,12 +142,6 @@ def identity_denied(identity: EdgeIdentity) -> Iterator[bool]:
         yield True
 
 
-def identity_wants(identity: EdgeIdentity) -> Iterator[str]:
-    """The services that a connector which is not denied asks for, `<namespace>/<name>`."""
-    if not identity.spec.denied:
-        yield from identity.spec.wants
-
-
 def secret_service(secret: EnrolmentSecret) -> Iterator[str]:
     """The uid of the object that a secret enrols edges for."""
     if secret.spec.bound.uid:

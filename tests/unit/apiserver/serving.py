@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from drtp.api.internal import Account
 from drtp.api.people import AUTHENTICATED, SYSTEM_MASTERS, Certified, IssuedToken, OwnToken, TokenAsk, User
 from drtp.api.rbac import KINDS
 from drtp.api.revoking import Because, Withdrawn
@@ -31,6 +32,7 @@ from drtp.apiserver.servicecredentials import ServiceCredentials
 from drtp.issuers.audit import AuditLog
 from drtp.issuers.digests import Pepper
 from drtp.issuers.invitations import Invitations
+from drtp.issuers.records import find
 from drtp.issuers.secrets import EnrolmentSecrets
 from drtp.kit.clock import SystemClock
 from drtp.kit.errors import NotFound, Refused
@@ -58,13 +60,16 @@ NAMESPACES = ("default", "datum-system", "joe", "eve")
 
 
 class Tokens:
-    """Knows users by token; nobody by certificate."""
+    """Knows users by token, unless their account is shut; nobody by certificate."""
 
-    def __init__(self) -> None:
+    def __init__(self, store: MemoryStore) -> None:
         self.users = dict(USERS)
+        self.store = store
 
     async def authenticate(self, token: str, peer_cert_der: bytes | None, remote: str) -> User | None:
-        return self.users.get(token)
+        user = self.users.get(token)
+        held = await find(self.store, Account, user.uid) if user is not None else None
+        return None if held is not None and held.record.spec.disabled else user
 
     async def issue_to_program(self, namespace: str, name: str, uid: str, lifetime: datetime.timedelta) -> IssuedToken:
         return await self.issue(f"system:serviceaccount:{namespace}:{name}", lifetime)
@@ -204,7 +209,7 @@ async def serving(folder: Path, store: Engine | None = None) -> AsyncGenerator[S
     ca, context = make_certificate(folder)
     info = ServerInfo("https://127.0.0.1:1", "example.localhost", "drtp.test", "0.1.0")
     followed = (*(kind.key for kind in KINDS), *(kind_key(model) for model in catalogue_indexes.KINDS))
-    view, tokens, clock = View(store, followed), Tokens(), SystemClock()
+    view, tokens, clock = View(store, followed), Tokens(store), SystemClock()
     rbac, revocations = Rbac(view), Revocations()
     audit_path = folder / "audit" / "audit.log"
     audit, pepper = AuditLog(audit_path, clock), Pepper(b"pepper")

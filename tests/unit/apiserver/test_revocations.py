@@ -8,7 +8,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from drtp.api.meta import Key
+from drtp.api.people import AUTHENTICATED, User
 from drtp.api.revoking import Because
+from drtp.main.roles import set_projects
 from unit.apiserver.serving import ADMIN, EVE, JOE, Served
 
 GROUP = "/apis/identity.datumapis.com/v1alpha"
@@ -76,21 +79,93 @@ async def test_a_shut_users_watches_end_and_no_others(api: Served) -> None:
     eves.close()
 
 
-async def test_a_watch_that_was_authenticated_before_its_user_was_shut_ends_too(api: Served) -> None:
+async def test_a_watch_that_was_authenticated_before_its_user_was_shut_ends_too(
+    api: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
     account = {"apiVersion": "internal.datumapis.com/v1", "kind": "Account", "metadata": {"name": "u-joe"}}
+    authenticate = api.tokens.authenticate
 
-    async def watched() -> Any:
-        path = f"{api.url}/api/v1/namespaces/joe/configmaps?watch=1"
-        return await api.session.get(path, headers={"Authorization": "Bearer joe-token"})
+    async def a_moment_before(token: str, certificate: bytes | None, remote: str) -> Any:
+        monkeypatch.setattr(api.tokens, "authenticate", authenticate)
+        user = await authenticate(token, certificate, remote)
+        await api.store.create(account | {"spec": {"name": "joe", "disabled": True}})
+        return user
 
-    await api.store.create(account | {"spec": {"name": "joe", "disabled": True}})
-    # The authenticator of this test still knows the user, as one did that answered a moment before.
-    for _ in range(2):
-        assert await asyncio.wait_for((await watched()).read(), 2) == b""
+    monkeypatch.setattr(api.tokens, "authenticate", a_moment_before)
+    assert await asyncio.wait_for((await _watching(api)).read(), 2) == b""
     await api.store.update(account | {"spec": {"name": "joe"}})
-    config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c", "namespace": "joe"}}
-    again = await watched()
+    again = await _watching(api)
+    await _still_told(api, again)
+
+
+TOKEN = {"apiVersion": "internal.datumapis.com/v1", "kind": "ApiToken", "metadata": {"name": "t1"}}
+
+
+@pytest.mark.parametrize("what", ["the binding", "the role", "the token", "the service account"])
+async def test_a_watch_ends_with_what_let_it_in_and_others_go_on(api: Served, what: str) -> None:
+    """Within two seconds, whatever it was."""
+    await _let_in(api)
+    bobs, eves = await _watching(api, "bob"), await _watching(api, "eve", "eve")
+    await _still_told(api, bobs, close=False)
+    group = "rbac.authorization.k8s.io"
+    match what:
+        case "the binding":
+            await api.store.delete(Key(f"RoleBinding.{group}", "joe", "bob-looks"))
+        case "the role":
+            role = await api.store.get(Key(f"Role.{group}", "joe", "looks"))
+            await api.store.update({**role.object, "rules": []})
+        case "the token":
+            del api.tokens.users["bob-token"]
+            await api.store.delete(Key("ApiToken.internal.datumapis.com", "", "t1"))
+        case _:
+            del api.tokens.users["bob-token"]
+            await api.store.delete(Key("ServiceAccount", "joe", "bob"))
+    assert await asyncio.wait_for(bobs.content.readline(), 2) == b""
+    await _still_told(api, eves, "eve")
+
+
+async def test_a_change_of_roles_elsewhere_ends_no_watch(api: Served) -> None:
+    await _let_in(api)
+    bobs = await _watching(api, "bob")
+    await set_projects(api.store, "u-ann", "ann", ["eve"])
+    await api.store.update(TOKEN | {"spec": {"account": api.tokens.users["bob-token"].uid, "description": "x"}})
+    await asyncio.sleep(0.5)  # two looks
+    await _still_told(api, bobs)
+
+
+async def _let_in(api: Served) -> None:
+    """Bob, who may look at what is in Joe's project by a role there; he is a program, for that matter."""
+    account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "bob", "namespace": "joe"}}
+    uid = (await api.store.create(account)).uid
+    api.tokens.users["bob-token"] = User("bob", uid, (AUTHENTICATED,))
+    await api.store.create(TOKEN | {"spec": {"account": uid}})
+    group = "rbac.authorization.k8s.io"
+    looks = {"name": "looks", "namespace": "joe"}
+    rules = [{"verbs": ["list", "watch"], "apiGroups": [""], "resources": ["configmaps"]}]
+    await api.store.create({"apiVersion": f"{group}/v1", "kind": "Role", "metadata": looks, "rules": rules})
+    binding = {
+        "apiVersion": f"{group}/v1",
+        "kind": "RoleBinding",
+        "metadata": {"name": "bob-looks", "namespace": "joe"},
+        "roleRef": {"apiGroup": group, "kind": "Role", "name": "looks"},
+        "subjects": [{"apiGroup": group, "kind": "User", "name": "bob"}],
+    }
+    await api.store.create(binding)
+    await api.rbac.reached(api.store.revision)
+
+
+async def _watching(api: Served, user: str = "joe", namespace: str = "joe") -> Any:
+    path = f"{api.url}/api/v1/namespaces/{namespace}/configmaps?watch=1"
+    answer = await api.session.get(path, headers={"Authorization": f"Bearer {user}-token"})
+    assert answer.status == 200
+    return answer
+
+
+async def _still_told(api: Served, watch: Any, namespace: str = "joe", *, close: bool = True) -> None:
+    name = f"c-{api.store.revision}"
+    config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": namespace}}
     await api.store.create(config)
-    event = msgspec.json.decode(await asyncio.wait_for(again.content.readline(), 5))
-    assert event["object"]["metadata"]["name"] == "c"
-    again.close()
+    event = msgspec.json.decode(await asyncio.wait_for(watch.content.readline(), 5))
+    assert event["object"]["metadata"]["name"] == name
+    if close:
+        watch.close()

@@ -101,6 +101,17 @@ async def test_only_an_answer_with_our_state_from_our_issuer_ends_the_wait() -> 
             assert response.status == 400
 
 
+async def test_an_issuer_that_names_itself_in_answers_gave_none_without_its_name() -> None:
+    """RFC 9207: else an answer of another issuer could be mixed in by leaving its name out."""
+    callback = Callback("s", "https://issuer.example", says_who=True)
+    async with callback.listening(CLOCK), aiohttp.ClientSession() as browser:
+        async with browser.get(f"{callback.redirect_uri}?code=x&state=s") as response:
+            assert response.status == 400
+        async with browser.get(f"{callback.redirect_uri}?code=x&state=s&iss=https://issuer.example") as response:
+            assert response.status == 200
+        assert await callback.code() == "x"
+
+
 async def test_a_refusal_at_the_issuer_is_told_and_nothing_of_it_is_a_page() -> None:
     callback = Callback("s", "https://issuer.example")
     async with callback.listening(CLOCK), aiohttp.ClientSession() as browser:

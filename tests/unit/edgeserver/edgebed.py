@@ -22,10 +22,12 @@ from drtp.client.enrolment import enrol
 from drtp.client.feed import Feed
 from drtp.client.identity import Identity, IdentityStore
 from drtp.client.joining import EdgeAddress
-from drtp.edgeserver.server import EdgeServer, Issuing
+from drtp.edgeserver.issuing import Issuing
+from drtp.edgeserver.server import EdgeServer
 from drtp.issuers.audit import AuditLog
 from drtp.issuers.authority import Authority
 from drtp.issuers.digests import Pepper
+from drtp.issuers.invitations import Invitations
 from drtp.issuers.logins import Logins
 from drtp.issuers.secrets import EnrolmentSecrets
 from drtp.issuers.serving import ControlplaneTls
@@ -93,9 +95,9 @@ class Bed:
         self.snapshots = Snapshots()
         self.authority = Authority(directory / "authority", "drtp.test", "prism.test", clock)
         self.audit = AuditLog(directory / "audit" / "audit.log", clock)
-        self.secrets = EnrolmentSecrets(
-            self.store, Pepper.open(directory / "authority", "enrolment"), self.audit, clock
-        )
+        once = Pepper.open(directory / "authority", "enrolment")
+        self.secrets = EnrolmentSecrets(self.store, once, self.audit, clock)
+        self.invitations = Invitations(self.store, once, self.audit, clock)
         pepper = Pepper.open(directory / "authority", "tokens")
         logins = Logins(self.store, pepper, self.audit, clock)
         self.accounts = Accounts(self.store, pepper, self.audit, clock, "drtp.test", logins)
@@ -110,7 +112,7 @@ class Bed:
             self.store,
             self.observed,
             self.snapshots,
-            Issuing(self.authority, self.secrets, self.audit),
+            Issuing(self.authority, self.secrets, self.accounts, self.invitations, self.audit),
             authenticator=self.accounts,
             authoriser=self.authoriser,
             clock=self.clock,

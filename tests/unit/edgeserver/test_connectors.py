@@ -22,11 +22,11 @@ from drtp.client.enrolment import enrol
 from drtp.client.feed import Feed, FeedPhase
 from drtp.client.identity import Identity
 from drtp.client.keys import new_key, request_for
-from drtp.edgeserver.revocation import Revocation
+from drtp.edgeserver import identities
 from drtp.issuers.requests import proven_key
-from drtp.kit.errors import Refused, Terminal
+from drtp.kit.errors import Refused, Retryable, Terminal
 from drtp.store.protocol import Write
-from unit.edgeserver.edgebed import AGENT, Bed, edge_bed, until
+from unit.edgeserver.edgebed import AGENT, Bed, clock_from_now, edge_bed, until
 
 WANTS = ConnectorRegistration(hostname="laptop", services=("joe/postgres", "no name", "a/b/c"))
 
@@ -79,8 +79,7 @@ async def test_a_revoked_user_takes_the_connectors_along(bed: Bed) -> None:
     feed = _feed(bed, "laptop")
     running = asyncio.ensure_future(feed.run())
     await until(lambda: feed.state.value.phase is FeedPhase.UP)
-    revocation = Revocation(bed.store, bed.server.identities, bed.accounts, bed.secrets, bed.audit)
-    assert len((await revocation.user("bob", Because("olga", "left"))).identities) == 1
+    assert len((await bed.server.revocation.user("bob", Because("olga", "left"))).identities) == 1
     with pytest.raises(Terminal):
         await asyncio.wait_for(running, 2)
 
@@ -147,11 +146,66 @@ async def test_a_connector_that_enrols_while_its_account_is_deleted_is_revoked(
     async def applied_after_the_deletion(writes: Sequence[Write]) -> Any:
         monkeypatch.setattr(bed.store, "apply", apply)
         await bed.store.delete(Key("ServiceAccount", "joe", "reports"))
-        await asyncio.sleep(0)
         return await apply(writes)
 
     monkeypatch.setattr(bed.store, "apply", applied_after_the_deletion)
     with pytest.raises(Refused):
         await enrol(bed.address, bed.identities("app"), WANTS, secret=secret)
-    (record,) = (await bed.store.list(EDGE_IDENTITY)).items
-    assert record.object["spec"]["revoked"]
+    assert all(one.object["spec"]["revoked"] for one in (await bed.store.list(EDGE_IDENTITY)).items)
+
+
+async def test_connectors_of_one_caller_are_capped_and_others_are_not_kept_out(
+    bed: Bed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(identities, "CONNECTORS_MAX", 2)
+    first = await _of_user(bed, directory="one")
+    await _of_user(bed, directory="two")
+    with pytest.raises(Refused) as refused:
+        await _of_user(bed, directory="three")
+    assert refused.value.code == "DRTP-2050"
+    await _of_user(bed, "eve", "eves")
+    await bed.server.identities.revoke(first.uid, "lost")
+    await _of_user(bed, directory="three")
+
+
+async def test_a_program_with_a_good_secret_is_told_that_there_are_too_many(
+    bed: Bed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(identities, "CONNECTORS_MAX", 0)
+    secret = (await bed.secrets.mint(EdgeRole.CONNECTOR, await _account(bed))).secret
+    with pytest.raises(Refused, match="DRTP-2050"):
+        await enrol(bed.address, bed.identities("app"), WANTS, secret=secret)
+
+
+async def test_an_edge_that_says_something_else_each_time_is_slowed_down(
+    bed: Bed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Hello that changes nothing writes nothing, and is not counted."""
+    identity = await _of_user(bed)
+    key = (await bed.server.identities.find(identity.uid)).record.spec.key_now
+    known = bed.server.identities
+    await known.connected(identity.uid, key, hostname="laptop")
+    at = bed.store.revision
+    for _ in range(100):
+        await known.connected(identity.uid, key, hostname="laptop")
+    assert bed.store.revision == at
+    for number in range(identities.CHANGES_BURST - 1):
+        await known.connected(identity.uid, key, hostname=f"laptop-{number}")
+    with pytest.raises(Retryable, match="DRTP-2051"):
+        await known.connected(identity.uid, key, hostname="another")
+
+
+async def test_a_users_connector_is_forgotten_soon_after_its_end_and_a_programs_is_not(tmp_path: Path) -> None:
+    clock = clock_from_now()
+    async with edge_bed(tmp_path, clock) as bed:
+        identity = await _of_user(bed)
+        secret = (await bed.secrets.mint(EdgeRole.CONNECTOR, await _account(bed))).secret
+        program = await enrol(bed.address, bed.identities("app"), WANTS, secret=secret)
+        known = bed.server.identities
+        await clock.advance(8.9 * 3600)
+        await known.collect()
+        assert await known.find(identity.uid) is not None
+        await clock.advance(0.3 * 3600)
+        await known.collect()
+        assert await known.find(identity.uid) is None
+        assert await known.find(program.uid) is not None

@@ -35,7 +35,7 @@ async def bed(tmp_path: Path) -> AsyncIterator[Bed]:
 
 @pytest.fixture
 def revocation(bed: Bed) -> Revocation:
-    return Revocation(bed.store, bed.server.identities, bed.accounts, bed.secrets, bed.audit)
+    return bed.server.revocation
 
 
 async def _revoked(bed: Bed, uid: str) -> bool:

@@ -4,25 +4,34 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 
+import aiohttp
+import msgspec
 import pytest
 from cryptography import x509
 
-from drtp.api.feed import EdgeRole
+from drtp.api.feed import EdgeRole, Fault, RenewRequest, renewal_proof
 from drtp.api.internal import RotationPhase
-from drtp.api.spiffe import bundle_digest
+from drtp.api.spiffe import bundle_digest, parse_uri
 from drtp.client.enrolment import enrol
 from drtp.client.feed import Feed, FeedPhase
 from drtp.client.joining import EdgeAddress
+from drtp.client.keys import new_key, request_for, sign
+from drtp.client.tls import trusting
+from drtp.client.vouching import read_roots, successors
 from drtp.issuers import rotation as rotations
 from drtp.issuers.authority import Authority
+from drtp.issuers.requests import proven_key
 from drtp.issuers.rotation import Rotation
 from drtp.kit.errors import Conflict, Refused
+from drtp.kit.secret import Secret
 from unit.edgeserver.edgebed import AGENT, GATEWAY, Bed, edge_bed, pop, until
+from unit.edgeserver.test_enrolment import post
 
 NOW = timedelta()
 
@@ -200,6 +209,73 @@ async def test_a_root_left_as_compromised_vouches_for_nothing(rotating: Rotating
         await rotating.rotation.step("test", force=True)
     with pytest.raises(Refused, match="DRTP-2014"):
         await enrol(before, bed.identities("late"), AGENT, secret=secret)
+
+
+async def rolled_back(rotating: Rotating) -> None:
+    """From wherever it is, back to the first root, which alone counts then."""
+    await rotating.rotation.roll_back("test")
+    while rotating.phase is not RotationPhase.STANDBY:
+        await rotating.rotation.step("test", force=True)
+    assert rotating.bed.authority.state.trusted == (1,)
+
+
+async def test_whoever_has_the_key_of_a_root_that_was_rolled_back_is_nobody(rotating: Rotating, tmp_path: Path) -> None:
+    """Neither an agent by a certificate of that root, nor the control plane to somebody who trusts the first one."""
+    bed = rotating.bed
+    identity = await bed.enrolled("agent")
+    before = (await bed.server.identities.find(identity.uid)).record.spec
+    await rotating.rotation.begin("test", hold=NOW)
+    await rotating.rotation.step("test", force=True)
+    thief = Authority(tmp_path / "authority", "drtp.test", "prism.test", bed.clock)
+    thief.follow(bed.authority.state)
+    await rolled_back(rotating)
+    key = new_key()
+    name = parse_uri(before.uri)
+    forged = thief.issue(name, proven_key(request_for(key)).public)
+    status, body = await late_renewal(bed, forged.chain_pem, key, before.generation + 1)
+    assert (status, body.code) == (403, "DRTP-2001")
+    assert (await bed.server.identities.find(identity.uid)).record.spec == before
+    offer = read_roots(bed.authority.public_bundle_pem)
+    stolen = bed.authority.roots[2]
+    assert stolen not in offer
+    assert not successors([stolen], bed.authority.public_bundle_pem, bed.clock.now())
+
+
+async def test_an_edge_that_was_away_during_a_rollback_returns_by_its_own_key(rotating: Rotating) -> None:
+    await rotating.bed.enrolled("agent")
+    async with rotating.edge("agent") as feed:
+        former = root_of(feed)
+        await rotating.rotation.begin("test", hold=timedelta(hours=3))
+        await rotating.to(RotationPhase.CLIENTS)
+        await until(lambda: root_of(feed) != former)
+        await until(lambda: rotating.bed.identities("agent").other() is None)
+    await rolled_back(rotating)
+    async with rotating.edge("agent") as feed:
+        await until(lambda: root_of(feed) == former, 20)
+
+
+async def test_a_restart_after_a_rollback_believes_the_root_as_little(rotating: Rotating, tmp_path: Path) -> None:
+    bed = rotating.bed
+    await rotating.rotation.begin("test", hold=NOW)
+    await rolled_back(rotating)
+    again = Authority(tmp_path / "authority", "drtp.test", "prism.test", bed.clock)
+    await Rotation(bed.store, again, bed.audit, bed.clock).load()
+    assert again.state.abandoned == (2,)
+    assert again.roots[2] not in read_roots(again.public_bundle_pem)
+    await rotating.rotation.begin("test", hold=NOW)
+    assert bed.authority.state.next == 3
+
+
+async def late_renewal(bed: Bed, chain_pem: str, key: Secret[bytes], generation: int) -> tuple[int, Fault]:
+    """What the edge server answers to whoever has a chain and its key."""
+    connector = aiohttp.TCPConnector(ssl=trusting(bed.authority.bundle_pem))
+    async with aiohttp.ClientSession(connector=connector) as http, http.get(f"{bed.address.url}/v1/nonce") as given:
+        nonce = await given.text()
+    csr = request_for(new_key())
+    proof = base64.b64encode(sign(key, renewal_proof(nonce, csr, generation))).decode()
+    ask = RenewRequest(chain_pem=chain_pem, csr_pem=csr, generation=generation, nonce=nonce, signature=proof)
+    status, body = await post(bed, "/v1/renew", msgspec.json.encode(ask))
+    return status, msgspec.json.decode(body, type=Fault)
 
 
 async def test_new_intermediates_issue_at_once_and_edges_renew(rotating: Rotating) -> None:

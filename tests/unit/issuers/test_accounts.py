@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from drtp.api.credentials import ENROLMENT_PREFIX, TOKEN_PREFIX, compose, read
 from drtp.api.meta import Key
-from drtp.api.people import AUTHENTICATED, SYSTEM_MASTERS
+from drtp.api.people import AUTHENTICATED, SYSTEM_MASTERS, User
 from drtp.api.spiffe import PeerRole
+from drtp.issuers import invitations, tokens
 from drtp.issuers.audit import PACED_BURST, AuditLog, verify_audit
 from drtp.issuers.authority import Authority
 from drtp.issuers.digests import Pepper
@@ -178,3 +179,51 @@ async def test_a_programs_token_ends_with_its_service_account_also_if_one_of_its
     assert (await office.accounts.authenticate(again.token.reveal(), None, "")).uid == second.uid
     await office.clock.advance(7200)
     assert await office.accounts.authenticate(again.token.reveal(), None, "") is None
+
+
+async def _program(office: Office, name: str, namespace: str = "joe") -> str:
+    metadata = {"name": name, "namespace": namespace}
+    made = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata}
+    return (await office.store.create(made)).uid
+
+
+async def test_expired_tokens_are_forgotten_and_good_ones_stay(office: Office):
+    await office.accounts.ensure("u1", "joe")
+    await office.accounts.mint_token("u1", lifetime=timedelta(hours=1))
+    stays = await office.accounts.mint_token("u1", lifetime=timedelta(days=9))
+    for_ever = await office.accounts.mint_token("u1", lifetime=None)
+    await office.clock.advance(24 * 3600)
+    assert await office.accounts.collect() == 0
+    await office.clock.advance(2 * 3600)
+    assert await office.accounts.collect() == 1
+    left = {one.key.name for one in (await office.store.list("ApiToken.internal.datumapis.com")).items}
+    assert left == {stays.id, for_ever.id}
+
+
+async def test_tokens_of_a_projects_programs_are_capped_until_some_expire(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(tokens, "PROGRAM_TOKENS_MAX", 2)
+    uids = {name: await _program(office, name) for name in ("one", "two")}
+    other = await _program(office, "one", "joes")
+    hour = timedelta(hours=1)
+    for name, uid in uids.items():
+        await office.accounts.issue_to_program("joe", name, uid, hour)
+    with pytest.raises(Refused, match="DRTP-2050"):
+        await office.accounts.issue_to_program("joe", "one", uids["one"], hour)
+    await office.accounts.issue_to_program("joes", "one", other, hour)
+    await office.clock.advance(3601)
+    await office.accounts.issue_to_program("joe", "one", uids["one"], hour)
+
+
+async def test_open_invitations_of_an_organisation_are_capped(office: Office, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(invitations, "OPEN_MAX", 2)
+    sent = invitations.Invitations(office.store, Pepper(b"i" * 32), office.audit, office.clock)
+    inviter, day = User("ann", "u-ann"), timedelta(days=1)
+    texts = [(await sent.mint("acme", "uid", "viewer", inviter, day)).secret.reveal() for _ in range(2)]
+    with pytest.raises(Refused, match="DRTP-2050"):
+        await sent.mint("acme", "uid", "viewer", inviter, day)
+    await sent.mint("other", "uid-2", "viewer", inviter, day)
+    guest = User("bob", "u-bob")
+    await office.store.update(sent.consumed(await sent.admit(texts[0], guest), guest))
+    await sent.mint("acme", "uid", "viewer", inviter, day)

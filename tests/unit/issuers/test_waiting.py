@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from drtp.issuers import waiting
-from drtp.issuers.waiting import CODE_S, DEVICE_S, POLL_S, Code, DeviceState, Waiting, challenge_of, proves
+from drtp.issuers.waiting import CODE_S, DEVICE_S, POLL_S, Code, DeviceState, Entered, Waiting, challenge_of, proves
 from drtp.kit.clock import FakeClock
 
-CODE = Code("joe", "http://127.0.0.1:1/callback", challenge_of("v" * 43), "", offline=True)
+CODE = Code(Entered("joe", "mark"), "http://127.0.0.1:1/callback", challenge_of("v" * 43), "", offline=True)
 
 
 async def test_a_code_is_good_once_and_for_a_minute() -> None:

@@ -19,6 +19,7 @@ from aiohttp import web
 
 from drtp.kit.clock import SystemClock
 from drtp.kit.door import Door, DoorLimits, listen, public_limits, serving
+from drtp.kit.networks import networks_of
 from drtp.kit.observe import configure_logs
 from unit.apiserver.serving import make_certificate
 
@@ -276,3 +277,17 @@ async def test_what_nobody_foresaw_is_logged_with_its_place_and_not_said(tmp_pat
     assert b"inner words" not in answer
     assert "RuntimeError" in lines.getvalue()
     assert "test_door.py" in lines.getvalue()
+
+
+async def test_a_48_takes_no_more_than_twice_what_one_of_its_64_may(tmp_path: Path) -> None:
+    """Loopback has one IPv6 address alone, so the counting is asked itself."""
+    async with served(tmp_path, replace(LIMITS, connections_max=1000, strangers_max=1000)) as one:
+        entered = 0
+        for number in range(100):
+            networks = networks_of(f"2001:db8:1:{number:x}::1")
+            if not one.door._refusal(networks):
+                one.door._enter(networks)
+                entered += 1
+        assert entered == 2 * LIMITS.strangers_per_address_max
+        assert one.door._refusal(networks_of("2001:db8:2::1")) == ""
+        assert one.door.connections == entered

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import ssl
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +20,7 @@ from drtp.client.oidc import Issuer, new_pkce, oidc_client
 from drtp.client.signin import fresh_token, keep, read_sign_in
 from drtp.issuers import passwords
 from drtp.kit.clock import SystemClock
-from drtp.kit.errors import Refused
+from drtp.kit.errors import Refused, Terminal
 from drtp.kit.secret import Secret
 from drtp.main.controlplane import Tower, running_controlplane
 from drtp.main.datum.passwords import set_password
@@ -37,7 +39,7 @@ class Bed:
     @property
     def issuer(self) -> Issuer:
         local = self.tower.local.issuer
-        return Issuer(local, "datumctl", ("openid", "offline_access"), self.admin.ca_pem.decode())
+        return Issuer(local, self.tower.local.client, ("openid", "offline_access"), self.admin.ca_pem.decode())
 
     async def review(self, token: Secret[str]) -> str:
         async with ApiClient(Context(self.admin.api, self.admin.ca_pem, token=token)) as api:
@@ -202,6 +204,51 @@ async def test_guesses_are_paced_whether_the_account_is_there_or_not(bed: Bed) -
     assert (await bed.browser.submit(page, name="joe", password=PASSWORD)).status == 429
 
 
+NEW_PASSWORD = "another horse, another staple"
+
+
+@pytest.mark.parametrize("how", ["changed", "shut"])
+async def test_a_code_or_a_device_granted_before_gives_nothing_after_the_password_changed(bed: Bed, how: str) -> None:
+    pkce = new_pkce()
+    code = (await bed.code(pkce.challenge, nonce=pkce.nonce))["code"]
+    async with oidc_client(bed.issuer) as client:
+        start = await client.start_device()
+        page = await bed.browser.get(start.verification_uri_complete)
+        await bed.browser.submit(page, name="joe", password=PASSWORD)
+        async with ApiClient(bed.admin) as api:
+            if how == "changed":
+                await set_password(api, "joe", Secret(NEW_PASSWORD))
+            else:
+                spec = {"user": "joe"}
+                ask = {"apiVersion": "identity.datumapis.com/v1alpha", "kind": "ClusterRevocation", "spec": spec}
+                await api.create(ask, "clusterrevocations")
+        with pytest.raises(Refused, match="DRTP-2032"):
+            await client.redeem(code, "http://127.0.0.1:1234/callback", pkce)
+        with pytest.raises(Terminal, match="DRTP-2032"):
+            await client.wait_for_device(start)
+    assert not (await bed.tower.store.list("Login.internal.datumapis.com")).items
+
+
+async def test_a_sign_in_that_begins_while_the_password_changes_is_ended(
+    bed: Bed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever changed it has ended the sign-ins that were there; this one comes a moment later."""
+    pkce = new_pkce()
+    code = (await bed.code(pkce.challenge, nonce=pkce.nonce))["code"]
+    begin = bed.tower.logins.begin
+
+    async def begun_late(account: str) -> tuple[str, Secret[str]]:
+        async with ApiClient(bed.admin) as api:
+            await set_password(api, "joe", Secret(NEW_PASSWORD))
+        return await begin(account)
+
+    monkeypatch.setattr(bed.tower.logins, "begin", begun_late)
+    async with oidc_client(bed.issuer) as client:
+        with pytest.raises(Refused, match="DRTP-2032"):
+            await client.redeem(code, "http://127.0.0.1:1234/callback", pkce)
+    assert not (await bed.tower.store.list("Login.internal.datumapis.com")).items
+
+
 async def test_one_address_alone_keeps_nobody_out(bed: Bed) -> None:
     for _ in range(60):
         with pytest.raises(Refused):
@@ -277,6 +324,44 @@ async def test_processes_that_refresh_at_once_spend_one_token(bed: Bed, tmp_path
     assert (tmp_path / "context.json.login").stat().st_mode & 0o077 == 0
     assert "drtp_rft_" not in context.read_text() and load_context(context).token is None
     assert await bed.review(found[0][0]) == "joe"
+
+
+async def test_a_hostile_control_plane_gets_no_token_that_is_good_at_another(bed: Bed, tmp_path: Path) -> None:
+    """It names the accounts of the other one, with their very client id; its victim even agrees to the issuer."""
+    local = bed.tower.local
+    (tmp_path / "theirs.pem").write_bytes(bed.admin.ca_pem)
+    entry = {"issuer": local.issuer, "clientID": local.client, "caFile": "theirs.pem"}
+    issuers = tmp_path / "issuers.json"
+    issuers.write_text(json.dumps({"issuers": [entry]}))
+    async with running_controlplane(settings(tmp_path / "hostile", issuers=issuers), SystemClock()) as hostile:
+        ca = tmp_path / "hostile.pem"
+        ca.write_bytes(hostile.authority.bundle_pem)
+        said = await _login(tmp_path, hostile.settings.api_url, ca, "--issuer", local.issuer)
+    assert said[0] == 77 and "DRTP-7092" in said[1] and "https://127.0.0.1" in said[1], said
+
+
+async def test_an_issuer_elsewhere_is_not_followed_unasked(tmp_path: Path) -> None:
+    issuers = tmp_path / "issuers.json"
+    issuers.write_text(json.dumps({"issuers": [{"issuer": "https://login.example.com", "clientID": "drtp"}]}))
+    async with running_controlplane(settings(tmp_path, issuers=issuers), SystemClock()) as tower:
+        ca = tmp_path / "ca.pem"
+        ca.write_bytes(tower.authority.bundle_pem)
+        status, said = await _login(tmp_path, tower.settings.api_url, ca)
+    assert status == 77 and "DRTP-7090" in said and "--issuer https://login.example.com" in said, said
+
+
+async def _login(folder: Path, api: str, ca: Path, *more: str) -> tuple[int | None, str]:
+    """Exit status and stderr of `datumctl login`, of somebody without a terminal."""
+    argv = ("-m", "drtp.main.datumctl", "login", api, "--ca-file", str(ca), "--no-browser", *more)
+    child = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *argv,
+        stdin=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+        env=os.environ | {"XDG_CONFIG_HOME": str(folder / "config")},
+    )
+    _, said = await child.communicate()
+    return child.returncode, said.decode()
 
 
 def _subject(token: Secret[str]) -> str:

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from drtp.api.internal import EdgeRole
+from drtp.api.internal import CallerRecord, EdgeRole
 from drtp.api.snapshots import PlanConnect, PlanServer, PlanService, RouteEntry
 from drtp.projections.projector import Projector
 from drtp.projections.settings import ProjectionSettings
+from drtp.rules import callers
 from drtp.store.memory import MemoryStore
 from drtp.store.observed import EdgeRef
 from drtp.store.protocol import Stored, kind_of
@@ -27,6 +28,12 @@ def connector(name: str, user: str, *wants: str, **more: Any) -> dict[str, Any]:
     caller = {"kind": "user", "uid": f"uid-{user}", "name": user, "groups": ["system:authenticated"]}
     spec = {"role": "connector", "uri": "x", "caller": caller, "wants": list(wants)}
     return body(INTERNAL, "EdgeIdentity", "", name, spec | more)
+
+
+def account(user: str, *groups: str, disabled: bool = False) -> dict[str, Any]:
+    """What the control plane knows of a local user: connectors are judged by it, whatever they said once."""
+    spec = {"name": user, "groups": list(groups), "disabled": disabled}
+    return body(INTERNAL, "Account", "", f"uid-{user}", spec)
 
 
 def grant(namespace: str, user: str) -> dict[str, Any]:
@@ -107,6 +114,7 @@ async def served() -> AsyncGenerator[Bed]:
         body(DRTP, "DRTPConnection", "joe", "a-1", connection),
         body(INTERNAL, "EdgeIdentity", "", "agent-1", agent),
         ROLE,
+        *(account(user) for user in ("bob", "eve", "stranger")),
     ]
     for obj in whole:
         await store.create(obj)
@@ -163,9 +171,45 @@ async def test_what_takes_the_right_away_reaches_pop_agent_and_connector_at_once
 async def test_a_narrowed_token_reaches_nothing_outside_its_projects() -> None:
     async with served() as bed:
         await bed.put(grant("joe", "bob"))
-        caller = {"kind": "user", "uid": "u", "name": "bob", "within": ["elsewhere"]}
+        caller = {"kind": "user", "uid": "uid-bob", "name": "bob", "within": ["elsewhere"]}
         await bed.put(connector("c-1", "bob", "joe/a", caller=caller))
         assert bed.plan("c-1").reason == "NotAllowed"
+
+
+async def test_who_is_in_a_group_no_more_is_cut_whatever_the_sign_in_said() -> None:
+    async with served() as bed:
+        await bed.put(account("bob", "system:masters"))
+        caller = {"kind": "user", "uid": "uid-bob", "name": "bob", "groups": ["system:masters"]}
+        await bed.put(connector("c-1", "bob", "joe/a", caller=caller))
+        assert bed.callers() == [("c-1",), ("c-1",)]
+        changed = await bed.put(account("bob"))
+        assert {edge.role for edge in changed} == {EdgeRole.POP, EdgeRole.AGENT, EdgeRole.CONNECTOR}
+        assert bed.plan("c-1").reason == "NotAllowed"
+        assert bed.callers() == [(), ()]
+        await bed.put(account("bob", "system:masters"))
+        assert bed.callers() == [("c-1",), ("c-1",)]
+
+
+@pytest.mark.parametrize("how", ["shut", "gone"])
+async def test_a_local_user_without_a_good_account_calls_nobody(how: str) -> None:
+    async with served() as bed:
+        await bed.put(grant("joe", "bob"))
+        await bed.put(connector("c-1", "bob", "joe/a"))
+        assert bed.plan("c-1").reason == ""
+        await (bed.put(account("bob", disabled=True)) if how == "shut" else bed.drop(account("bob")))
+        assert bed.plan("c-1").reason == "NotAllowed"
+        assert bed.callers() == [(), ()]
+
+
+async def test_groups_of_a_foreign_issuer_hold_for_the_certificate_unless_its_user_is_shut_out() -> None:
+    group = {"kind": "Group", "name": "https://idp.example#dba", "apiGroup": "rbac.authorization.k8s.io"}
+    caller = {"kind": "user", "uid": "uid-f", "name": "https://idp.example#7", "groups": [group["name"]]}
+    async with served() as bed:
+        await bed.put(grant("joe", "dba") | {"subjects": [group]})
+        await bed.put(connector("c-1", "f", "joe/a", caller=caller))
+        assert bed.callers() == [("c-1",), ("c-1",)]
+        await bed.put(account("f", disabled=True))
+        assert bed.callers() == [(), ()]
 
 
 async def test_a_disabled_service_and_an_absent_agent_are_said_to_those_who_may() -> None:
@@ -188,6 +232,40 @@ async def test_a_grant_in_another_project_costs_nothing_here() -> None:
         before = bed.projector.runs
         assert await bed.put(grant("elsewhere", "bob")) == set()
         assert bed.projector.runs == before
+
+
+async def test_a_caller_is_judged_once_however_many_connectors_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    judged: list[str] = []
+    may_connect = callers.may_connect
+
+    def counted(caller: CallerRecord, *where: Any) -> bool:
+        judged.append(caller.name)
+        return may_connect(caller, *where)
+
+    monkeypatch.setattr(callers, "may_connect", counted)
+    async with served() as bed:
+        await bed.put(grant("joe", "bob"))
+        for number in range(5):
+            ends = f"2030-01-0{number + 1}T00:00:00Z"
+            caller = {"kind": "user", "uid": "uid-bob", "name": "bob", "until": ends}
+            await bed.put(connector(f"c-{number}", "bob", "joe/a", caller=caller))
+        judged.clear()
+        second = {"serviceRef": {"name": "a"}, "client": {"agentID": "agent-1"}}
+        await bed.put(body(DRTP, "DRTPConnection", "joe", "a-2", second))
+        assert judged == [], "another agent of the service asks nobody's roles"
+        await bed.drop(grant("joe", "bob"))
+        assert judged == ["bob"]
+        assert bed.callers()[0] == ()
+
+
+async def test_a_connector_that_renews_or_comes_back_costs_one_step() -> None:
+    async with served() as bed:
+        await bed.put(grant("joe", "bob"))
+        for number in range(8):
+            await bed.put(connector(f"c-{number}", "bob", "joe/a"))
+        before = bed.projector.runs
+        assert await bed.put(connector("c-3", "bob", "joe/a", generation=2, hostname="elsewhere")) == set()
+        assert bed.projector.runs == before + 1
 
 
 async def test_a_service_without_a_public_place_takes_sealed_streams_alone() -> None:

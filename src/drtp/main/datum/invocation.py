@@ -80,8 +80,12 @@ class Invocation:
     @property
     def usual_context(self) -> Path:
         """Where a context is looked for when none is named."""
-        configuration = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
-        return Path(configuration) / "datumctl" / "context.json"
+        return _configuration() / "context.json"
+
+    @property
+    def known_issuers(self) -> Path:
+        """What the user has confirmed of issuers, whatever the context."""
+        return _configuration() / "known-issuers.json"
 
     def state_root(self) -> Path:
         """Where agents keep their state: beside a context that was named, else in the user's state directory."""
@@ -90,3 +94,7 @@ class Invocation:
         if self.context_file is not None:
             return self.context_file.absolute().parent / "agents"
         return Path(os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")) / "drtp" / "agents"
+
+
+def _configuration() -> Path:
+    return Path(os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")) / "datumctl"

@@ -17,6 +17,7 @@ from yarl import URL
 from drtp.client.api import ApiClient
 from drtp.client.context import Context, load_context, save_context, save_kubeconfig
 from drtp.client.joining import pinned_root
+from drtp.client.knownissuers import KnownIssuers
 from drtp.client.loopback import Callback
 from drtp.client.oidc import Granted, Issuer, OidcClient, new_pkce, oidc_client
 from drtp.client.signin import issuer_of, keep, locked, path_of, read_sign_in
@@ -24,6 +25,7 @@ from drtp.client.vouching import offered
 from drtp.kit.clock import SystemClock
 from drtp.kit.errors import DrtpError, NotFound, Refused, Retryable, Terminal
 from drtp.kit.files import private_directory
+from drtp.kit.observe import printable
 from drtp.kit.secret import Secret
 from drtp.main.commands.options import OutputForm, output_option
 from drtp.main.datum.access import system_roots
@@ -55,7 +57,7 @@ class _Wanted(NamedTuple):
     "--ca-file", type=_file, help="PEM: whom to trust at the API.  [default: the context's, or the machine's]"
 )
 @click.option("--pin", help="Fingerprint of the API's root, the part of a join string after #.")
-@click.option("--issuer", metavar="URL", help="Which issuer, where the control plane offers several.")
+@click.option("--issuer", metavar="URL", help="The issuer that you expect, or one of several.")
 @click.option("--device", is_flag=True, help="Sign in on another device's browser.")
 @click.option("--browser/--no-browser", default=True, help="Open a browser, or only print the address.")
 @click.option("--project", help="Project to work in.  [default: the context's, or `default`]")
@@ -64,7 +66,8 @@ class _Wanted(NamedTuple):
 def login(output: OutputForm, **options: Any) -> int:
     """Sign in, and keep it in the context: in a browser on this machine, or (--device) on any other.
 
-    The control plane says whom to sign in with, so its address is all there is to know.
+    The control plane says whom to sign in with. An issuer elsewhere is confirmed once, or named with --issuer, and a
+    change is not followed.
     """
     return run_async(_login(Invocation.current(), _Wanted(output=output, **options)))
 
@@ -80,7 +83,8 @@ def logout() -> int:
 async def _login(invocation: Invocation, wanted: _Wanted) -> int:
     path = invocation.context_file or invocation.usual_context
     context = await _reached(path, wanted)
-    context, issuer = await _issuer(context, wanted.issuer)
+    known = KnownIssuers(invocation.known_issuers)
+    context, issuer = await _issuer(context, wanted, known)
     async with oidc_client(issuer) as client:
         if wanted.device or not (_can_open_browser() or not wanted.browser):
             granted = await _by_device(client, wanted)
@@ -88,6 +92,7 @@ async def _login(invocation: Invocation, wanted: _Wanted) -> int:
             granted = await _by_browser(client, issuer, wanted)
     if not path.parent.exists():
         private_directory(path.parent)
+    known.remember(context.api, issuer)
     async with locked(path, SystemClock()):
         keep(path, issuer, granted)
         save_context(path, context)
@@ -121,30 +126,56 @@ async def _reached(path: Path, wanted: _Wanted) -> Context:
     return Context(api=api, ca_pem=roots, namespace=namespace, sign_in=path, founding_pem=founding)
 
 
-async def _issuer(context: Context, named: str | None) -> tuple[Context, Issuer]:
-    """The context with its roots of now, and whom to sign in with, as its API says. Raises: Terminal DRTP-7080."""
+async def _issuer(context: Context, wanted: _Wanted, known: KnownIssuers) -> tuple[Context, Issuer]:
+    """The context with its roots of now, and whom to sign in with: as its API says, and as the person confirms.
+
+    Raises: Terminal DRTP-7080; Refused DRTP-7090, DRTP-7091, DRTP-7092.
+    """
     try:
         async with ApiClient(context) as api:
             told = await api.request("GET", "/.well-known/drtp")
             context = api.context
     except NotFound as fault:
         raise Terminal("DRTP-7080", f"{context.api} is no control plane.") from fault
-    offers: list[dict[str, Any]] = told.get("login") or []
-    chosen = [one for one in offers if named in (None, one.get("issuer"))]
-    if not chosen:
-        there = ", ".join(str(one.get("issuer")) for one in offers) or "none"
+    offers = [_offered(one, context) for one in told.get("login") or []]
+    found = [one for one in offers if wanted.issuer in (None, one.issuer)]
+    if not found:
+        there = ", ".join(one.issuer for one in offers) or "none"
         raise Terminal(
-            "DRTP-7080", f"The control plane offers no sign-in at {named or 'any issuer'}; there is: {there}."
+            "DRTP-7080", f"The control plane offers no sign-in at {wanted.issuer or 'any issuer'}; there is: {there}."
         )
-    one = chosen[0]
-    local = one.get("local") is True
-    ca = context.ca_pem.decode() if local else str(one.get("ca") or "")
-    return context, Issuer(str(one["issuer"]), str(one["clientID"]), tuple(one.get("scopes") or ("openid",)), ca, local)
+    chosen = known.preferred(context.api, found)
+    if not known.is_confirmed(context.api, chosen, named=wanted.issuer is not None):
+        await _confirm(context, chosen, wanted)
+    return context, chosen
+
+
+def _offered(told: dict[str, Any], context: Context) -> Issuer:
+    local = told.get("local") is True
+    ca = context.ca_pem.decode() if local else str(told.get("ca") or "")
+    scopes = tuple(told.get("scopes") or ("openid",))
+    return Issuer(str(told["issuer"]), str(told["clientID"]), scopes, ca, local)
+
+
+async def _confirm(context: Context, chosen: Issuer, wanted: _Wanted) -> None:
+    """Have a person say that this is where they sign in. Raises: Refused DRTP-7090 where nobody can, or does not."""
+    what = f"{context.api} wants you to sign in at {printable(chosen.issuer)}, as client {printable(chosen.client_id)}."
+    at_terminal = sys.stdin.isatty() and sys.stderr.isatty() and wanted.output is not OutputForm.JSON
+    if at_terminal:
+        click.echo(f"{what}\nIt gets a token of that issuer for that client.", err=True)
+        if await asyncio.to_thread(click.confirm, "Is that right?", err=True):
+            return
+    raise Refused(
+        "DRTP-7090",
+        what,
+        f"If you expect it, name it: datumctl login {context.api} --issuer {printable(chosen.issuer)}",
+    )
 
 
 async def _by_browser(client: OidcClient, issuer: Issuer, wanted: _Wanted) -> Granted:
     pkce = new_pkce()
-    callback = Callback(pkce.state, issuer.issuer)
+    says_who = client.endpoints.authorization_response_iss_parameter_supported
+    callback = Callback(pkce.state, issuer.issuer, says_who=says_who)
     async with callback.listening(SystemClock()):
         url = client.authorize_url(callback.redirect_uri, pkce)
         _say(wanted, "browser", f"Sign in at\n  {url}", url=url)
