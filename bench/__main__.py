@@ -1,4 +1,4 @@
-"""`python -m bench [start|change|strangers|failover|scale|soak] [--count N] [--minutes M]`: scenarios on a fresh DRTP.
+"""`python -m bench [start|change|strangers|failover|connect|scale|soak] [--count N] …`: scenarios on a fresh DRTP.
 
 Prints their tables. Ends with 1 where a scenario misses a limit that it holds the product to.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from bench import change, failover, scale, soak, start, strangers
+from bench import change, connect, failover, scale, soak, start, strangers
 from bench.figures import Missed
 from scenario.bed import Bed
 
@@ -22,6 +22,7 @@ SCENARIOS: dict[str, Callable[[Bed, int], str]] = {
     "change": change.run,
     "strangers": strangers.run,
     "failover": failover.run,
+    "connect": connect.run,
     "scale": scale.run,
     "soak": soak.run,
 }
@@ -35,7 +36,9 @@ def main() -> int:
     parser.add_argument("scenario", nargs="*", choices=[[], *SCENARIOS], help="default: all but soak")
     parser.add_argument("--count", type=int, default=100, help="rounds of each scenario (100)")
     parser.add_argument("--minutes", type=int, default=30, help="of the soak (30)")
+    parser.add_argument("--seconds", type=int, default=30, help="of each run of pgbench in connect (30)")
     chosen = parser.parse_args()
+    amounts = {"soak": chosen.minutes, "connect": chosen.seconds}
     names: list[str] = chosen.scenario or [name for name in SCENARIOS if name != "soak"]
     shared = [name for name in names if name not in OWN_BED]
     missed = 0
@@ -45,16 +48,16 @@ def main() -> int:
             try:
                 bed.start()
                 for name in group:
-                    missed += _told(name, bed, chosen.minutes if name == "soak" else chosen.count)
+                    missed += _told(name, bed, amounts.get(name, chosen.count))
             finally:
                 bed.close()
     return 1 if missed else 0
 
 
-def _told(name: str, bed: Bed, count: int) -> int:
+def _told(name: str, bed: Bed, amount: int) -> int:
     """Run one and print its words; 1 if it missed a limit."""
     try:
-        print(SCENARIOS[name](bed, count), flush=True)
+        print(SCENARIOS[name](bed, amount), flush=True)
     except Missed as words:
         print(words, flush=True)
         return 1
