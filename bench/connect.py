@@ -1,7 +1,8 @@
-"""PostgreSQL through `datumctl connect`, beside direct and beside `ssh -L`: `pgbench` with 20 clients, in turn A B B A.
+"""PostgreSQL through `datumctl connect`, beside direct and beside ssh: `pgbench` with 20 clients, in turn A B B A.
 
 Every way is there for the whole time, and one at a time is used. Nothing may fail: no transaction, no balance that does
-not add up. CPU is that of the relays: connector, both POPs and agent; or ssh and sshd. The load, PostgreSQL and the
+not add up. `ssh -L` dials an sshd that reaches the service; with `-R` both ends dial out, as agent and connector do.
+CPU is that of the relays: connector, both POPs and agent; or ssh and sshd. The load, PostgreSQL and the
 relays share this machine, so the throughput says how much of it the relays leave.
 """
 
@@ -20,8 +21,8 @@ import psutil
 
 from bench.figures import Missed, percentile
 from bench.tunnel.load import Address
-from bench.tunnel.pairs import Figures, middle, ratio
-from bench.tunnel.ssh import programs, ssh_forward
+from bench.tunnel.pairs import Figures, Ratio, middle, ratio
+from bench.tunnel.ssh import programs, ssh_bastion, ssh_forward
 from bench.tunnel.ways import Way
 from scenario.bed import Bed, eventually
 from scenario.database import PASSWORD, client, postgresql, query
@@ -31,7 +32,7 @@ CLIENTS, SCALE, PAIRS = 20, 20, 2
 SCRIPTS = ("tpcb-like", "select-only")
 GOALS: Mapping[str, tuple[float, bool]] = {"tps": (1.5, True), "p99_ms": (0.5, False)}
 """Figure -> (bound on connect's by ssh's, whether more is better)."""
-OURS, THEIRS, DIRECT = "connect", "ssh -L", "direct"
+OURS, THEIRS, OUTBOUND, DIRECT = "connect", "ssh -L", "ssh -L and -R", "direct"
 
 
 @dataclass
@@ -41,10 +42,9 @@ class Runs:
     script: str
     by_way: dict[str, list[Figures]]
 
-    @property
-    def pairs(self) -> list[tuple[Figures, Figures]]:
-        """Of connect and ssh, turn by turn; none where ssh is not here."""
-        return list(zip(self.by_way[OURS], self.by_way.get(THEIRS, []), strict=False))
+    def beside(self, other: str, figure: str) -> Ratio | None:
+        """Connect's by another way's, turn by turn; None where that is not here."""
+        return ratio(list(zip(self.by_way[OURS], self.by_way.get(other, []), strict=False)), figure)
 
 
 def run(bed: Bed, seconds: int) -> str:
@@ -56,7 +56,8 @@ def run(bed: Bed, seconds: int) -> str:
         missing = ""
         if both := programs():
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="drtp-bench-")))
-            ways[THEIRS] = stack.enter_context(ssh_forward(*both, _serves)(("127.0.0.1", database), scratch))
+            for name, opens in ((THEIRS, ssh_forward), (OUTBOUND, ssh_bastion)):
+                ways[name] = stack.enter_context(opens(*both, _serves)(("127.0.0.1", database), scratch))
         else:
             missing = "skipped, for they are not here: ssh and sshd (SSH=path, SSHD=path)\n"
         found = [_runs(script, ways, seconds) for script in SCRIPTS]
@@ -90,7 +91,7 @@ def _serves(at: Address) -> None:
 
 
 def _runs(script: str, ways: Mapping[str, Way], seconds: int) -> Runs:
-    """A B B A, and direct before each pair."""
+    """A B B A, and direct before each turn."""
     runs = Runs(script, {name: [] for name in ways})
     relayed = [name for name in ways if name != DIRECT]
     for number in range(PAIRS):
@@ -152,15 +153,15 @@ def _table(runs: Runs) -> str:
     lines = [
         f"### pgbench -c {CLIENTS}, {runs.script}, 0 errors ({os.cpu_count()} cores)",
         "",
-        f"| figure | {' | '.join(names)} | {OURS} by {THEIRS} | must |",
-        f"|{'---|' * (len(names) + 3)}",
+        f"| figure | {' | '.join(names)} | {OURS} by {THEIRS} | must | {OURS} by {OUTBOUND} |",
+        f"|{'---|' * (len(names) + 4)}",
     ]
     for figure, shown in FIGURES:
         cells = [shown(middle(figures, figure) or 0.0) for figures in runs.by_way.values()]
-        by = ratio(runs.pairs, figure) if runs.pairs else None
+        by, outbound = (runs.beside(other, figure) for other in (THEIRS, OUTBOUND))
         bound, more = GOALS.get(figure, (0.0, True))
         must = (
             f"{'≥' if more else '≤'}{bound} {'yes' if (by.median >= bound) == more else 'NO'}" if by and bound else ""
         )
-        lines.append(f"| {figure} | {' | '.join(cells)} | {by or '–'} | {must} |")
+        lines.append(f"| {figure} | {' | '.join(cells)} | {by or '–'} | {must} | {outbound or '–'} |")
     return "\n".join([*lines, ""])

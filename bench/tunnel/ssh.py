@@ -1,4 +1,4 @@
-"""`ssh -L` as a way: a client and an sshd of its own, on loopback, neither of them root."""
+"""`ssh` as a way: clients and an sshd of their own, on loopback, none of them root."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from pathlib import Path
 
 from bench.tunnel.load import Address
@@ -28,28 +29,68 @@ def programs() -> tuple[str, str] | None:
 
 
 def ssh_forward(ssh: str, sshd: str, ready: Callable[[Address], None] = answers) -> Opens:
-    """`ready` waits until a visitor is served at the client's end."""
+    """`ssh -L` to an sshd that reaches the service. `ready` waits until a visitor is served at the client's end."""
 
     @contextlib.contextmanager
     def open_path(service: Address, scratch: Path) -> Generator[Way]:
-        port, endpoint = free_port(), ("127.0.0.1", free_port())
-        who = unprivileged("daemon")  # which has no password that sshd could take for locked
-        # Not under `scratch`, which may be closed to them.
-        with tempfile.TemporaryDirectory(prefix="drtp-ssh-") as name:
-            home = Path(name)
-            given_to(who, home, *_keys(home))
-            (home / "sshd.conf").write_text(_config(home, port))
-            (home / "sshd.conf").chmod(0o644)
-            forward = f"{endpoint[0]}:{endpoint[1]}:{service[0]}:{service[1]}"
-            options = [word for option in _CLIENT for word in ("-o", option)]
-            login = ["-l", _account(who), "-i", home / "user", "-p", str(port), *options, "127.0.0.1"]
-            with running([sshd, "-D", "-e", "-f", home / "sshd.conf"], scratch / "sshd.log", cwd=home, **who) as daemon:
-                listens(("127.0.0.1", port))
-                with running([ssh, "-N", "-L", forward, *login], scratch / "ssh.log", cwd=home, **who) as client:
-                    ready(endpoint)
-                    yield Way(endpoint, (daemon.pid, client.pid))
+        endpoint = ("127.0.0.1", free_port())
+        with _daemon(sshd, scratch) as host, host.client(ssh, scratch / "ssh.log", "-L", endpoint, service) as client:
+            ready(endpoint)
+            yield Way(endpoint, (host.pid, client))
 
     return open_path
+
+
+def ssh_bastion(ssh: str, sshd: str, ready: Callable[[Address], None] = answers) -> Opens:
+    """Both ends dial out, as agent and connector do: `ssh -R` from the service to a bastion, `ssh -L` to it."""
+
+    @contextlib.contextmanager
+    def open_path(service: Address, scratch: Path) -> Generator[Way]:
+        middle, endpoint = ("127.0.0.1", free_port()), ("127.0.0.1", free_port())
+        with (
+            _daemon(sshd, scratch) as host,
+            host.client(ssh, scratch / "serving.log", "-R", middle, service) as serving,
+            host.client(ssh, scratch / "calling.log", "-L", endpoint, middle) as calling,
+        ):
+            ready(endpoint)
+            yield Way(endpoint, (host.pid, serving, calling))
+
+    return open_path
+
+
+@dataclass(frozen=True)
+class _Daemon:
+    """A running sshd and how to log in there."""
+
+    pid: int
+    port: int
+    home: Path
+    who: dict[str, object]
+
+    @contextlib.contextmanager
+    def client(self, ssh: str, log: Path, way: str, here: Address, there: Address) -> Generator[int]:
+        """A client that forwards (`-L`, `-R`) from `here` to `there` while the block runs; gives its pid."""
+        options = [word for option in _CLIENT for word in ("-o", option)]
+        login = ["-l", _account(self.who), "-i", self.home / "user", "-p", str(self.port), *options, "127.0.0.1"]
+        forward = f"{here[0]}:{here[1]}:{there[0]}:{there[1]}"
+        with running([ssh, "-N", way, forward, *login], log, cwd=self.home, **self.who) as process:
+            yield process.pid
+
+
+@contextlib.contextmanager
+def _daemon(sshd: str, scratch: Path) -> Generator[_Daemon]:
+    port = free_port()
+    who = unprivileged("daemon")  # which has no password that sshd could take for locked
+    # Not under `scratch`, which may be closed to them.
+    with tempfile.TemporaryDirectory(prefix="drtp-ssh-") as name:
+        home = Path(name)
+        given_to(who, home, *_keys(home))
+        config = home / "sshd.conf"
+        config.write_text(_config(home, port))
+        config.chmod(0o644)
+        with running([sshd, "-D", "-e", "-f", config], scratch / "sshd.log", cwd=home, **who) as process:
+            listens(("127.0.0.1", port))
+            yield _Daemon(process.pid, port, home, who)
 
 
 def _keys(home: Path) -> list[Path]:
