@@ -1,4 +1,4 @@
-"""`python -m bench [start|change|strangers|failover|connect|scale|soak] [--count N] …`: scenarios on a fresh DRTP.
+"""`python -m bench [SCENARIO …] [--count N]`: scenarios on a fresh DRTP, all but the soak unless named.
 
 Prints their tables. Ends with 1 where a scenario misses a limit that it holds the product to.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from bench import change, connect, failover, scale, soak, start, strangers
+from bench import change, connect, failover, policies, scale, soak, start, strangers
 from bench.figures import Missed
 from scenario.bed import Bed
 
@@ -23,10 +23,11 @@ SCENARIOS: dict[str, Callable[[Bed, int], str]] = {
     "strangers": strangers.run,
     "failover": failover.run,
     "connect": connect.run,
+    "policies": policies.run,
     "scale": scale.run,
     "soak": soak.run,
 }
-OWN_BED = ("scale", "soak")
+OWN_BED = ("policies", "scale", "soak")
 """What they measure must not have a past."""
 
 
