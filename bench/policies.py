@@ -96,11 +96,13 @@ def _served(bed: Bed, names: list[str]) -> Generator[dict[str, tuple[str, int]]]
 
 
 def _places(bed: Bed, names: list[str]) -> dict[str, tuple[str, int]]:
+    """Of all of them, or nothing yet."""
     found: dict[str, tuple[str, int]] = {}
     for one in bed.objects("drtpservices"):
-        ready = any(part["type"] == "Ready" and part["status"] == "True" for part in one["status"]["conditions"])
+        status = one.get("status", {})
+        ready = any(part["type"] == "Ready" and part["status"] == "True" for part in status.get("conditions", []))
         if one["metadata"]["name"] in names and ready:
-            address = one["status"]["addresses"][0]
+            address = status["addresses"][0]
             found[one["metadata"]["name"]] = (address["ip"], address["port"])
     return found if len(found) == len(names) else {}
 

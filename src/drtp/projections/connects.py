@@ -11,11 +11,9 @@ from typing import NamedTuple, cast
 
 from drtp.api.core import ORGANIZATION_LABEL, Namespace, ServiceAccount
 from drtp.api.drtp import (
-    DRTPAccessPolicy,
     DRTPConnection,
     DRTPServer,
     DRTPService,
-    EnforcementPoint,
     Protocol,
     Role,
 )
@@ -24,7 +22,8 @@ from drtp.api.meta import ObjectMeta
 from drtp.api.rbac import ClusterRole, ClusterRoleBinding, RoleBinding
 from drtp.api.rbac import Role as RbacRole
 from drtp.api.snapshots import Access, Caller, ConnectWay, DenyEntry, PlanConnect, PlanServer
-from drtp.projections import facts
+from drtp.projections import callpolicies, facts
+from drtp.projections.callpolicies import Prospect
 from drtp.projections.cells import Index, Reader, Result, Unit
 from drtp.projections.settings import ProjectionSettings
 from drtp.rules import access, asking, callers, catalogue_grants, catalogue_indexes, entrykeys, indexes
@@ -36,6 +35,7 @@ INDEXES = (
     Index(RoleBinding, "grantee", lambda one: ((one.metadata.namespace, *who) for who in grantees_of(one))),
     Index(ClusterRoleBinding, "grantee", grantees_of),
     Index(ClusterRole, "all", lambda _role: (True,)),
+    callpolicies.MEMBERS,
     *(Index(*one) for one in catalogue_indexes.INDEXES),
 )
 
@@ -96,57 +96,54 @@ def _stands(read: Reader, who: CallerRecord) -> bool:
     return account is not None and account.metadata.uid == who.uid
 
 
-def _may_connect(read: Reader, who: CallerRecord, namespace: str, name: str, grants: ReadGrants) -> bool:
-    """By a role in the service's project, or by the catalogue: as a caller of a project that is let in."""
+def _project_of(read: Reader, who: CallerRecord, namespace: str, name: str, grants: ReadGrants) -> str:
+    """The project as whose caller it may connect: the service's by a role there, or one that the catalogue lets in."""
     if not _stands(read, who):
-        return False
+        return ""
     if callers.may_connect(who, namespace, name, grants):
-        return True
-    return bool(catalogue_grants.project_of(read, grants, callers.user_of(who), namespace, name))
+        return namespace
+    return catalogue_grants.project_of(read, grants, callers.user_of(who), namespace, name)
 
 
-def _names_organization(principals: tuple[str, ...]) -> bool:
-    return any(name.startswith("org:") for name in principals)
+class Called(NamedTuple):
+    """Who may call one connection: for certain, or as an edge decides, and by what it does."""
+
+    certain: tuple[Caller, ...] = ()
+    conditional: tuple[Caller, ...] = ()
+    access: Access | None = None
 
 
-def policies_admit(read: Reader, service: DRTPService, found: DRTPConnection, who: CallerRecord) -> bool:
-    """Whether the policies on a service and on a connection let a caller pass, of whom the name is known and no more.
-
-    Where the caller is, and the hour, are not known here: a rule that allows by them does not speak, one that denies by
-    them does. A policy with a schedule, or that names organisations, is not judged for callers yet and admits none.
-    """
-    if read.unreadable(DRTPAccessPolicy, service.metadata.namespace):
-        return False
-    named = facts.connection_policies(read, found, service)
-    attached = [one for one in named if one is not None]
-    if len(attached) < len(named):
-        return False  # A connection that names a policy nobody has is closed, not open.
-    lists = tuple(access.policy_list(one) for one in attached if access.holds_at(one, EnforcementPoint.TUNNEL))
-    clauses = [clause for one in lists if not one.dry_run for clause in asking.parts(one)[0]]
-    if any(clause.schedule or clause.organizations or _names_organization(clause.principals) for clause in clauses):
-        return False
-    caller = asking.Caller(who.kind.value, callers.shown(who))
-    return not lists or asking.decide(Access(lists=lists), asking.Asking(caller=caller)).allowed
-
-
-def callers_of(read: Reader, service: DRTPService, connection: DRTPConnection) -> tuple[Caller, ...]:
+def called(read: Reader, service: DRTPService, connection: DRTPConnection) -> Called:
     """Whose connectors may open streams to a connection of a service, of those that ask for the service."""
     namespace, name = service.metadata.namespace, service.metadata.name
-    asking = read.indexed(EdgeIdentity, "wants", f"{namespace}/{name}")
+    wanting = read.indexed(EdgeIdentity, "wants", f"{namespace}/{name}")
+    policies = callpolicies.caller_access(read, service, connection)
     grants = ReadGrants(read)
-    decided: dict[CallerRecord, bool] = {}  # of one caller many connectors may ask
-
-    def let_in(who: CallerRecord) -> bool:
+    decided: dict[CallerRecord, tuple[asking.Caller, Prospect]] = {}  # of one caller many connectors may ask
+    found: dict[Prospect, list[Caller]] = {one: [] for one in Prospect}
+    for one in wanting:
+        who = one.spec.caller
+        if who is None:
+            continue
         if who not in decided:
-            may = _may_connect(read, who, namespace, name, grants)
-            decided[who] = may and policies_admit(read, service, connection, who)
-        return decided[who]
+            project = _project_of(read, who, namespace, name, grants)
+            caller = callpolicies.as_asked(read, policies, who, project)
+            decided[who] = caller, callpolicies.prospect(policies, caller) if project else Prospect.NONE
+        caller, prospect = decided[who]
+        found[prospect].append(
+            Caller(
+                identity=one.metadata.name,
+                kind=caller.kind,
+                uid=caller.uid,
+                name=caller.name,
+                organizations=caller.organizations,
+            )
+        )
+    certain, conditional = (_sorted(found[one]) for one in (Prospect.CERTAIN, Prospect.CONDITIONAL))
+    return Called(certain, conditional, policies if certain or conditional else None)
 
-    found = [
-        Caller(identity=one.metadata.name, kind=who.kind.value, uid=who.uid, name=callers.shown(who))
-        for one in asking
-        if (who := one.spec.caller) is not None and let_in(who)
-    ]
+
+def _sorted(found: list[Caller]) -> tuple[Caller, ...]:
     return tuple(sorted(found, key=lambda caller: caller.identity))
 
 
@@ -162,8 +159,8 @@ def connector(unit: Unit, read: Reader, settings: ProjectionSettings) -> Result:
     grants = ReadGrants(read)
     for namespace, name in callers.wanted_names(wants):
         plan = PlanConnect(namespace=namespace, name=name, reason=NOT_ALLOWED)
-        if _may_connect(read, who, namespace, name, grants):
-            plan = _plan(read, who, (namespace, name), servers)
+        if project := _project_of(read, who, namespace, name, grants):
+            plan = _plan(read, who, project, (namespace, name), servers)
         result.entries[edge, entrykeys.connect(namespace, name)] = plan
     for server in servers.values():
         if (port := facts.tunnel_port(server)) is not None:
@@ -181,8 +178,10 @@ def connector(unit: Unit, read: Reader, settings: ProjectionSettings) -> Result:
     return result
 
 
-def _plan(read: Reader, who: CallerRecord, named: tuple[str, str], servers: dict[str, DRTPServer]) -> PlanConnect:
-    """A service that may be called; its POPs are put into `servers`."""
+def _plan(
+    read: Reader, who: CallerRecord, project: str, named: tuple[str, str], servers: dict[str, DRTPServer]
+) -> PlanConnect:
+    """A service that a caller of `project` may call; its POPs are put into `servers`."""
     namespace, name = named
     service = read.get(DRTPService, namespace, name)
     gone = service is None or service.metadata.deletion_timestamp is not None
@@ -191,7 +190,7 @@ def _plan(read: Reader, who: CallerRecord, named: tuple[str, str], servers: dict
     origin: list[ObjectMeta] = [service.metadata]
     ways: list[ConnectWay] = []
     every = read.indexed(DRTPConnection, "service", (namespace, name))
-    found = [one for one in every if policies_admit(read, service, one, who)]
+    found = [one for one in every if _might_call(read, service, one, who, project)]
     if every and not found:
         return PlanConnect(namespace=namespace, name=name, reason=NOT_ALLOWED)
     for one in sorted(found, key=lambda connection: connection.metadata.name):
@@ -224,3 +223,10 @@ def _plan(read: Reader, who: CallerRecord, named: tuple[str, str], servers: dict
         reason=reason,
         sources=facts.sources(origin),
     )
+
+
+def _might_call(read: Reader, service: DRTPService, found: DRTPConnection, who: CallerRecord, project: str) -> bool:
+    """Whether policies leave a caller any prospect of a connection."""
+    policies = callpolicies.caller_access(read, service, found)
+    caller = callpolicies.as_asked(read, policies, who, project)
+    return callpolicies.prospect(policies, caller) is not Prospect.NONE
