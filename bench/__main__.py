@@ -1,6 +1,6 @@
 """`python -m bench [SCENARIO …] [--count N] [--minutes M]`: scenarios on a fresh DRTP, or on one of their own.
 
-SCENARIO: start, change, enrolment, strangers, failover, scale, soak.
+SCENARIO: start, change, enrolment, strangers, failover, connect, policies, scale, soak.
 Prints their tables. Ends with 1 where a scenario misses a limit that it holds the product to.
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from bench import change, enrolment, failover, scale, soak, start, strangers
+from bench import change, connect, enrolment, failover, policies, scale, soak, start, strangers
 from bench.figures import Missed
 from scenario.bed import Bed
 
@@ -24,10 +24,12 @@ SCENARIOS: dict[str, Callable[[Bed, int], str]] = {
     "enrolment": enrolment.run,
     "strangers": strangers.run,
     "failover": failover.run,
+    "connect": connect.run,
+    "policies": policies.run,
     "scale": scale.run,
     "soak": soak.run,
 }
-OWN_BED = ("enrolment", "scale", "soak")
+OWN_BED = ("enrolment", "policies", "scale", "soak")
 """What they measure must not have a past."""
 
 
@@ -37,7 +39,9 @@ def main() -> int:
     parser.add_argument("scenario", nargs="*", choices=[[], *SCENARIOS], help="default: all but soak")
     parser.add_argument("--count", type=int, default=100, help="rounds of each scenario (100)")
     parser.add_argument("--minutes", type=int, default=30, help="of the soak (30)")
+    parser.add_argument("--seconds", type=int, default=30, help="of each run of pgbench in connect (30)")
     chosen = parser.parse_args()
+    amounts = {"soak": chosen.minutes, "connect": chosen.seconds}
     names: list[str] = chosen.scenario or [name for name in SCENARIOS if name != "soak"]
     shared = [name for name in names if name not in OWN_BED]
     missed = 0
@@ -47,16 +51,16 @@ def main() -> int:
             try:
                 bed.start()
                 for name in group:
-                    missed += _told(name, bed, chosen.minutes if name == "soak" else chosen.count)
+                    missed += _told(name, bed, amounts.get(name, chosen.count))
             finally:
                 bed.close()
     return 1 if missed else 0
 
 
-def _told(name: str, bed: Bed, count: int) -> int:
+def _told(name: str, bed: Bed, amount: int) -> int:
     """Run one and print its words; 1 if it missed a limit."""
     try:
-        print(SCENARIOS[name](bed, count), flush=True)
+        print(SCENARIOS[name](bed, amount), flush=True)
     except Missed as words:
         print(words, flush=True)
         return 1

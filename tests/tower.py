@@ -34,6 +34,7 @@ from drtp.api.snapshots import (
     Entry,
     GatewayListener,
     HttpHost,
+    PlanService,
     RouteEntry,
     SniExposure,
     TcpExposure,
@@ -269,9 +270,9 @@ class Tower:
 
     async def agent_says(self, uid: str, local: LocalState, message: str = "") -> None:
         reports: dict[str, Report] = {
-            key: ServiceReport(connection=key.partition("/")[2], local=local, message=message)
-            for key in self.entries(EdgeRole.AGENT, uid)
-            if key.startswith("service/")
+            key: ServiceReport(connection=key.partition("/")[2], local=local, message=message, sources=entry.sources)
+            for key, entry in self.entries(EdgeRole.AGENT, uid).items()
+            if isinstance(entry, PlanService)
         }
         await self.say(uid, reports)
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 import shutil
-from pathlib import Path
 
-from bench.tunnel.others import haproxy_pair, ssh_forward
+from bench.tunnel.others import haproxy_pair
 from bench.tunnel.ours import direct, drtp, drtp_datagrams, envoy_alone, whole
 from bench.tunnel.rathole import rathole
+from bench.tunnel.ssh import programs, ssh_forward
 from bench.tunnel.ways import Carries, Opens
 from drtp.api.drtp import EndpointMode
 
@@ -42,9 +42,8 @@ def found() -> tuple[Peers, list[str]]:
         peers["haproxy-pair", stream] = haproxy_pair(program)
     else:
         missing.append("haproxy (HAPROXY=path)")
-    ssh, sshd = _program("SSH", "ssh"), _program("SSHD", "sshd") or _existing("/usr/sbin/sshd")
-    if ssh and sshd:
-        peers["ssh-forward", stream] = ssh_forward(ssh, sshd)
+    if both := programs():
+        peers["ssh-forward", stream] = ssh_forward(*both)
     else:
         missing.append("ssh and sshd (SSH=path, SSHD=path)")
     return peers, missing
@@ -52,7 +51,3 @@ def found() -> tuple[Peers, list[str]]:
 
 def _program(variable: str, name: str) -> str | None:
     return os.environ.get(variable) or shutil.which(name)
-
-
-def _existing(path: str) -> str | None:
-    return path if Path(path).exists() else None

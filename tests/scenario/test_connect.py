@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from scenario.bed import BIN, Bed, Program, echo, eventually, free_port, killed, require, tcp_service
+from scenario.bed import BIN, Bed, Program, echo, eventually, free_port, killed, tcp_service
+from scenario.database import query
 from scenario.test_postgres import postgres
 
 __all__ = ["postgres"]
@@ -59,21 +60,12 @@ def _says(caller: socket.socket, words: bytes) -> bytes:
     return caller.recv(100)
 
 
-def _query(port: int, sql: str) -> str:
-    done = subprocess.run(
-        [require("psql"), "-h", "127.0.0.1", "-p", str(port), "-U", "joe", "-d", "postgres", "-tA", "-c", sql],
-        env={**os.environ, "PGPASSWORD": "secret", "PGCONNECT_TIMEOUT": "10"},
-        capture_output=True, text=True, check=True, timeout=30,
-    )  # fmt: skip
-    return done.stdout.strip()
-
-
 def test_psql_reads_a_row_through_connect_and_nothing_is_exposed(bed: Bed, postgres: int) -> None:
     _serve(bed, postgres, "cx-postgres")
     panel = _connect(bed, "default/cx-postgres", "--local", "0")
     assert panel.ready["encrypted"] is True
     assert len(panel.ready["pops"]) >= 1
-    assert _query(panel.place[1], "select 'reached'") == "reached"
+    assert query(panel.place[1], "select 'reached'") == "reached"
     routes = json.loads(bed.kubectl("get", "tcproutes,httproutes,listenersets", "-A", "-o", "json"))["items"]
     assert not [one for one in routes if "cx-postgres" in json.dumps(one)]
     assert panel.program.stop(signal.SIGINT) == 0

@@ -115,12 +115,14 @@ class Caller(Model, frozen=True):
     """A connector that may open sealed streams to a service, and whose it is. `kind`: `user` or `app`.
 
     `identity` is the connector's uid, as its certificate has it; `uid` and `name` are the user's or application's.
+    `organizations` are said where a rule asks for them.
     """
 
     identity: str
     kind: str
     uid: str = ""
     name: str = ""
+    organizations: tuple[str, ...] = ()
 
 
 class RouteEntry(Model, frozen=True, tag="route", tag_field="type"):
@@ -140,6 +142,12 @@ class RouteEntry(Model, frozen=True, tag="route", tag_field="type"):
     """The connection moves to other POPs; this one says how many visitors it still has."""
     limits: Limits = Limits()
     callers: tuple[Caller, ...] = ()
+    """Whom roles and policies let in whatever else an edge may know of them."""
+    conditional: tuple[Caller, ...] = ()
+    """Whom policies may let in: only an edge knows the address, the hour and the carrier. Apart from the others, so
+    that an edge that does not know of `caller_access` lets none of them in."""
+    caller_access: Access | None = None
+    """What policies say of callers, both kinds; None where none does."""
     place: PopPlace | None = None
     """Where this POP is, for rules that name carriers."""
     sources: tuple[Source, ...] = ()
@@ -194,6 +202,9 @@ class PlanService(Model, frozen=True, tag="service", tag_field="type"):
     reason: str = ""
     message: str = ""
     callers: tuple[Caller, ...] = ()
+    conditional: tuple[Caller, ...] = ()
+    caller_access: Access | None = None
+    """As a POP's. An agent knows who calls and the hour: it refuses whom nothing else could let in."""
     sealed_only: bool = False
     """Nobody may visit in clear, by no gateway: whatever a POP brings so, the agent refuses."""
     sources: tuple[Source, ...] = ()

@@ -36,9 +36,14 @@ class ProxyFailure(aiohttp.ClientConnectionError):
         self.error = error
 
 
+CONNECTIONS_MAX = 12
+"""Of one client at once. A door takes up to 64 strangers of an address, and 16 with few descriptors, and resets more:
+whoever has a hundred things to ask asks them a dozen at a time."""
+
+
 def web_session(tls: ssl.SSLContext, **options: Any) -> aiohttp.ClientSession:
     """An HTTP client that dials as the environment says. Raises: Invalid DRTP-3013."""
-    return aiohttp.ClientSession(connector=_Connector(proxies(), ssl=tls), **options)
+    return aiohttp.ClientSession(connector=_Connector(proxies(), ssl=tls, limit=CONNECTIONS_MAX), **options)
 
 
 class _Connector(aiohttp.TCPConnector):

@@ -22,7 +22,7 @@ from drtp.api.internal import EdgeRole
 from drtp.api.meta import Condition, Key
 from drtp.api.policies import PolicyMode
 from drtp.api.reasons import Aspect, Reason
-from drtp.api.reports import ExposureReport, RouteReport
+from drtp.api.reports import ExposureReport, RouteReport, ServiceReport
 from drtp.api.snapshots import Source
 from drtp.controllers import surroundings, writing
 from drtp.controllers.runtime import Change, EdgeChange, MapChange, Outcome, World, itself
@@ -66,8 +66,12 @@ class PolicyController:
         if change.part == "" and change.edge.role in {EdgeRole.POP, EdgeRole.GATEWAY}:
             yield from world.view.keys(POLICY)
             return
+        if change.part == "" and change.edge.role is EdgeRole.AGENT:
+            for connection in world.view.indexed(DRTPConnection, "agent", change.edge.uid):
+                yield from _on(world, connection.metadata.namespace, connection.spec.service_ref.name)
+            return
         report = world.observed.report(change.edge.uid, change.part)
-        if isinstance(report, RouteReport | ExposureReport):
+        if isinstance(report, RouteReport | ExposureReport | ServiceReport):
             for source in report.sources:
                 stored = world.view.by_uid(source.uid)
                 if stored is not None and stored.key.kind == POLICY:
@@ -186,13 +190,24 @@ def _at_tunnels(policy: DRTPAccessPolicy, service: DRTPService, world: World) ->
     for connection in world.view.indexed(DRTPConnection, "service", where):
         for assigned in connection.spec.servers:
             uid = surroundings.server_uid(world, assigned.server_ref.name)
-            state = world.observed.edge(uid) if uid else None
             server = world.view.get(DRTPServer, "", assigned.server_ref.name)
             if server is not None and not asking.may_carry(carriage, access.place_of(server)):
                 continue  # It is told nothing of the connection.
-            if state is not None and state.connected:
-                report = state.reports.get(entrykeys.route(connection.metadata.uid))
-                yield assigned.server_ref.name, isinstance(report, RouteReport) and wanted in report.sources
+            if uid and (said := _said(world, uid, entrykeys.route(connection.metadata.uid), wanted)) is not None:
+                yield assigned.server_ref.name, said
+        # An agent holds whoever comes by `connect` to the same policies.
+        agent = connection.spec.client.agent_id
+        if agent and (said := _said(world, agent, entrykeys.service(connection.metadata.uid), wanted)) is not None:
+            yield f"the agent of {connection.metadata.name}", said
+
+
+def _said(world: World, uid: str, part: str, wanted: Source) -> bool | None:
+    """Whether an edge has this generation in force; None while it is away."""
+    state = world.observed.edge(uid)
+    if state is None or not state.connected:
+        return None
+    report = state.reports.get(part)
+    return isinstance(report, RouteReport | ServiceReport) and wanted in report.sources
 
 
 # ---- which policies a change concerns -------------------------------------------------------------------------------

@@ -13,11 +13,9 @@ import msgspec
 
 from drtp.api.core import ORGANIZATION_LABEL, Namespace, ServiceAccount
 from drtp.api.drtp import (
-    DRTPAccessPolicy,
     DRTPConnection,
     DRTPServer,
     DRTPService,
-    EnforcementPoint,
     Protocol,
     Role,
 )
@@ -27,7 +25,8 @@ from drtp.api.people import AUTHENTICATED, FOREIGN
 from drtp.api.rbac import ClusterRole, ClusterRoleBinding, RoleBinding
 from drtp.api.rbac import Role as RbacRole
 from drtp.api.snapshots import Access, Caller, ConnectWay, DenyEntry, PlanConnect, PlanServer
-from drtp.projections import facts
+from drtp.projections import callpolicies, facts
+from drtp.projections.callpolicies import Prospect
 from drtp.projections.cells import Index, Reader, Result, Unit
 from drtp.projections.settings import ProjectionSettings
 from drtp.rules import access, asking, callers, catalogue_grants, catalogue_indexes, entrykeys
@@ -38,6 +37,7 @@ INDEXES = (
     Index(RoleBinding, "grantee", lambda one: ((one.metadata.namespace, *who) for who in grantees_of(one))),
     Index(ClusterRoleBinding, "grantee", grantees_of),
     Index(ClusterRole, "all", lambda _role: (True,)),
+    callpolicies.MEMBERS,
     *(Index(*one) for one in catalogue_indexes.INDEXES),
 )
 
@@ -107,6 +107,13 @@ def present(read: Reader, who: CallerRecord) -> CallerRecord | None:
     return msgspec.structs.replace(who, name=account.spec.name, groups=(*account.spec.groups, AUTHENTICATED))
 
 
+class Admitted(NamedTuple):
+    """A caller as it is now, and as whose it may connect: the service's project's, or one's that the catalogue lets in."""
+
+    who: CallerRecord
+    project: str
+
+
 class Judge:
     """Who may connect to one service, policies aside: decided once for each caller, however many connectors it has."""
 
@@ -115,23 +122,24 @@ class Judge:
         self._grants = ReadGrants(read)
         self._where = namespace, name
         self._let_in: tuple[str, ...] | None = None  # projects, by the catalogue; looked up when they are needed
-        self._decided: dict[CallerRecord, CallerRecord | None] = {}
+        self._decided: dict[CallerRecord, Admitted | None] = {}
 
-    def admitted(self, who: CallerRecord) -> CallerRecord | None:
-        """The caller as it is now, if it may connect."""
+    def admitted(self, who: CallerRecord) -> Admitted | None:
+        """The caller, if it may connect."""
         one = msgspec.structs.replace(who, until=None)  # each sign-in of one user ends at a time of its own
         if one not in self._decided:
             now = present(self._read, one)
-            self._decided[one] = now if now is not None and self._may(now) else None
+            project = self._project_of(now) if now is not None else ""
+            self._decided[one] = Admitted(now, project) if now is not None and project else None
         return self._decided[one]
 
-    def _may(self, now: CallerRecord) -> bool:
+    def _project_of(self, now: CallerRecord) -> str:
         """By a role in the service's project, or by the catalogue: as a caller of a project that is let in."""
         if callers.may_connect(now, *self._where, self._grants):
-            return True
+            return self._where[0]
         if self._let_in is None:
             self._let_in = tuple(catalogue_grants.projects(self._read, *self._where))
-        return bool(catalogue_grants.project_among(self._let_in, self._grants, callers.user_of(now)))
+        return catalogue_grants.project_among(self._let_in, self._grants, callers.user_of(now))
 
 
 def asked_for(namespace: str, name: str) -> Unit:
@@ -146,44 +154,44 @@ def callers_unit(unit: Unit, read: Reader, _settings: ProjectionSettings) -> Res
     """
     judge = Judge(read, unit[1], unit[2])
     asking = ((sender[1], judge.admitted(cast("CallerRecord", who))) for sender, who in read.facts().items())
-    let_in = tuple((uid, who) for uid, who in asking if who is not None)
-    return Result(facts={("connector", uid): who for uid, who in let_in}, value=let_in or None)
+    let_in = tuple((uid, found) for uid, found in asking if found is not None)
+    return Result(facts={("connector", uid): found for uid, found in let_in}, value=let_in or None)
 
 
-def _names_organization(principals: tuple[str, ...]) -> bool:
-    return any(name.startswith("org:") for name in principals)
+class Called(NamedTuple):
+    """Who may call one connection: for certain, or as an edge decides, and by what it does."""
+
+    certain: tuple[Caller, ...] = ()
+    conditional: tuple[Caller, ...] = ()
+    access: Access | None = None
 
 
-def policies_admit(read: Reader, service: DRTPService, found: DRTPConnection, who: CallerRecord) -> bool:
-    """Whether the policies on a service and on a connection let a caller pass, of whom the name is known and no more.
-
-    Where the caller is, and the hour, are not known here: a rule that allows by them does not speak, one that denies by
-    them does. A policy with a schedule, or that names organisations, is not judged for callers yet and admits none.
-    """
-    if read.unreadable(DRTPAccessPolicy, service.metadata.namespace):
-        return False
-    named = facts.connection_policies(read, found, service)
-    attached = [one for one in named if one is not None]
-    if len(attached) < len(named):
-        return False  # A connection that names a policy nobody has is closed, not open.
-    lists = tuple(access.policy_list(one) for one in attached if access.holds_at(one, EnforcementPoint.TUNNEL))
-    clauses = [clause for one in lists if not one.dry_run for clause in asking.parts(one)[0]]
-    if any(clause.schedule or clause.organizations or _names_organization(clause.principals) for clause in clauses):
-        return False
-    caller = asking.Caller(who.kind.value, callers.shown(who))
-    return not lists or asking.decide(Access(lists=lists), asking.Asking(caller=caller)).allowed
-
-
-def callers_of(read: Reader, service: DRTPService, connection: DRTPConnection) -> tuple[Caller, ...]:
+def called(read: Reader, service: DRTPService, connection: DRTPConnection) -> Called:
     """Whose connectors may open streams to a connection of a service, of those that ask for the service."""
     unit = asked_for(service.metadata.namespace, service.metadata.name)
-    let_in = cast("tuple[tuple[str, CallerRecord], ...]", read.value(unit) or ())
-    admitted = {who: policies_admit(read, service, connection, who) for who in {who for _, who in let_in}}
-    return tuple(
-        Caller(identity=uid, kind=who.kind.value, uid=who.uid, name=callers.shown(who))
-        for uid, who in let_in
-        if admitted[who]
-    )
+    let_in = cast("tuple[tuple[str, Admitted], ...]", read.value(unit) or ())
+    policies = callpolicies.caller_access(read, service, connection)
+    decided: dict[Admitted, tuple[asking.Caller, Prospect]] = {}  # of one caller many connectors may ask
+    found: dict[Prospect, list[Caller]] = {one: [] for one in Prospect}
+    for uid, admitted in let_in:
+        if admitted not in decided:
+            caller = callpolicies.as_asked(read, policies, *admitted)
+            decided[admitted] = caller, callpolicies.prospect(policies, caller)
+        caller, prospect = decided[admitted]
+        one = Caller(
+            identity=uid,
+            kind=caller.kind,
+            uid=caller.uid,
+            name=caller.name,
+            organizations=caller.organizations,
+        )
+        found[prospect].append(one)
+    certain, conditional = (_sorted(found[one]) for one in (Prospect.CERTAIN, Prospect.CONDITIONAL))
+    return Called(certain, conditional, policies if certain or conditional else None)
+
+
+def _sorted(found: list[Caller]) -> tuple[Caller, ...]:
+    return tuple(sorted(found, key=lambda caller: caller.identity))
 
 
 def connector(unit: Unit, read: Reader, settings: ProjectionSettings) -> Result:
@@ -196,10 +204,10 @@ def connector(unit: Unit, read: Reader, settings: ProjectionSettings) -> Result:
     result = Result()
     servers: dict[str, DRTPServer] = {}
     for namespace, name in callers.wanted_names(told.wants):
-        who = cast("CallerRecord | None", facts_of.get(asked_for(namespace, name)))
+        admitted = cast("Admitted | None", facts_of.get(asked_for(namespace, name)))
         plan = PlanConnect(namespace=namespace, name=name, reason=NOT_ALLOWED)
-        if who is not None:
-            plan = _plan(read, who, (namespace, name), servers)
+        if admitted is not None:
+            plan = _plan(read, admitted, (namespace, name), servers)
         result.entries[edge, entrykeys.connect(namespace, name)] = plan
     for server in servers.values():
         if (port := facts.tunnel_port(server)) is not None:
@@ -217,8 +225,8 @@ def connector(unit: Unit, read: Reader, settings: ProjectionSettings) -> Result:
     return result
 
 
-def _plan(read: Reader, who: CallerRecord, named: tuple[str, str], servers: dict[str, DRTPServer]) -> PlanConnect:
-    """A service that may be called; its POPs are put into `servers`."""
+def _plan(read: Reader, caller: Admitted, named: tuple[str, str], servers: dict[str, DRTPServer]) -> PlanConnect:
+    """A service that the caller may call; its POPs are put into `servers`."""
     namespace, name = named
     service = read.get(DRTPService, namespace, name)
     gone = service is None or service.metadata.deletion_timestamp is not None
@@ -227,7 +235,7 @@ def _plan(read: Reader, who: CallerRecord, named: tuple[str, str], servers: dict
     origin: list[ObjectMeta] = [service.metadata]
     ways: list[ConnectWay] = []
     every = read.indexed(DRTPConnection, "service", (namespace, name))
-    found = [one for one in every if policies_admit(read, service, one, who)]
+    found = [one for one in every if _might_call(read, service, one, caller)]
     if every and not found:
         return PlanConnect(namespace=namespace, name=name, reason=NOT_ALLOWED)
     for one in sorted(found, key=lambda connection: connection.metadata.name):
@@ -260,3 +268,10 @@ def _plan(read: Reader, who: CallerRecord, named: tuple[str, str], servers: dict
         reason=reason,
         sources=facts.sources(origin),
     )
+
+
+def _might_call(read: Reader, service: DRTPService, found: DRTPConnection, admitted: Admitted) -> bool:
+    """Whether policies leave a caller any prospect of a connection."""
+    policies = callpolicies.caller_access(read, service, found)
+    caller = callpolicies.as_asked(read, policies, *admitted)
+    return callpolicies.prospect(policies, caller) is not Prospect.NONE

@@ -114,9 +114,14 @@ def connection(unit: Unit, read: Reader, settings: ProjectionSettings) -> Result
             entry = msgspec.structs.replace(route, leaving=assigned.role is Role.LEAVING, place=place)
             result.entries[EdgeRef(EdgeRole.POP, server.metadata.uid), entrykeys.route(found.metadata.uid)] = entry
     if agent is not None:
-        plan = _plan(found, service, tuple(servers))
+        held = [one.metadata for one in facts.connection_policies(read, found, service) if one is not None]
         result.entries[agent, entrykeys.service(found.metadata.uid)] = msgspec.structs.replace(
-            plan, callers=route.callers, sealed_only=not route.access.lists or access.NOBODY in route.access.lists
+            _plan(found, service, tuple(servers)),
+            callers=route.callers,
+            conditional=route.conditional,
+            caller_access=route.caller_access,
+            sealed_only=not route.access.lists or access.NOBODY in route.access.lists,
+            sources=facts.sources([found.metadata, service.metadata, *held]),
         )
     return result
 
@@ -152,6 +157,7 @@ def _route(
         # A connection that names a policy nobody has is closed, not open.
         compiled = Access(lists=(*compiled.lists, access.policy_list(own) if own else access.NOBODY))
         origin.extend([own.metadata] if own else [])
+    called = connects.called(read, service, found)
     return RouteEntry(
         connection=found.metadata.uid,
         service=service.metadata.uid,
@@ -164,7 +170,9 @@ def _route(
         plain_from=settings.plain_from,
         enabled=service.spec.enabled,
         limits=limits,
-        callers=connects.callers_of(read, service, found),
+        callers=called.certain,
+        conditional=called.conditional,
+        caller_access=called.access,
         sources=facts.sources([found.metadata, *origin]),
     )
 
@@ -186,7 +194,6 @@ def _plan(found: DRTPConnection, service: DRTPService, servers: tuple[str, ...])
         ready=ready is not None and ready.status is ConditionStatus.TRUE,
         reason=ready.reason if ready else "",
         message=ready.message if ready else "",
-        sources=facts.sources([found.metadata, service.metadata]),
     )
 
 

@@ -47,7 +47,7 @@ class Asking(NamedTuple):
 
     address: str | None = None
     country: str | None = None
-    now: int = 0
+    now: int | None = 0
     caller: Caller | None = None
     place: PopPlace | None = None
 
@@ -73,6 +73,25 @@ def decide(access: Access, asking: Asking) -> Verdict:
         allowed=bool(judged) and all(allowed for dry, allowed in judged if not dry),
         would_refuse=any(dry and not allowed for dry, allowed in judged),
     )
+
+
+def might(access: Access, asking: Asking) -> bool:
+    """Whether somebody of whom this much is known could pass if all else were known, part by part.
+
+    For who knows less than another that decides: never less than what that one allows.
+    """
+    return bool(access.lists) and all(one.dry_run or _might(one, asking) for one in access.lists)
+
+
+def _might(one: AccessList, asking: Asking) -> bool:
+    if not is_readable(one):
+        return False
+    clauses, default = parts(one)
+    for clause in clauses:
+        truth = holds(clause, asking)
+        if truth is True or (truth is None and clause.action is Action.ALLOW):
+            return clause.action is Action.ALLOW
+    return default is Action.ALLOW
 
 
 def judge(one: AccessList, asking: Asking) -> Judged:
@@ -166,7 +185,8 @@ def compared(clause: AccessClause, asking: Asking) -> list[Part]:
         own = asking.caller.principals if asking.caller else None
         found.append(Part("principals", _any_among(own, clause.principals)))
     if clause.schedule is not None:
-        found.append(Part("schedule", schedules.speaks(clause.schedule, asking.now)))
+        timely = None if asking.now is None else schedules.speaks(clause.schedule, asking.now)
+        found.append(Part("schedule", timely))
     if clause.through is not None:
         found.append(Part("through", carried(clause.through, asking.place)))
     return found

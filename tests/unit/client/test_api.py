@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 import stat
 from collections.abc import AsyncIterator
@@ -13,6 +14,7 @@ from aiohttp import web
 
 from drtp.client.api import ApiClient, PatchType, error_of, resource_path
 from drtp.client.context import Context, load_context, load_kubeconfig, save_context, save_kubeconfig
+from drtp.client.dialling import CONNECTIONS_MAX
 from drtp.issuers.authority import Authority
 from drtp.issuers.serving import ControlplaneTls
 from drtp.kit.clock import SystemClock
@@ -30,7 +32,10 @@ async def service(request: web.Request) -> web.Response:
     if request.match_info.get("name") == "missing":
         status = {"kind": "Status", "reason": "NotFound", "message": 'drtpservices "missing" not found', "code": 404}
         return web.json_response(status, status=404)
-    return web.json_response({"metadata": {"name": request.match_info["name"]}})
+    assert request.transport is not None
+    return web.json_response(
+        {"metadata": {"name": request.match_info["name"]}, "caller": request.transport.get_extra_info("peername")}
+    )
 
 
 async def watch(request: web.Request) -> web.StreamResponse:
@@ -69,6 +74,17 @@ async def test_objects_are_read_and_patched_with_the_token(context: Context):
         with pytest.raises(NotFound) as missing:
             await api.get("datumapis.com/v1alpha", "drtpservices", "missing", namespace="joe")
         assert 'drtpservices "missing" not found' in str(missing.value)
+
+
+async def test_many_requests_at_once_are_no_crowd_of_strangers(context: Context):
+    """A door resets those of one address that are more than 16 in the worst case."""
+    async with ApiClient(context) as api, asyncio.TaskGroup() as together:
+        asked = [
+            together.create_task(api.get("datumapis.com/v1alpha", "drtpservices", f"s{number}", namespace="joe"))
+            for number in range(100)
+        ]
+    callers = {tuple(one.result()["caller"]) for one in asked}
+    assert len(callers) <= CONNECTIONS_MAX < 16
 
 
 async def test_watch_gives_whole_events_and_ends_with_the_servers_error(context: Context):

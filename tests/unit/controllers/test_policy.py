@@ -39,6 +39,13 @@ async def serving(tower: Tower) -> None:
     await tower.gateway_programs()
 
 
+async def everywhere(tower: Tower) -> None:
+    """Every point has in force what it was told."""
+    await tower.pop_serves("nyc")
+    await tower.gateway_programs()
+    await tower.agent_says("a1", LocalState.REACHABLE)
+
+
 def at_tunnel(tower: Tower) -> Access:
     entries = tower.entries(EdgeRole.POP, tower.servers["nyc"]).values()
     return next(one.access for one in entries if isinstance(one, RouteEntry))
@@ -73,6 +80,8 @@ async def test_enforced_only_when_every_point_has_reported_this_generation() -> 
         await tower.pop_serves("nyc")
         assert enforced(tower)[:2] == ("Unknown", "Pending")
         await tower.gateway_programs()
+        assert enforced(tower)[:2] == ("Unknown", "Pending"), "the agent holds callers to it"
+        await tower.agent_says("a1", LocalState.REACHABLE)
         assert enforced(tower) == ("True", "Enforced", 1)
 
 
@@ -138,14 +147,15 @@ async def test_a_changed_policy_is_not_enforced_before_every_point_has_the_chang
     async with Tower().running() as tower:
         await serving(tower)
         await tower.apply(policy())
-        await tower.pop_serves("nyc")
-        await tower.gateway_programs()
+        await everywhere(tower)
         assert enforced(tower) == ("True", "Enforced", 1)
         await tower.patch(DRTPAccessPolicy, "joe", "office", {"spec": {"rules": []}})
         assert enforced(tower) == ("False", "Pending", 2)
         await tower.pop_serves("nyc")
         assert enforced(tower) == ("False", "Pending", 2)
         await tower.gateway_programs()
+        assert enforced(tower) == ("False", "Pending", 2)
+        await tower.agent_says("a1", LocalState.REACHABLE)
         assert enforced(tower) == ("True", "Enforced", 2)
 
 
@@ -156,6 +166,8 @@ async def test_a_point_that_went_away_is_waited_for_no_more() -> None:
         await tower.gateway_programs()
         assert enforced(tower)[:2] == ("Unknown", "Pending")
         await tower.hang_up(tower.servers["nyc"])
+        assert enforced(tower)[:2] == ("Unknown", "Pending")
+        await tower.hang_up("a1")
         assert enforced(tower)[:2] == ("True", "Enforced")
 
 

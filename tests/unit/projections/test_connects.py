@@ -89,11 +89,14 @@ class Bed:
         entries = self.projector.entries(EdgeRef(EdgeRole.AGENT, "agent-1")).values()
         return next(one for one in entries if isinstance(one, PlanService))
 
-    def callers(self) -> list[tuple[str, ...]]:
+    def told(self) -> list[RouteEntry | PlanService]:
         """What POP and agent are told, one after the other."""
         entries = [self.projector.entries(edge) for edge in self.projector.edges()]
-        told = [one for each in entries for one in each.values() if isinstance(one, RouteEntry | PlanService)]
-        return [tuple(caller.identity for caller in one.callers) for one in told]
+        return [one for each in entries for one in each.values() if isinstance(one, RouteEntry | PlanService)]
+
+    def callers(self) -> list[tuple[str, ...]]:
+        """Who is let in for certain."""
+        return [tuple(caller.identity for caller in one.callers) for one in self.told()]
 
 
 @asynccontextmanager
@@ -285,24 +288,49 @@ def policy(*rules: dict[str, Any], **more: Any) -> dict[str, Any]:
     return body(DRTP, "DRTPAccessPolicy", "joe", "p", {"targetRefs": [target], "rules": list(rules)} | more)
 
 
+EVENING = {"weekly": [{"start": "18:00", "end": "23:00"}], "timeZone": "Europe/Berlin"}
+BOB = {"action": "Allow", "principals": ["user:bob"]}
+
+
 @pytest.mark.parametrize(
-    ("rules", "reason"),
+    ("rules", "prospect"),
     [
-        ([{"name": "one", "action": "Allow", "principals": ["user:bob"]}], ""),
-        ([{"name": "one", "action": "Allow", "principals": ["user:ann"]}], "NotAllowed"),
-        ([{"name": "one", "action": "Deny", "principals": ["user:bob"]}], "NotAllowed"),
-        # Where the caller is is not known here: what allows by it does not speak.
-        ([{"name": "one", "action": "Allow", "clientCIDRs": ["0.0.0.0/0"], "principals": ["user:bob"]}], "NotAllowed"),
-        ([], "NotAllowed"),
+        ([BOB], "certain"),
+        ([{"action": "Allow", "principals": ["user:ann"]}], "none"),
+        ([{"action": "Deny", "principals": ["user:bob"]}], "none"),
+        ([], "none"),
+        # Where the caller is, when it comes and what carries it are for POPs to know.
+        ([BOB | {"clientCIDRs": ["203.0.113.0/24"]}], "conditional"),
+        ([BOB | {"countries": ["DE"]}], "conditional"),
+        ([BOB | {"schedule": EVENING}], "conditional"),
+        ([BOB | {"through": {"pops": ["nyc"]}}], "conditional"),
+        ([{"action": "Deny", "clientCIDRs": ["203.0.113.0/24"]}, BOB], "conditional"),
+        ([{"action": "Deny", "schedule": EVENING}, BOB], "conditional"),
+        ([{"action": "Allow", "clientCIDRs": ["203.0.113.0/24"], "principals": ["user:ann"]}], "none"),
+        ([BOB, {"action": "Deny", "clientCIDRs": ["203.0.113.0/24"]}], "certain"),
     ],
 )
-async def test_a_policy_on_the_service_narrows_its_callers(rules: list[dict[str, Any]], reason: str) -> None:
+async def test_a_policy_on_the_service_narrows_its_callers(rules: list[dict[str, Any]], prospect: str) -> None:
     async with served() as bed:
         await bed.put(grant("joe", "bob"))
         await bed.put(connector("c-1", "bob", "joe/a"))
-        await bed.put(policy(*rules))
-        assert bed.plan("c-1").reason == reason
-        assert bed.callers() == ([("c-1",)] * 2 if not reason else [(), ()])
+        await bed.put(policy(*({"name": f"rule-{number}"} | rule for number, rule in enumerate(rules))))
+        assert bed.plan("c-1").reason == ("NotAllowed" if prospect == "none" else "")
+        for told in bed.told():
+            named = {"certain": told.callers, "conditional": told.conditional, "none": ()}
+            assert [caller.name for caller in named.pop(prospect)] == ([] if prospect == "none" else ["bob"])
+            assert not any(named.values())
+            # The policy goes along wherever somebody is named, so that edges judge by it too.
+            assert (told.caller_access is None) == (prospect == "none")
+
+
+async def test_an_edge_is_told_a_policy_of_callers_only_where_somebody_calls() -> None:
+    async with served() as bed:
+        await bed.put(policy({"name": "all", **BOB}))
+        assert [told.caller_access for told in bed.told()] == [None, None]
+        before = [told.sources for told in bed.told()]
+        await bed.put(policy({"name": "all", **BOB, "clientCIDRs": ["203.0.113.0/24"]}))
+        assert all(was != now.sources for was, now in zip(before, bed.told(), strict=True)), "what is enforced is said"
 
 
 def project(name: str, organization: str) -> dict[str, Any]:
@@ -332,6 +360,33 @@ async def test_an_organisation_on_the_publishers_list_connects_until_it_is_on_it
         changed = await bed.put(published_to("another"))
         assert {edge.role for edge in changed} == {EdgeRole.POP, EdgeRole.AGENT, EdgeRole.CONNECTOR}
         assert bed.plan("c-1").reason == "NotAllowed"
+        assert bed.callers() == [(), ()]
+
+
+def member(organization: str, user: str) -> dict[str, Any]:
+    binding = grant(organization, user)
+    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "organization-viewer"}
+    return binding | {"metadata": {"name": f"{user}-of-it", "namespace": organization}, "roleRef": role}
+
+
+async def test_a_caller_is_of_the_organisation_of_the_project_it_comes_from_and_of_those_it_is_a_member_of() -> None:
+    use = {"verbs": ["connect"], "apiGroups": ["datumapis.com"], "resources": ["drtpsubscriptions/connect"]}
+    async with served() as bed:
+        for one in (project("joe", "harbour"), project("eve", "lantern"), project("guild", "guild")):
+            await bed.put(one)
+        await bed.store.update({**ROLE, "rules": [use]})
+        await bed.put(grant("eve", "bob"))
+        await bed.put(connector("c-1", "bob", "joe/a"))
+        await bed.put(published_to("lantern"))
+        for name, organizations in (("lantern", ["lantern"]), ("guild", ["guild"]), ("harbour", ["harbour"])):
+            await bed.put(policy({"name": name, "action": "Allow", "organizations": organizations}))
+            assert bed.callers() == ([("c-1",)] * 2 if name == "lantern" else [(), ()]), name
+        assert bed.plan("c-1").reason == "NotAllowed"
+        await bed.put(policy({"name": "guild", "action": "Allow", "principals": ["org:guild"]}))
+        assert bed.callers() == [(), ()]
+        await bed.put(member("guild", "bob"))
+        assert [told.callers[0].organizations for told in bed.told()] == [("guild", "lantern")] * 2
+        await bed.drop(member("guild", "bob"))
         assert bed.callers() == [(), ()]
 
 

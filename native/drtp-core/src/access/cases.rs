@@ -32,19 +32,22 @@ struct CallerSpec {
 }
 
 impl Case {
-    /// `1` allowed, plus `2` where a list that only counts would refuse. Access that cannot be read denies.
+    /// `1` allowed, plus `2` where a list that only counts would refuse, plus `4` where what is unknown might allow.
+    /// Access that cannot be read denies.
     pub fn decide(&self) -> u8 {
         let spec = AccessSpec::deserialize(&self.access).unwrap_or_default();
         let caller = self.caller.as_ref();
         let caller = caller.map(|caller| Caller::new(&caller.kind, &caller.name, caller.organizations.clone()));
-        let verdict = Access::compile(&spec).0.decide(&Asking {
+        let (access, _) = Access::compile(&spec);
+        let asking = Asking {
             address: self.address.as_ref().and_then(|text| text.parse::<IpAddr>().ok()),
             country: self.country.as_deref().and_then(country),
             now: self.now,
             caller: caller.as_ref(),
             place: self.place.as_ref(),
-        });
-        u8::from(verdict.allowed) + 2 * u8::from(verdict.would_refuse)
+        };
+        let verdict = access.decide(&asking);
+        u8::from(verdict.allowed) + 2 * u8::from(verdict.would_refuse) + 4 * u8::from(access.might(&asking))
     }
 }
 

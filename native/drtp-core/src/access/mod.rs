@@ -83,8 +83,8 @@ pub struct Asking<'a> {
     pub place: Option<&'a PopPlace>,
 }
 
-/// What all lists together say.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What all lists together say; of itself, no.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Verdict {
     /// Every list that is enforced allows, and there is one list at least.
     pub allowed: bool,
@@ -221,10 +221,20 @@ impl Access {
 
     /// The verdict on who asks.
     pub fn decide(&self, asking: &Asking) -> Verdict {
+        self.judge(asking, Doubt::Denies)
+    }
+
+    /// Whether somebody of whom this much is known could pass if all else were known, part by part: for who knows less
+    /// than another that decides. Never less than what that one allows.
+    pub fn might(&self, asking: &Asking) -> bool {
+        self.judge(asking, Doubt::Allows).allowed
+    }
+
+    fn judge(&self, asking: &Asking, doubt: Doubt) -> Verdict {
         let mut scratch = Scratch::default();
         let known = asking.caller.map(|caller| self.known(caller));
         let mut verdict = Verdict { allowed: !self.lists.is_empty(), would_refuse: false };
-        for list in self.lists.iter().filter(|list| !list.allows(asking, known.as_ref(), &mut scratch)) {
+        for list in self.lists.iter().filter(|list| !list.allows(asking, known.as_ref(), doubt, &mut scratch)) {
             if list.dry_run {
                 verdict.would_refuse = true;
             } else {
@@ -254,6 +264,13 @@ impl Access {
     pub fn asks_countries(&self) -> bool {
         self.lists.iter().filter_map(|list| list.rules.as_ref()).any(|rules| rules.countries.is_some())
     }
+}
+
+/// Whom it serves that a part of a rule is not known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Doubt {
+    Denies,
+    Allows,
 }
 
 /// Words of one list at work, kept from list to list.
@@ -304,15 +321,15 @@ fn each(words: &mut [u64], others: &[u64], change: impl Fn(u64, u64) -> u64) {
 }
 
 impl List {
-    fn allows(&self, asking: &Asking, known: Option<&Known>, scratch: &mut Scratch) -> bool {
+    fn allows(&self, asking: &Asking, known: Option<&Known>, doubt: Doubt, scratch: &mut Scratch) -> bool {
         let Some(rules) = &self.rules else { return false };
-        rules.judge(asking, known, scratch).unwrap_or(self.default) == Action::Allow
+        rules.judge(asking, known, doubt, scratch).unwrap_or(self.default) == Action::Allow
     }
 }
 
 impl Rules {
     /// The action of the first rule that speaks.
-    fn judge(&self, asking: &Asking, known: Option<&Known>, scratch: &mut Scratch) -> Option<Action> {
+    fn judge(&self, asking: &Asking, known: Option<&Known>, doubt: Doubt, scratch: &mut Scratch) -> Option<Action> {
         scratch.yes.clear();
         scratch.maybe.clear();
         if let Some(address) = asking.address {
@@ -340,7 +357,11 @@ impl Rules {
             }
         }
         for (word, (yes, maybe)) in scratch.yes.iter().zip(&scratch.maybe).enumerate() {
-            let speaks = (yes & self.allows.0[word]) | (maybe & self.denies.0[word]);
+            let (sure, unsure) = match doubt {
+                Doubt::Denies => (&self.allows, &self.denies),
+                Doubt::Allows => (&self.denies, &self.allows),
+            };
+            let speaks = (yes & sure.0[word]) | (maybe & unsure.0[word]);
             if speaks != 0 {
                 let first = 1_u64 << speaks.trailing_zeros();
                 return Some(if self.allows.0[word] & first != 0 { Action::Allow } else { Action::Deny });

@@ -7,14 +7,14 @@ use super::PopPlace;
 use super::schedule::Schedule;
 
 /// `Access` of `drtp.api.snapshots`, as it comes.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AccessSpec {
     #[serde(default)]
     pub(super) lists: Vec<ListSpec>,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub(super) struct ListSpec {
     pub(super) default: Action,
@@ -31,7 +31,7 @@ impl Default for ListSpec {
     }
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RuleSpec {
     pub(super) action: Action,
@@ -39,7 +39,7 @@ pub(super) struct RuleSpec {
     pub(super) cidrs: Vec<String>,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ClauseSpec {
     pub(super) action: Action,

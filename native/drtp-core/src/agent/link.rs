@@ -577,6 +577,6 @@ fn intercepted(reason: &str, way: &Way) -> String {
     reason.to_owned()
 }
 
-fn unix_s() -> i64 {
+pub(super) fn unix_s() -> i64 {
     (unix_ms() / 1_000) as i64
 }

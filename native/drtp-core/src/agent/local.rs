@@ -9,7 +9,9 @@ use rustls::ClientConfig;
 
 use super::Agent;
 use super::dial::Purpose;
+use super::link::unix_s;
 use super::plan::{CallerSpec, ProxyMode, ServiceSpec};
+use crate::access::{Access, Asking};
 use crate::config::Target;
 use crate::driver::relay::{Outcome, Phase};
 use crate::driver::socket::Socket;
@@ -26,6 +28,10 @@ const REFUSAL_HOLDS: Duration = Duration::from_secs(10);
 
 pub(super) struct Service {
     pub(super) spec: ServiceSpec,
+    /// What policies say of callers; `None` where none does.
+    caller_access: Option<Access>,
+    /// When a schedule may next change that, Unix seconds.
+    access_edge: Option<i64>,
     /// What may be dialled, or why nothing may.
     pub(super) target: Result<Target, String>,
     tls: Option<Arc<ClientConfig>>,
@@ -43,7 +49,10 @@ pub(super) struct Service {
 
 impl Service {
     pub(super) fn new(spec: ServiceSpec, target: Result<Target, String>, now: Instant) -> Self {
+        let caller_access = spec.caller_access();
         let mut service = Self {
+            access_edge: caller_access.as_ref().and_then(|access| access.edge(unix_s())),
+            caller_access,
             spec,
             target: Err(String::new()),
             tls: None,
@@ -59,6 +68,37 @@ impl Service {
         };
         service.aim(target);
         service
+    }
+
+    /// Another entry for the same service.
+    pub(super) fn take(&mut self, spec: ServiceSpec) {
+        self.spec = spec;
+        self.caller_access = self.spec.caller_access();
+        self.access_edge = self.next_edge(unix_s());
+    }
+
+    fn next_edge(&self, now: i64) -> Option<i64> {
+        self.caller_access.as_ref().and_then(|access| access.edge(now))
+    }
+
+    /// Whether a schedule has begun or ended since this was last asked.
+    pub(super) fn turned(&mut self) -> bool {
+        let now = unix_s();
+        let turned = self.access_edge.is_some_and(|edge| edge <= now);
+        if turned {
+            self.access_edge = self.next_edge(now);
+        }
+        turned
+    }
+
+    /// The caller behind a connector, if the plan names it and policies do not keep it out, as far as is known here: who
+    /// it is, and the hour. Where it is and what carried it are a POP's word, which counts for nothing here; the POP
+    /// has held these against the same policies.
+    pub(super) fn admitted(&self, connector: &str) -> Option<&CallerSpec> {
+        let spec = self.spec.caller(connector)?;
+        let Some(access) = &self.caller_access else { return Some(spec) };
+        let caller = spec.caller();
+        access.might(&Asking { now: unix_s(), caller: Some(&caller), ..Asking::default() }).then_some(spec)
     }
 
     /// Sets the target, and what trusts it.

@@ -255,6 +255,7 @@ impl Agent {
         self.later(at, What::Sweep);
         self.probe_due();
         self.sweep_listeners();
+        self.turn_with_the_clock();
         self.refresh_one_link();
         self.look_for_better_ways();
         let now_s = (unix_ms() / 1_000) as i64;
@@ -442,9 +443,9 @@ impl Agent {
             let service = &mut self.services[index];
             let cut = !spec.enabled || service.target != target || service.spec.connection != spec.connection;
             if !cut && service.spec.differs_in_callers_alone(&spec) {
-                service.spec = spec;
+                service.take(spec);
             } else if cut || service.spec != spec {
-                service.spec = spec;
+                service.take(spec);
                 service.aim(target);
                 service.probe_at = now;
             }

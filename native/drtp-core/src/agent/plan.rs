@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use super::listener::ListenerSpec;
 use super::port::PortSpec;
+use crate::access::{Access, AccessSpec, Caller};
 use crate::config::{AgentConfig, AppProtocol, Target, TargetTls};
 use crate::message::Carries;
 
@@ -85,9 +86,15 @@ pub(super) struct ServiceSpec {
     /// Nobody may visit in clear: what a POP brings so is no visitor of this service.
     #[serde(default)]
     pub(super) sealed_only: bool,
-    /// Whose connectors may open sealed streams.
+    /// Whose connectors may open sealed streams, unless `caller_access` says otherwise.
     #[serde(default)]
     callers: Vec<CallerSpec>,
+    /// Callers more, on whom the control plane could not decide.
+    #[serde(default)]
+    conditional: Vec<CallerSpec>,
+    /// What policies say of callers; absent where none does. Read by itself: one that cannot be read denies.
+    #[serde(default)]
+    caller_access: Option<serde_json::Value>,
 }
 
 /// Somebody who may call, by its connector's identity, and who that is for the local service.
@@ -99,12 +106,19 @@ pub(super) struct CallerSpec {
     pub(super) kind: String,
     #[serde(default)]
     pub(super) name: String,
+    #[serde(default)]
+    organizations: Vec<String>,
 }
 
 impl CallerSpec {
     /// `user:joe`, `app:reports`.
     pub(super) fn label(&self) -> String {
         format!("{}:{}", self.kind, self.name)
+    }
+
+    /// As rules know it.
+    pub(super) fn caller(&self) -> Caller {
+        Caller::new(&self.kind, &self.name, self.organizations.clone())
     }
 }
 
@@ -120,12 +134,19 @@ impl ServiceSpec {
 
     /// Nothing has changed but who may call: no reason to look at the local service again.
     pub(super) fn differs_in_callers_alone(&self, other: &Self) -> bool {
-        Self { callers: other.callers.clone(), ..self.clone() } == *other
+        let Self { callers, conditional, caller_access, .. } = other.clone();
+        Self { callers, conditional, caller_access, ..self.clone() } == *other
     }
 
     /// A caller of this service.
     pub(super) fn caller(&self, identity: &str) -> Option<&CallerSpec> {
-        self.callers.iter().find(|caller| caller.identity == identity)
+        self.callers.iter().chain(&self.conditional).find(|caller| caller.identity == identity)
+    }
+
+    /// What policies say of callers; one that cannot be read lets nobody pass.
+    pub(super) fn caller_access(&self) -> Option<Access> {
+        let spec = self.caller_access.as_ref().map(AccessSpec::deserialize)?;
+        Some(Access::compile(&spec.unwrap_or_default()).0)
     }
 
     /// What its visitors bring.

@@ -49,7 +49,7 @@ impl Agent {
         let peer = sealed.judged().map_err(|_| ResetCode::Unsealed)?;
         let ours = peer.must_be(Role::Connector, &self.credentials.own.trust_domain, None);
         let service = self.services.get_mut(owner).ok_or(ResetCode::NoRoute)?;
-        let caller = ours.ok().and_then(|()| service.spec.caller(&peer.uid)).cloned();
+        let caller = ours.ok().and_then(|()| service.admitted(&peer.uid)).cloned();
         caller.map(|caller| (owner, caller)).ok_or_else(|| {
             service.denied_total += 1;
             ResetCode::Denied
@@ -71,10 +71,18 @@ impl Agent {
         let gone = |relay: &usize| {
             let sealed = self.core.table.relays.get(*relay).and_then(|state| state.sealed.as_ref());
             // One that has not proven itself yet is judged when it does.
-            sealed.is_some_and(|sealed| !sealed.peer.is_empty() && known.spec.caller(&sealed.peer).is_none())
+            sealed.is_some_and(|sealed| !sealed.peer.is_empty() && known.admitted(&sealed.peer).is_none())
         };
         for relay in known.visitors.iter().copied().filter(gone).collect::<Vec<_>>() {
             self.core.table.end_relay(relay, Err(ResetCode::Denied));
+        }
+    }
+
+    /// Services of which a schedule has begun or ended.
+    pub(super) fn turn_with_the_clock(&mut self) {
+        let turned = self.services.iter_mut().filter_map(|(index, service)| service.turned().then_some(index));
+        for service in turned.collect::<Vec<_>>() {
+            self.cut_callers(service);
         }
     }
 

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::entries::{Entry, Mode, Place, RouteSpec};
+use super::guard::Guard;
 use super::listener::Bound;
 use super::{Delta, Door, Entrance, Route, Server};
-use crate::access::{Access, parse_net};
+use crate::access::parse_net;
 use crate::driver::listener_token;
 use crate::event::Event;
 use crate::identity::Role;
@@ -94,7 +95,7 @@ impl Server {
     }
 
     fn upsert_route(&mut self, key: &str, spec: RouteSpec) -> EntryOutcome {
-        let (access, mut complaint) = Access::compile(&spec.access);
+        let (guard, mut complaint) = Guard::new(&spec);
         let nets: Vec<Option<ipnet::IpNet>> = spec.plain_from.iter().map(|text| parse_net(text)).collect();
         if nets.iter().any(Option::is_none) {
             complaint.get_or_insert_with(|| "unreadable plainFrom: that part declares nobody".to_owned());
@@ -116,11 +117,11 @@ impl Server {
         }
         let index = if let Some(index) = self.by_key.get(key).copied() {
             let route = &mut self.routes[index];
-            route.access_edge = access.edge(super::unix_s());
-            (route.spec, route.access, route.plain_from) = (spec, access, plain_from);
+            route.access_edge = guard.edge(super::unix_s());
+            (route.spec, route.guard, route.plain_from) = (spec, guard, plain_from);
             index
         } else {
-            let index = self.routes.insert(Route::new(key, spec, access, plain_from, places, self.core.now()));
+            let index = self.routes.insert(Route::new(key, spec, guard, plain_from, places, self.core.now()));
             self.by_key.insert(key.to_owned(), index);
             index
         };
@@ -138,8 +139,7 @@ impl Server {
     fn cut(&mut self) {
         self.by_agent.clear();
         self.route_of = self.routes.iter().map(|(index, route)| (route.spec.connection.clone(), index)).collect();
-        let callers = self.routes.iter().flat_map(|(_, route)| &route.spec.callers);
-        self.by_caller = callers.map(|caller| caller.identity.clone()).collect();
+        self.by_caller = self.routes.iter().flat_map(|(_, route)| route.guard.connectors()).cloned().collect();
         for (index, route) in &self.routes {
             for uid in &route.spec.agents {
                 self.by_agent.entry(uid.clone()).or_default().push(index);
@@ -198,7 +198,7 @@ impl Server {
         let now = super::unix_s();
         let turned = self.routes.iter().filter(|(_, route)| route.access_edge.is_some_and(|edge| edge <= now));
         for index in turned.map(|(index, _)| index).collect::<Vec<_>>() {
-            self.routes[index].access_edge = self.routes[index].access.edge(now);
+            self.routes[index].access_edge = self.routes[index].guard.edge(now);
             self.cut_visitors(index);
         }
     }

@@ -72,9 +72,16 @@ pub(super) struct RouteSpec {
     pub(super) name: String,
     #[serde(default)]
     pub(super) agents: Vec<String>,
-    /// Whose connectors may open sealed streams to it.
+    /// Whose connectors may open sealed streams to it, unless `caller_access` says otherwise.
     #[serde(default)]
     pub(super) callers: Vec<CallerSpec>,
+    /// Callers more, on whom the control plane could not decide. Apart from the others, so that a POP that knows no
+    /// `caller_access` lets none of them in.
+    #[serde(default)]
+    pub(super) conditional: Vec<CallerSpec>,
+    /// What policies say of callers; absent where none does.
+    #[serde(default)]
+    pub(super) caller_access: Option<AccessSpec>,
     #[serde(default)]
     pub(super) protocol: String,
     #[serde(default)]
@@ -94,10 +101,17 @@ pub(super) struct RouteSpec {
     pub(super) bind: BindSpec,
 }
 
-/// A connector that the control plane lets through, by its identity; what else is known of it is not this POP's matter yet.
+/// A connector that the control plane lets through, by its identity, and whose it is.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub(super) struct CallerSpec {
     pub(super) identity: String,
+    /// `user` or `app`.
+    #[serde(default)]
+    pub(super) kind: String,
+    #[serde(default)]
+    pub(super) name: String,
+    #[serde(default)]
+    pub(super) organizations: Vec<String>,
 }
 
 impl RouteSpec {

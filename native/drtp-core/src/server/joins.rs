@@ -4,25 +4,12 @@
 
 use std::net::SocketAddr;
 
-use super::entries::CallerSpec;
 use super::{Route, Server};
+use crate::access::Verdict;
 use crate::driver::relay::{Phase, Relay};
 use crate::driver::table::canonical;
 use crate::identity::{PeerIdentity, Role};
 use crate::message::{Carries, Open, ResetCode};
-
-impl Route {
-    /// The one decision on a caller: the control plane has named it, by the identity of its connector.
-    ///
-    /// Rules on callers (their organisation, their address, the hour) have their place here.
-    pub(super) fn admits(&self, connector: &str, _visitor: Option<SocketAddr>) -> bool {
-        self.spec.enabled && self.caller(connector).is_some()
-    }
-
-    fn caller(&self, connector: &str) -> Option<&CallerSpec> {
-        self.spec.callers.iter().find(|caller| caller.identity == connector)
-    }
-}
 
 impl Server {
     /// A connector brought a stream.
@@ -78,9 +65,19 @@ impl Server {
         Some((peer.uid.clone(), peer.not_after, session.address.parse().ok().map(canonical)))
     }
 
+    /// The one decision on a caller. Two halves that do not trust each other: the control plane has named its connector,
+    /// and the policies that came along let it pass by all that is known here: whose it is, where it dialled from, the
+    /// hour, and which POP this is.
+    fn admits(&self, route: &Route, connector: &str, from: Option<SocketAddr>) -> Verdict {
+        let named = route.guard.caller(connector).filter(|_| route.spec.enabled && !self.denied.contains(connector));
+        named
+            .map_or_else(Verdict::default, |caller| self.verdict(route, from.map(|address| address.ip()), Some(caller)))
+    }
+
     fn admit_stream(&mut self, owner: usize, connector: &str, from: Option<SocketAddr>) -> Result<(), ResetCode> {
         let route = self.routes.get(owner).ok_or(ResetCode::Denied)?;
-        if self.denied.contains(connector) || !route.admits(connector, from) {
+        let verdict = self.admits(route, connector, from);
+        if !verdict.allowed {
             return Err(ResetCode::Denied);
         }
         if route.spec.carries() != Carries::Bytes {
@@ -93,7 +90,11 @@ impl Server {
         if cap > 0 && route.visitors.len() >= cap as usize {
             return Err(ResetCode::Busy);
         }
-        if self.within_rate(owner) { Ok(()) } else { Err(ResetCode::Busy) }
+        if !self.within_rate(owner) {
+            return Err(ResetCode::Busy);
+        }
+        self.routes[owner].would_refuse_total += u64::from(verdict.would_refuse);
+        Ok(())
     }
 
     /// An agent's session that takes visitors, and understands sealed streams.
@@ -104,9 +105,8 @@ impl Server {
 
     /// A live joined stream is held to what is in force now.
     pub(super) fn caller_stays(&self, route: &Route, relay: &Relay) -> bool {
-        let connector = relay.gateway.as_ref().map(|bringer| bringer.0.as_str());
-        let admitted = |uid: &str| !self.denied.contains(uid) && route.admits(uid, relay.who.address());
-        connector.is_some_and(admitted)
+        let from = relay.who.address();
+        relay.gateway.as_ref().is_some_and(|bringer| self.admits(route, &bringer.0, from).allowed)
     }
 
     /// Why a connector may not have a session here.

@@ -6,6 +6,7 @@ mod apply;
 mod entries;
 mod farewell;
 mod flows;
+mod guard;
 mod joins;
 pub(crate) mod listener;
 mod report;
@@ -20,9 +21,10 @@ use slab::Slab;
 use antechamber::Antechamber;
 use entries::RouteSpec;
 pub(crate) use entries::{BindSpec, Delta, Place};
+use guard::Guard;
 use listener::{Bound, Listener, Reserve};
 
-use crate::access::{Access, Asking, Caller, Countries, Verdict};
+use crate::access::{Asking, Caller, Countries, Verdict};
 use crate::config::ServerConfig;
 use crate::driver::relay::{Outcome, Phase};
 use crate::driver::table::{Table, Upcall};
@@ -81,8 +83,8 @@ impl Entrance {
 struct Route {
     key: String,
     spec: RouteSpec,
-    access: Access,
-    /// When a schedule may next change what `access` says, Unix seconds.
+    guard: Guard,
+    /// When a schedule may next change what `guard` says, Unix seconds.
     access_edge: Option<i64>,
     plain_from: Vec<ipnet::IpNet>,
     /// The one with an address first.
@@ -104,7 +106,7 @@ impl Route {
     fn new(
         key: &str,
         spec: RouteSpec,
-        access: Access,
+        guard: Guard,
         plain_from: Vec<ipnet::IpNet>,
         places: Vec<Place>,
         now: Instant,
@@ -112,8 +114,8 @@ impl Route {
         Self {
             key: key.to_owned(),
             spec,
-            access_edge: access.edge(unix_s()),
-            access,
+            access_edge: guard.edge(unix_s()),
+            guard,
             plain_from,
             entrances: places.into_iter().map(Entrance::new).collect(),
             visitors: BTreeSet::new(),
@@ -652,12 +654,15 @@ impl Server {
         self.retry_doors();
     }
 
-    /// What `route` says of a visitor, by all that is known here.
+    /// What `route` says of a visitor, or of a caller, by all that is known here.
     fn verdict(&self, route: &Route, address: Option<IpAddr>, caller: Option<&Caller>) -> Verdict {
-        let named = if route.access.asks_countries() { self.countries.as_ref() } else { None };
+        let Some(access) = route.guard.lists(caller) else {
+            return Verdict { allowed: true, would_refuse: false };
+        };
+        let named = if access.asks_countries() { self.countries.as_ref() } else { None };
         let country = named.zip(address).and_then(|(countries, address)| countries.of(address));
         let place = route.spec.place.as_ref();
-        route.access.decide(&Asking { address, country, now: unix_s(), caller, place })
+        access.decide(&Asking { address, country, now: unix_s(), caller, place })
     }
 }
 
