@@ -26,6 +26,7 @@ from drtp.kit.backoff import full_jitter
 from drtp.kit.clock import SystemClock
 from drtp.kit.errors import DrtpError, Refused, Retryable, Terminal
 from drtp.kit.files import private_directory
+from drtp.main.datum import whose
 from drtp.main.datum.access import access
 from drtp.main.datum.connect_command import ConnectSettings, Place
 from drtp.main.datum.connect_speaker import ConnectSpeaker, connect_form
@@ -84,8 +85,7 @@ class Connecting:
         with stopped_by_signals(self._signalled):
             if IdentityStore(self._state_dir).load() is not None:
                 home.check(self._state_dir)
-            if not self._has_good_identity():
-                await self._prepare_unless_stopped()
+            await self._prepare_unless_stopped()
             if self._stop.is_set():
                 return Exit.CLEAN
             if self._settings.stdio:
@@ -117,7 +117,10 @@ class Connecting:
         delays = full_jitter(_RETRY_BASE_S, _RETRY_CEILING_S)
         while True:
             try:
-                await self._enrol()
+                if self._context is not None and self._settings.secret is None:
+                    await whose.settle(self._state_dir, self._context)
+                if not self._has_good_identity():
+                    await self._enrol()
             except (DrtpError, BaseExceptionGroup) as fault:
                 error = expected_error(fault)
                 if self._settings.once or self._settings.stdio or not isinstance(error, Retryable):
@@ -133,12 +136,14 @@ class Connecting:
         if secret is not None:
             join = parse_join(secret.reveal())
             await enrol(join.edge, store, self._registration(), secret=join.secret)
+            whose.note(self._state_dir, whose.BY_SECRET)
             return
         if self._context is None:
             raise Misused("DRTP-7010", "No identity is here yet, and no secret was given to get one.")
         async with ApiClient(self._context) as api:
             edge = await edge_address(api, self._context)
         await enrol(edge, store, self._registration(), token=self._context.token)
+        whose.note(self._state_dir, whose.mark_of(self._context))
 
     def _registration(self) -> ConnectorRegistration:
         services = tuple(dict.fromkeys(port.service for port in self._ports))
@@ -222,5 +227,5 @@ def _port(place: Place, context: Context | None) -> Port:
 def _state_dir(ports: tuple[Port, ...], invocation: Invocation, context: Context | None) -> Path:
     """One directory for each control plane and set of services, so that the same command finds its own again."""
     names = "+".join(sorted({port.service.replace("/", ".") for port in ports}))
-    plane = state_key(context.api, context.ca_pem.decode()) if context else "by-secret"
+    plane = state_key(context.api, context.installation) if context else "by-secret"
     return invocation.state_root() / plane / f"connect.{names}"[:200]
