@@ -6,7 +6,9 @@ that is not there and one that is not allowed the answer is the same, and nothin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import NamedTuple, cast
 
 import msgspec
@@ -107,6 +109,13 @@ def present(read: Reader, who: CallerRecord) -> CallerRecord | None:
     return msgspec.structs.replace(who, name=account.spec.name, groups=(*account.spec.groups, AUTHENTICATED))
 
 
+class Admitted(NamedTuple):
+    """A caller as it is now, who may connect until then; None: for as long as nothing changes."""
+
+    who: CallerRecord
+    until: datetime | None = None
+
+
 class Judge:
     """Who may connect to one service, policies aside: decided once for each caller, however many connectors it has."""
 
@@ -114,24 +123,26 @@ class Judge:
         self._read = read
         self._grants = ReadGrants(read)
         self._where = namespace, name
-        self._let_in: tuple[str, ...] | None = None  # projects, by the catalogue; looked up when they are needed
-        self._decided: dict[CallerRecord, CallerRecord | None] = {}
+        self._let_in: Mapping[str, datetime | None] | None = None  # by the catalogue; looked up when it is needed
+        self._decided: dict[CallerRecord, Admitted | None] = {}
 
-    def admitted(self, who: CallerRecord) -> CallerRecord | None:
-        """The caller as it is now, if it may connect."""
+    def admitted(self, who: CallerRecord) -> Admitted | None:
+        """The caller, if it may connect."""
         one = msgspec.structs.replace(who, until=None)  # each sign-in of one user ends at a time of its own
         if one not in self._decided:
             now = present(self._read, one)
-            self._decided[one] = now if now is not None and self._may(now) else None
+            self._decided[one] = self._judged(now) if now is not None else None
         return self._decided[one]
 
-    def _may(self, now: CallerRecord) -> bool:
+    def _judged(self, now: CallerRecord) -> Admitted | None:
         """By a role in the service's project, or by the catalogue: as a caller of a project that is let in."""
         if callers.may_connect(now, *self._where, self._grants):
-            return True
+            return Admitted(now)
         if self._let_in is None:
-            self._let_in = tuple(catalogue_grants.projects(self._read, *self._where))
-        return bool(catalogue_grants.project_among(self._let_in, self._grants, callers.user_of(now)))
+            self._let_in = catalogue_grants.projects(self._read, *self._where)
+        found = catalogue_grants.projects_of(self._let_in, self._grants, callers.user_of(now))
+        ends = [self._let_in[project] for project in found]
+        return Admitted(now, functools.reduce(catalogue_grants.later, ends)) if ends else None
 
 
 def asked_for(namespace: str, name: str) -> Unit:
@@ -146,8 +157,8 @@ def callers_unit(unit: Unit, read: Reader, _settings: ProjectionSettings) -> Res
     """
     judge = Judge(read, unit[1], unit[2])
     asking = ((sender[1], judge.admitted(cast("CallerRecord", who))) for sender, who in read.facts().items())
-    let_in = tuple((uid, who) for uid, who in asking if who is not None)
-    return Result(facts={("connector", uid): who for uid, who in let_in}, value=let_in or None)
+    let_in = tuple((uid, one) for uid, one in asking if one is not None)
+    return Result(facts={("connector", uid): one.who for uid, one in let_in}, value=let_in or None)
 
 
 def _names_organization(principals: tuple[str, ...]) -> bool:
@@ -177,12 +188,12 @@ def policies_admit(read: Reader, service: DRTPService, found: DRTPConnection, wh
 def callers_of(read: Reader, service: DRTPService, connection: DRTPConnection) -> tuple[Caller, ...]:
     """Whose connectors may open streams to a connection of a service, of those that ask for the service."""
     unit = asked_for(service.metadata.namespace, service.metadata.name)
-    let_in = cast("tuple[tuple[str, CallerRecord], ...]", read.value(unit) or ())
-    admitted = {who: policies_admit(read, service, connection, who) for who in {who for _, who in let_in}}
+    let_in = cast("tuple[tuple[str, Admitted], ...]", read.value(unit) or ())
+    passed = {who: policies_admit(read, service, connection, who) for who in {one.who for _, one in let_in}}
     return tuple(
-        Caller(identity=uid, kind=who.kind.value, uid=who.uid, name=callers.shown(who))
-        for uid, who in let_in
-        if admitted[who]
+        Caller(identity=uid, kind=who.kind.value, uid=who.uid, name=callers.shown(who), until=until)
+        for uid, (who, until) in let_in
+        if passed[who]
     )
 
 
