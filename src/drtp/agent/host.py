@@ -38,6 +38,7 @@ from drtp.kit.exclusive import exclusive
 from drtp.kit.latest import Latest
 from drtp.kit.memory import HighWater
 from drtp.kit.observe import REGISTRY, logger
+from drtp.rules.ending import Ending
 from drtp.tunnel import (
     AgentConfig,
     Event,
@@ -104,6 +105,7 @@ class AgentHost:
         self._proxies: Proxies = proxies()
         self._memory = WayMemory(settings.state_dir)
         self._due: Latest[Snapshot] = Latest()
+        self._ending = Ending()
         self._meters = Meters()
         self._meter = RoundTripMeter(self._clock)
         self._crowd = HighWater()
@@ -229,7 +231,8 @@ class AgentHost:
         return targets
 
     async def _follow_plans(self, running: _Running) -> None:
-        async for snapshot in self._due:
+        async for due in self._due:
+            snapshot = msgspec.structs.replace(due, entries=self._ending.at(due.entries, self._clock.now()))
             former, targets = running.plan.refused, self._retargeted(running)
             plan = read_plan(snapshot, running.pins, running.plan, allow_target=self._settings.allow_target)
             delta = delta_between(running.applied, plan.documents)
@@ -306,6 +309,8 @@ class AgentHost:
             self._dirty.clear()
             began_s = self._clock.monotonic()
             stale = stale + 1 if await self._refresh(running) else 0
+            if self._ending.is_due(self._clock.now()) and self._due.value is not None:
+                self._due.set(self._due.value)
             if stale >= STALE_MAX:
                 raise Terminal("DRTP-4004", "The tunnel's driver does not answer any more.")
             await self._clock.sleep((self._clock.monotonic() - began_s) * (1 / REFRESH_SHARE - 1))

@@ -8,6 +8,7 @@ and `PlanService` from this very JSON; `tests/vectors` holds examples that both 
 
 from __future__ import annotations
 
+from datetime import datetime
 from enum import Enum
 
 import msgspec
@@ -111,11 +112,12 @@ class Limits(Model, frozen=True):
 # ---- RouteTable: for one POP ---------------------------------------------------------------------------------------
 
 
-class Caller(Model, frozen=True):
+class Caller(Model, frozen=True, forbid_unknown_fields=True):
     """A connector that may open sealed streams to a service, and whose it is. `kind`: `user` or `app`.
 
     `identity` is the connector's uid, as its certificate has it; `uid` and `name` are the user's or application's.
-    `organizations` are said where a rule asks for them.
+    `organizations` are said where a rule asks for them. From `until` on it may not, whoever is there to say so. An edge
+    that does not know a field of it denies.
     """
 
     identity: str
@@ -123,6 +125,7 @@ class Caller(Model, frozen=True):
     uid: str = ""
     name: str = ""
     organizations: tuple[str, ...] = ()
+    until: datetime | None = None
 
 
 class RouteEntry(Model, frozen=True, tag="route", tag_field="type"):

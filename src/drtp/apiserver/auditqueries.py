@@ -16,12 +16,15 @@ from drtp.api.jsonvalue import JsonObject, is_object
 from drtp.api.meta import Model
 from drtp.apiserver.failures import Failure
 from drtp.issuers.audit import AuditLog
+from drtp.issuers.trail import Look
 from drtp.kit.clock import Clock
 
 LINES = 100
 HEADS_MAX = 100
-FRESH_S = 5.0
-"""A verdict holds for those who ask within this: the look at half a gigabyte takes seconds of a core."""
+FRESH_S, PROJECTS_FRESH_S = 5.0, 600.0
+"""So old may a look at all lines be, for the operator and for projects; what was written since is looked at each time.
+Half a gigabyte takes seconds of a core, which must not be any tenant's to take.
+"""
 
 
 class _Asked(Model, frozen=True):
@@ -42,7 +45,8 @@ class AuditQueries:
         self._audit = audit
         self._clock = clock
         self._looking = asyncio.Lock()
-        self._verdict: tuple[float, frozenset[str], Verdict] | None = None
+        self._look: Look | None = None
+        self._whole_s = -PROJECTS_FRESH_S
 
     async def answer(self, body: JsonObject, namespace: str, project_uid: str) -> JsonObject:
         """The posted object with its status; `namespace` "" is the cluster. Raises: Failure 422, NotFound DRTP-2042."""
@@ -58,23 +62,25 @@ class AuditQueries:
             )
             status: JsonObject = {"lines": [msgspec.Raw(line) for line in page.lines], "next": page.next}
             if asked.verify:
-                verdict = await self._verified(frozenset(asked.heads))
+                verdict = await self._verified(frozenset(asked.heads), PROJECTS_FRESH_S if namespace else FRESH_S)
                 status["verdict"] = msgspec.to_builtins(_for_project(verdict) if namespace else verdict)
         metadata = {"namespace": namespace} if namespace else {}
         return body | {"metadata": metadata, "status": status}
 
-    async def _verified(self, heads: frozenset[str]) -> Verdict:
+    async def _verified(self, heads: frozenset[str], whole_within_s: float) -> Verdict:
+        """By a look at everything that is no older than this, and at whatever was written since."""
         now = self._clock.monotonic()
-        if self._verdict is not None and now - self._verdict[0] < FRESH_S and heads <= self._verdict[1]:
-            return self._verdict[2]
         # What this process has written and remembers must be there: files that were written anew show by it.
         own = self._audit.head
-        verdict = await asyncio.to_thread(self._audit.trail.verify, {*heads, own})
+        before = self._look if now - self._whole_s < whole_within_s else None
+        if before is None:
+            self._whole_s = now
+        self._look = await asyncio.to_thread(self._audit.trail.look, before)
+        verdict = self._look.verdict({*heads, own})
         if own in verdict.missing:
             fault = "the newest line that this control plane wrote is not there"
-            left = tuple(head for head in verdict.missing if head != own)
+            left = tuple(head for head in verdict.missing if head != own or own in heads)
             verdict = msgspec.structs.replace(verdict, sound=False, fault=fault, missing=left)
-        self._verdict = (now, heads, verdict)
         return verdict
 
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+from array import array
+from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from drtp.api.audit import LINES_MAX, START, AuditPage, AuditWanted, Broken, Chain, Order, Verdict, read_line
+import msgspec
+
+from drtp.api.audit import LINES_MAX, START, AuditLine, AuditPage, AuditWanted, Broken, Chain, Order, Verdict, read_line
 from drtp.kit.errors import NotFound
 
 SCAN_BYTES_MAX = 64 << 20
@@ -41,6 +45,42 @@ class _File:
             end = start - 1
             start = self.data.rfind(b"\n", 0, end) + 1
             yield start, end
+
+
+class Look:
+    """What a look at the chain has found, from which a later one can go on. Eight bytes for each line."""
+
+    def __init__(self, chain: Chain, known: Iterable[int] = ()) -> None:
+        self.chain = chain
+        self.fault = ""
+        self.place = (0, 0)
+        """The newest file's inode, and the end of its last whole line."""
+        self._known = array("q", known)
+
+    def note(self, line: AuditLine) -> None:
+        """A line that holds. Python's hashes of strings are of this process alone: nobody makes two alike."""
+        self._known.append(hash(line.hash))
+
+    def ended(self, fault: str, place: tuple[int, int]) -> Look:
+        """It is over: from here on it is asked."""
+        self.fault, self.place = fault, place
+        self._known = array("q", sorted(self._known))
+        return self
+
+    def onward(self) -> Look:
+        """A new look that begins where this one ended."""
+        chain = Chain(self.chain.head)
+        chain.start, chain.lines = self.chain.start, self.chain.lines
+        return Look(chain, self._known)
+
+    def verdict(self, heads: Iterable[str] = ()) -> Verdict:
+        """What to tell whoever asks for these heads."""
+        missing = sorted(head for head in set(heads) - {START} if not self._has(head))
+        return msgspec.structs.replace(_verdict(self.chain, self.fault), missing=() if self.fault else tuple(missing))
+
+    def _has(self, head: str) -> bool:
+        at = bisect_left(self._known, hash(head))
+        return at < len(self._known) and self._known[at] == hash(head)
 
 
 class Trail:
@@ -91,6 +131,23 @@ class Trail:
                 if fault:
                     return _verdict(chain, fault)
             return _verdict(chain, "")
+
+    def look(self, before: Look | None = None) -> Look:
+        """Look at every line there is; or at those since `before`, if its last line is where it was.
+
+        A fault that `before` found is told again, without a look. Blocks; for a thread.
+        """
+        if before is not None and before.fault:
+            return before
+        with self._opened() as files:
+            first, offset = _went_on(files, before)
+            look = before.onward() if before is not None and first >= 0 else Look(Chain())
+            for index, file in enumerate(files[max(0, first) :], start=max(0, first)):
+                newest = index == len(files) - 1
+                fault = _follow(look.chain, file, newest=newest, start=offset if index == first else 0, note=look.note)
+                if fault or newest:
+                    return look.ended(fault, (file.inode, file.size))
+            return look.ended("", (0, 0))
 
     @contextlib.contextmanager
     def _opened(self) -> Generator[list[_File]]:
@@ -167,12 +224,30 @@ def _fits(raw: bytes, wanted: AuditWanted, seen_by: str) -> bool:
     return (not seen_by or line.seen_by(seen_by)) and wanted.takes(line)
 
 
-def _follow(chain: Chain, file: _File, *, newest: bool) -> str:
-    """Take in one file; gives what is wrong with it, "" if nothing is."""
+def _went_on(files: list[_File], before: Look | None) -> tuple[int, int]:
+    """Where a look goes on: (index of the file, where in it); -1 where everything has to be looked at."""
+    if before is None:
+        return -1, 0
+    inode, size = before.place
+    tail = f'"hash":"{before.chain.head}"}}\n'.encode()
+    for index, file in enumerate(files):
+        if file.inode == inode and file.data[max(0, size - len(tail)) : size] == tail:
+            return index, size
+    return -1, 0
+
+
+def _nobody(_line: AuditLine) -> None:
+    return
+
+
+def _follow(
+    chain: Chain, file: _File, *, newest: bool, start: int = 0, note: Callable[[AuditLine], None] = _nobody
+) -> str:
+    """Take in one file, from `start` on; gives what is wrong with it, "" if nothing is."""
     number = 0
-    for number, (start, end) in enumerate(file.spans(Order.OLDEST, 0), start=1):
+    for number, (begin, end) in enumerate(file.spans(Order.OLDEST, start), start=1):
         try:
-            chain.take(file.data[start:end])
+            note(chain.take(file.data[begin:end]))
         except Broken as fault:
             return f"line {number} of {file.name} {fault}"
     # The newest file may be in the middle of a write.

@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
+
 from drtp.api.reports import Report
 from drtp.api.snapshots import Snapshot
 from drtp.client.reportboard import ReportBoard
@@ -28,6 +30,7 @@ from drtp.pop.reporting import Standing, peer_reports, reports_of
 from drtp.pop.table import Table, port_users, read_table
 from drtp.pop.vitals import Fitness, Pulse, Vitals, descriptors_share
 from drtp.rules.certificates import dns_names
+from drtp.rules.ending import Ending
 from drtp.tunnel import (
     ApplyOutcome,
     Event,
@@ -88,10 +91,13 @@ class PopHost:
         self._draining = False
         self._awaited = awaited
         self._awaits_until_s = clock.monotonic() + RETURN_MAX_S
+        self._ending = Ending()
         self._unsettled_s: float | None = None
         """Since when ports wait for room on the disk."""
         self.due: Latest[Snapshot] = Latest()
-        """The snapshot to put in force: a new one, or the same again because an endpoint lost its port."""
+        """The snapshot to put in force: a new one, or the same again because an endpoint lost its port, or a caller's
+        end has come.
+        """
         self.table = Table()
         self.applied = asyncio.Event()
         """A table is in force."""
@@ -105,7 +111,8 @@ class PopHost:
         self._dirty.set()
 
     async def apply(self, snapshot: Snapshot) -> dict[str, str]:
-        """Put a snapshot in force; gives the entries that are not, with the reason. Idempotent."""
+        """Put a snapshot in force as of now; gives the entries that are not, with the reason. Idempotent."""
+        snapshot = msgspec.structs.replace(snapshot, entries=self._ending.at(snapshot.entries, self._clock.now()))
         places = await self._places(snapshot)
         table = read_table(snapshot, places, self._sockets, self.table)
         outcome = await self._give(table)
@@ -192,6 +199,8 @@ class PopHost:
             await self.refresh()
             if self._unsettled_s is not None and began_s - self._unsettled_s > ROOM_LOOK_S and self.due.value:
                 self._unsettled_s = began_s
+                self.due.set(self.due.value)
+            if self._ending.is_due(self._clock.now()) and self.due.value is not None:
                 self.due.set(self.due.value)
             if self._pulse.dead:
                 raise Terminal("DRTP-4025")

@@ -6,7 +6,9 @@ that is not there and one that is not allowed the answer is the same, and nothin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import NamedTuple, cast
 
 import msgspec
@@ -108,10 +110,13 @@ def present(read: Reader, who: CallerRecord) -> CallerRecord | None:
 
 
 class Admitted(NamedTuple):
-    """A caller as it is now, and as whose it may connect: the service's project's, or one's that the catalogue lets in."""
+    """A caller as it is now, of which project it comes (the service's, or one that the catalogue lets in), and until
+    when it may connect; None: for as long as nothing changes.
+    """
 
     who: CallerRecord
     project: str
+    until: datetime | None = None
 
 
 class Judge:
@@ -121,7 +126,7 @@ class Judge:
         self._read = read
         self._grants = ReadGrants(read)
         self._where = namespace, name
-        self._let_in: tuple[str, ...] | None = None  # projects, by the catalogue; looked up when they are needed
+        self._let_in: Mapping[str, datetime | None] | None = None  # by the catalogue; looked up when it is needed
         self._decided: dict[CallerRecord, Admitted | None] = {}
 
     def admitted(self, who: CallerRecord) -> Admitted | None:
@@ -129,17 +134,21 @@ class Judge:
         one = msgspec.structs.replace(who, until=None)  # each sign-in of one user ends at a time of its own
         if one not in self._decided:
             now = present(self._read, one)
-            project = self._project_of(now) if now is not None else ""
-            self._decided[one] = Admitted(now, project) if now is not None and project else None
+            self._decided[one] = self._judged(now) if now is not None else None
         return self._decided[one]
 
-    def _project_of(self, now: CallerRecord) -> str:
+    def _judged(self, now: CallerRecord) -> Admitted | None:
         """By a role in the service's project, or by the catalogue: as a caller of a project that is let in."""
         if callers.may_connect(now, *self._where, self._grants):
-            return self._where[0]
+            return Admitted(now, self._where[0])
         if self._let_in is None:
-            self._let_in = tuple(catalogue_grants.projects(self._read, *self._where))
-        return catalogue_grants.project_among(self._let_in, self._grants, callers.user_of(now))
+            self._let_in = catalogue_grants.projects(self._read, *self._where)
+        found = catalogue_grants.projects_of(self._let_in, self._grants, callers.user_of(now))
+        ends = {project: self._let_in[project] for project in found}
+        if not ends:
+            return None
+        until = functools.reduce(catalogue_grants.later, ends.values())
+        return Admitted(now, next(project for project, end in ends.items() if end == until), until)
 
 
 def asked_for(namespace: str, name: str) -> Unit:
@@ -154,8 +163,8 @@ def callers_unit(unit: Unit, read: Reader, _settings: ProjectionSettings) -> Res
     """
     judge = Judge(read, unit[1], unit[2])
     asking = ((sender[1], judge.admitted(cast("CallerRecord", who))) for sender, who in read.facts().items())
-    let_in = tuple((uid, found) for uid, found in asking if found is not None)
-    return Result(facts={("connector", uid): found for uid, found in let_in}, value=let_in or None)
+    let_in = tuple((uid, one) for uid, one in asking if one is not None)
+    return Result(facts={("connector", uid): one for uid, one in let_in}, value=let_in or None)
 
 
 class Called(NamedTuple):
@@ -175,7 +184,7 @@ def called(read: Reader, service: DRTPService, connection: DRTPConnection) -> Ca
     found: dict[Prospect, list[Caller]] = {one: [] for one in Prospect}
     for uid, admitted in let_in:
         if admitted not in decided:
-            caller = callpolicies.as_asked(read, policies, *admitted)
+            caller = callpolicies.as_asked(read, policies, admitted.who, admitted.project)
             decided[admitted] = caller, callpolicies.prospect(policies, caller)
         caller, prospect = decided[admitted]
         one = Caller(
@@ -184,6 +193,7 @@ def called(read: Reader, service: DRTPService, connection: DRTPConnection) -> Ca
             uid=caller.uid,
             name=caller.name,
             organizations=caller.organizations,
+            until=admitted.until,
         )
         found[prospect].append(one)
     certain, conditional = (_sorted(found[one]) for one in (Prospect.CERTAIN, Prospect.CONDITIONAL))
@@ -273,5 +283,5 @@ def _plan(read: Reader, caller: Admitted, named: tuple[str, str], servers: dict[
 def _might_call(read: Reader, service: DRTPService, found: DRTPConnection, admitted: Admitted) -> bool:
     """Whether policies leave a caller any prospect of a connection."""
     policies = callpolicies.caller_access(read, service, found)
-    caller = callpolicies.as_asked(read, policies, *admitted)
+    caller = callpolicies.as_asked(read, policies, admitted.who, admitted.project)
     return callpolicies.prospect(policies, caller) is not Prospect.NONE

@@ -125,31 +125,34 @@ def _of_approval(lookups: Lookups, publication: DRTPPublication, approval: DRTPA
     )
 
 
-def projects(lookups: Lookups, namespace: str, service: str) -> Iterator[str]:
-    """Projects whose callers the catalogue lets connect to a service; an end is a controller's word."""
-    found: dict[str, None] = {}
+def projects(lookups: Lookups, namespace: str, service: str) -> dict[str, datetime | None]:
+    """Projects whose callers the catalogue lets connect to a service, and until when: None for no end.
+
+    An end that a controller has seen come is left out; for those to come there is a clock at the edges.
+    """
+    found: dict[str, datetime | None] = {}
     for grant in grants(lookups, namespace, service):
         if grant.ended:
             continue
         members = lookups.indexed(Namespace, "organization", grant.organization) if not grant.project else ()
         for project in (grant.project,) if grant.project else [one.metadata.name for one in members]:
             organization = organization_of(lookups, project)
-            if project not in found and grant.holds_for(organization, project, None):
-                found[project] = None
-                yield project
+            if grant.holds_for(organization, project, None):
+                found[project] = later(found[project], grant.until) if project in found else grant.until
+    return found
+
+
+def later(one: datetime | None, other: datetime | None) -> datetime | None:
+    """The later of two ends; None is never."""
+    return None if one is None or other is None else max(one, other)
 
 
 USE = ("connect", "drtpsubscriptions", "connect")
 """Verb, resource and subresource: what a role gives, in the subscriber's project, to who may use its subscriptions."""
 
 
-def project_of(lookups: Lookups, roles: permissions.Grants, user: User, namespace: str, service: str) -> str:
-    """The project as whose caller the catalogue lets `user` connect to a service; "" where there is none."""
-    return project_among(projects(lookups, namespace, service), roles, user)
-
-
-def project_among(let_in: Iterable[str], roles: permissions.Grants, user: User) -> str:
-    """Of projects that are let in, the first as whose caller `user` may connect; "" where there is none.
+def projects_of(let_in: Iterable[str], roles: permissions.Grants, user: User) -> Iterator[str]:
+    """Of projects that are let in, those as whose caller `user` may connect.
 
     `user` may use subscriptions there by a role, and is not narrowed to other projects.
     """
@@ -159,8 +162,7 @@ def project_among(let_in: Iterable[str], roles: permissions.Grants, user: User) 
         wanted = permissions.Wanted(verb, GROUP, resource, subresource, project, "")
         rules = permissions.rules_for(user, project, roles) if not user.within or project in user.within else ()
         if any(permissions.permits(rule, wanted) for rule in rules):
-            return project
-    return ""
+            yield project
 
 
 class Reachable(NamedTuple):

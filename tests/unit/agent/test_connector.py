@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import aiohttp
@@ -106,6 +108,34 @@ async def test_a_call_passes_sealed_and_both_ends_know_whose_it_was(world: World
             assert await call(host, b"words") == b"words"
             await until(lambda: [flow.caller for flow in flows_of(agent)] == ["user:bob"])
             await until(lambda: [flow.outcome for flow in seen(host).flows] == ["finished"])
+
+
+@pytest.mark.parametrize("knows", ["the POP", "the agent"])
+async def test_an_end_by_the_clock_cuts_its_caller_with_no_control_plane_to_say_so(world: World, knows: str) -> None:
+    async with echo_service() as port, world.pop(entries={"route/c1": callable_route()}) as pop:
+        served = msgspec.structs.replace(plan_service(port), callers=CALLERS, sealed_only=True)
+        entries: dict[str, Entry] = {"server/p1": plan_server("p1", pop.listener_port), "service/c1": served}
+        targets = {"joe/echo": Target(host="127.0.0.1", port=port)}
+        async with world.agent(entries, targets=targets) as agent, running(host_of(world)) as host:
+            tell(world, host, plan(pop))
+            await until(lambda: seen(host).ready)
+            await until(lambda: any(pop.state is ClientStatus.CONNECTED for pop in pops_of(agent)))
+            address, local = seen(host).ports[0].local.rsplit(":", 1)
+            reader, writer = await asyncio.open_connection(address, int(local))
+            writer.write(b"words")
+            assert await reader.readexactly(5) == b"words"
+            ends = datetime.now(UTC) + timedelta(seconds=1)
+            ending = (msgspec.structs.replace(CALLERS[0], until=ends),)
+            if knows == "the POP":
+                world.tell(pop, {"route/c1": msgspec.structs.replace(callable_route(), callers=ending)})
+            else:
+                world.tell(agent, entries | {"service/c1": msgspec.structs.replace(served, callers=ending)})
+            with contextlib.suppress(ConnectionError):
+                assert await asyncio.wait_for(reader.read(), 5) == b""
+            assert ends <= datetime.now(UTC) < ends + timedelta(seconds=3)
+            writer.close()
+            with contextlib.suppress(OSError):  # a connection that was reset already has no end to write
+                assert await call(host, b"more") == b""
 
 
 def pops_of(agent: AgentHost) -> tuple[PopView, ...]:

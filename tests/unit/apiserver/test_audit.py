@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from drtp.api.audit import AuditLine, Chain
 from drtp.main.roles import set_projects
 from unit.apiserver.serving import ADMIN, EVE, JOE, Served
 
@@ -123,6 +124,46 @@ async def test_verify_tells_a_project_that_the_chain_holds_and_nothing_of_others
     assert (verdict["sound"], verdict["lines"], verdict["head"]) == (True, 0, owned.audit.head)
     _, said = await owned.call("POST", EVERYWHERE, {"spec": {"verify": True, "heads": ["f" * 64]}}, token=ADMIN)
     assert said["status"]["verdict"]["missing"] == ["f" * 64]
+
+
+async def test_projects_that_verify_again_and_again_cost_one_look_at_everything(
+    owned: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[bytes] = []
+    take = Chain.take
+
+    def counted(self: Chain, raw: bytes) -> AuditLine:
+        taken.append(raw)
+        return take(self, raw)
+
+    monkeypatch.setattr(Chain, "take", counted)
+    for number in range(50):
+        owned.audit.write("edge enrolled", project="eve", identity=f"e-{number}")
+    for where, token in ((IN_JOE, JOE), (IN_EVE, EVE)) * 5:
+        heads = [owned.audit.head]
+        owned.audit.write("edge enrolled", project="joe", identity="j")
+        _, said = await owned.call("POST", where, {"spec": {"verify": True, "limit": 0, "heads": heads}}, token=token)
+        verdict = said["status"]["verdict"]
+        assert (verdict["sound"], verdict["missing"], verdict["head"]) == (True, [], owned.audit.head)
+    assert len(taken) < 80
+    path = owned.audit_path
+    path.write_bytes(path.read_bytes().replace(b"edge enrolled", b"edge ENROLLED"))
+    owned.server._audit_queries._whole_s = -1e9
+    taken.clear()
+    for _ in range(5):
+        _, said = await owned.call("POST", IN_JOE, {"spec": {"verify": True, "limit": 0}}, token=JOE)
+        assert not said["status"]["verdict"]["sound"]
+    assert len(taken) < 80, "a broken chain is no reason to read it for everybody who asks"
+
+
+async def test_nobody_is_told_which_heads_others_ask_for(owned: Served) -> None:
+    """One who noted a head shares no more than the look."""
+    theirs = "f" * 64
+    _, said = await owned.call("POST", IN_EVE, {"spec": {"verify": True, "heads": [theirs]}}, token=EVE)
+    assert said["status"]["verdict"]["missing"] == [theirs]
+    for heads in ([], [owned.audit.head]):
+        _, said = await owned.call("POST", IN_JOE, {"spec": {"verify": True, "heads": heads}}, token=JOE)
+        assert said["status"]["verdict"]["missing"] == []
 
 
 async def test_a_log_that_was_cut_under_a_running_control_plane_is_found(owned: Served) -> None:

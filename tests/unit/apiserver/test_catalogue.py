@@ -299,14 +299,17 @@ async def test_who_may_use_subscriptions_of_a_project_may_connect_by_what_it_was
     view = people.rbac._view
 
     def through(user: str, *within: str) -> str:
-        caller = User(user, groups=(AUTHENTICATED,), within=frozenset(within))
-        return catalogue_grants.project_of(view, people.rbac, caller, "joe", "pg")
+        return of(User(user, groups=(AUTHENTICATED,), within=frozenset(within)))
+
+    def of(caller: User) -> str:
+        let_in = catalogue_grants.projects(view, "joe", "pg")
+        return next(catalogue_grants.projects_of(let_in, people.rbac, caller), "")
 
     await people.rbac.reached(people.store.revision)
     users = ("eve", "the-admin", "the-view", "lamp", "quay", "nobody")
     assert [through(user) for user in users] == ["eve", "eve", "", "", "", ""]
     assert [through("eve", "eve"), through("eve", "lamp")] == ["eve", ""]
-    assert catalogue_grants.project_of(view, people.rbac, USERS[ADMIN], "joe", "pg") == ""
+    assert of(USERS[ADMIN]) == ""
     name = await approval(people, await post(people, subscription("lamp"), "lamp-token"), decision="Approved")
     assert through("lamp") == "lamp"
     change = {"spec": {"decision": "Revoked"}}

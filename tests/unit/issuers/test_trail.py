@@ -11,7 +11,7 @@ import msgspec
 import pytest
 import structlog
 
-from drtp.api.audit import START, AuditLine, AuditWanted, Order
+from drtp.api.audit import START, AuditLine, AuditWanted, Chain, Order
 from drtp.issuers.audit import AuditLog
 from drtp.issuers.trail import Trail
 from drtp.kit.clock import FakeClock
@@ -200,3 +200,47 @@ def test_lines_of_a_version_before_hold_and_are_the_operators_alone(tmp_path: Pa
     everything = [msgspec.json.decode(raw, type=AuditLine).event for raw in office.trail.page(AuditWanted()).lines]
     assert everything == ["edge enrolled", "edge enrolled", "identity revoked", "edge enrolled"]
     assert office.numbers(uid=UIDS["joe"]) == [1]
+
+
+def test_a_look_goes_on_from_the_one_before_over_any_number_of_files(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    office.write(10)
+    first = office.trail.look()
+    taken: list[bytes] = []
+    take = Chain.take
+
+    def counted(self: Chain, raw: bytes) -> AuditLine:
+        taken.append(raw)
+        return take(self, raw)
+
+    monkeypatch.setattr(Chain, "take", counted)
+    office.write(30)
+    noted = office.log.head
+    second = office.trail.look(first)
+    assert len(taken) == 30
+    verdict = second.verdict([noted, first.chain.head or "", "f" * 64])
+    assert (verdict.sound, verdict.lines, verdict.head, verdict.whole) == (True, 40, noted, True)
+    assert verdict.missing == ("f" * 64,)
+    assert first.verdict([noted]).missing == (noted,)
+    assert len(taken) == 30, "what was asked for is told without another look"
+
+
+@pytest.mark.parametrize("harm", ["cut", "written anew", "changed since"])
+def test_a_look_that_cannot_go_on_looks_at_everything_and_finds_the_harm(
+    office: Office, tmp_path: Path, harm: str
+) -> None:
+    office.write(3)
+    first = office.trail.look()
+    noted = first.chain.head or ""
+    if harm == "changed since":
+        office.write(1)
+        path = office.path
+        raw = path.read_bytes()
+        at = raw.rindex(b"edge enrolled")
+        path.write_bytes(raw[:at] + b"edge ENROLLED" + raw[at + 13 :])
+        assert not office.trail.look(first).verdict().sound
+        return
+    lines = office.path.read_bytes().splitlines(keepends=True)
+    office.path.write_bytes(b"".join(lines[:-1]) if harm == "cut" else b"")
+    assert office.trail.look(first).verdict([noted]).missing == (noted,)

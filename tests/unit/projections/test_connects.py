@@ -76,6 +76,12 @@ class Bed:
     async def named(self, kind: str, obj: dict[str, Any]) -> list[Stored]:
         return [one for one in (await self.store.list(kind)).items if one.key.name == obj["metadata"]["name"]]
 
+    def ends(self) -> list[str]:
+        """Until when the one caller may, as POP and agent are told; "" for no end."""
+        entries = [one for edge in self.projector.edges() for one in self.projector.entries(edge).values()]
+        told = [one.callers for one in entries if isinstance(one, RouteEntry | PlanService)]
+        return [one.until.date().isoformat() if one.until else "" for (one,) in told]
+
     async def _seen(self, revision: int) -> set[EdgeRef]:
         await self.view.reached(revision)
         return self.projector.changed(self.changes.take_now())
@@ -388,6 +394,27 @@ async def test_a_caller_is_of_the_organisation_of_the_project_it_comes_from_and_
         assert [told.callers[0].organizations for told in bed.told()] == [("guild", "lantern")] * 2
         await bed.drop(member("guild", "bob"))
         assert bed.callers() == [(), ()]
+
+
+async def test_the_end_of_a_subscription_goes_to_the_edges_and_a_way_without_one_counts_more() -> None:
+    use = {"verbs": ["connect"], "apiGroups": ["datumapis.com"], "resources": ["drtpsubscriptions/connect"]}
+    async with served() as bed:
+        for one in (project("joe", "harbour"), project("eve", "lantern")):
+            await bed.put(one)
+        await bed.store.update({**ROLE, "rules": [use]})
+        await bed.put(grant("eve", "bob"))
+        await bed.put(connector("c-1", "bob", "joe/a"))
+        await bed.put(published_to())
+        asked = {"publicationRef": {"namespace": "joe", "name": "a"}, "expires": "2030-01-01T00:00:00Z"}
+        held = await bed.store.create(body(DRTP, "DRTPSubscription", "eve", "a", asked))
+        subscriber = {"namespace": "eve", "name": "a", "uid": held.uid}
+        decided = {"publicationRef": {"name": "a"}, "subscriber": subscriber, "decision": "Approved"}
+        await bed.put(body(DRTP, "DRTPApproval", "joe", "a-eve", decided))
+        assert bed.ends() == ["2030-01-01", "2030-01-01"]
+        await bed.put(body(DRTP, "DRTPApproval", "joe", "a-eve", decided | {"expires": "2029-01-01T00:00:00Z"}))
+        assert bed.ends() == ["2029-01-01", "2029-01-01"]
+        await bed.put(published_to("lantern"))
+        assert bed.ends() == ["", ""]
 
 
 async def test_a_caller_is_told_no_pop_that_a_policy_keeps_the_bytes_from() -> None:

@@ -137,7 +137,8 @@ async def _issuer(context: Context, wanted: _Wanted, known: KnownIssuers) -> tup
             context = api.context
     except NotFound as fault:
         raise Terminal("DRTP-7080", f"{context.api} is no control plane.") from fault
-    offers = [_offered(one, context) for one in told.get("login") or []]
+    listed: list[Any] = told.get("login") or []
+    offers = [_offered(one, context) for one in listed]
     found = [one for one in offers if wanted.issuer in (None, one.issuer)]
     if not found:
         there = ", ".join(one.issuer for one in offers) or "none"

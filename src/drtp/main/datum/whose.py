@@ -1,8 +1,8 @@
 """Whose identity is in a connector's directory: on one account of an operating system one signs out and another in.
 
 An identity says whose it is, as a uid that only the control plane has a user for. So what its user has shown is noted
-beside it, and whoever shows the same goes on with it, whether the control plane is there or not. Whoever shows something
-else is asked who they are: the same user goes on, another begins with an identity of their own.
+beside it, and whoever shows the same goes on with it, whether the control plane is there or not. Who shows something
+else is asked for by the control plane: the same user goes on, another begins with an identity of their own.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from drtp.kit.observe import logger
 
 log = logger("connect")
 
-BY_SECRET = "secret"
+BY_SECRET = "secret"  # noqa: S105 - a word
 """Enrolled by a one-time secret: the directory is an application's, whoever starts it."""
 MARKS_MAX = 16
 """Of one user: newer tokens and sign-ins push out older ones, which are asked about again."""
