@@ -1,6 +1,6 @@
 """`python -m bench [SCENARIO …] [--count N] [--minutes M]`: scenarios on a fresh DRTP, or on one of their own.
 
-SCENARIO: start, change, enrolment, strangers, failover, scale, soak.
+SCENARIO: start, change, enrolment, doorsteps, strangers, failover, renewals, scale, soak.
 Prints their tables. Ends with 1 where a scenario misses a limit that it holds the product to.
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from bench import change, enrolment, failover, scale, soak, start, strangers
+from bench import change, doorsteps, enrolment, failover, renewals, scale, soak, start, strangers
 from bench.figures import Missed
 from scenario.bed import Bed
 
@@ -22,13 +22,16 @@ SCENARIOS: dict[str, Callable[[Bed, int], str]] = {
     "start": start.run,
     "change": change.run,
     "enrolment": enrolment.run,
+    "doorsteps": doorsteps.run,
     "strangers": strangers.run,
     "failover": failover.run,
+    "renewals": renewals.run,
     "scale": scale.run,
     "soak": soak.run,
 }
-OWN_BED = ("enrolment", "scale", "soak")
+OWN_BED = ("doorsteps", "enrolment", "renewals", "scale", "soak")
 """What they measure must not have a past."""
+ENVIRONMENTS = {"renewals": renewals.ENVIRONMENT}
 
 
 def main() -> int:
@@ -43,7 +46,7 @@ def main() -> int:
     missed = 0
     for group in filter(None, (shared, *([name] for name in names if name in OWN_BED))):
         with tempfile.TemporaryDirectory(prefix="drtp-bench-") as directory:
-            bed = Bed(Path(directory))
+            bed = Bed(Path(directory), environment=ENVIRONMENTS.get(group[0], {}))
             try:
                 bed.start()
                 for name in group:
