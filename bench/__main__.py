@@ -1,6 +1,6 @@
 """`python -m bench [SCENARIO …] [--count N] [--minutes M]`: scenarios on a fresh DRTP, or on one of their own.
 
-SCENARIO: start, change, enrolment, doorsteps, strangers, failover, renewals, scale, soak.
+SCENARIO: start, change, enrolment, doorsteps, strangers, failover, renewals, revocation, scale, soak.
 Prints their tables. Ends with 1 where a scenario misses a limit that it holds the product to.
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from bench import change, doorsteps, enrolment, failover, renewals, scale, soak, start, strangers
+from bench import change, doorsteps, enrolment, failover, renewals, revocation, scale, soak, start, strangers
 from bench.figures import Missed
 from scenario.bed import Bed
 
@@ -26,6 +26,7 @@ SCENARIOS: dict[str, Callable[[Bed, int], str]] = {
     "strangers": strangers.run,
     "failover": failover.run,
     "renewals": renewals.run,
+    "revocation": revocation.run,
     "scale": scale.run,
     "soak": soak.run,
 }

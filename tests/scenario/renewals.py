@@ -50,7 +50,7 @@ def renewed_under_traffic(bed: Bed, renewals: int, lifetime_s: float) -> Renewed
     with local_service() as port:
         state = bed.directory / "joes-state"
         served = bed.serve(f"tcp://localhost:{port}", "--name", "renews", "--state-dir", str(state))
-        panel = connected(bed, served.service)
+        panel = connected(bed, f"default/{served.service}")
         first, began = generation(state), time.monotonic()
         stay = {"stay_s": lifetime_s * STAY_SHARE}
         streams = (
@@ -77,9 +77,9 @@ def ends_at(state: Path) -> float:
     return leaf.not_valid_after_utc.timestamp()
 
 
-def connected(bed: Bed, service: str) -> tuple[str, int]:
-    """Where `datumctl connect` presents a service of `default`."""
-    program = bed.run("connect", f"default/{service}", "--local", "0", "--output", "json")
+def connected(bed: Bed, service: str, *who: str) -> tuple[str, int]:
+    """Where `datumctl connect` presents a service (`namespace/name`); `who`: the caller's context."""
+    program = bed.run("connect", service, "--local", "0", *who, "--output", "json")
     host, port = program.event("ready", 30.0)["local"].rsplit(":", 1)
     return host, int(port)
 

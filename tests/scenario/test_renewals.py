@@ -30,7 +30,7 @@ def test_an_agent_renews_under_traffic_and_without_a_control_plane_its_certifica
     with local_service() as port:
         state = bed.directory / "lasts"
         serving = bed.serve(f"tcp://localhost:{port}", "--name", "lasts", "--state-dir", str(state))
-        callers = [Caller(serving.endpoint), Caller(connected(bed, serving.service))]
+        callers = [Caller(serving.endpoint), Caller(connected(bed, f"default/{serving.service}"))]
         for caller in callers:
             caller.start()
         eventually(lambda: all(caller.last for caller in callers), 10)
