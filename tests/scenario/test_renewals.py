@@ -23,9 +23,9 @@ def test_an_agent_renews_under_traffic_and_without_a_control_plane_its_certifica
     new_bed: Callable[..., Bed],
 ) -> None:
     bed = new_bed("--no-restart", "controlplane", environment=short_certificates(LIFETIME_S, "agent"))
-    seen = renewed_under_traffic(bed, 2, LIFETIME_S)
+    seen = renewed_under_traffic(bed, 1, LIFETIME_S)
     print(seen)
-    assert seen.renewals >= 2, seen
+    assert seen.renewals >= 1, seen
     assert seen.crowd.failed == [], seen
     with local_service() as port:
         state = bed.directory / "lasts"
