@@ -1,6 +1,6 @@
 """`python -m bench [SCENARIO …] [--count N] [--minutes M]`: scenarios on a fresh DRTP, or on one of their own.
 
-SCENARIO: start, change, enrolment, strangers, failover, connect, policies, scale, soak.
+SCENARIO: start, change, enrolment, doorsteps, strangers, failover, connect, policies, renewals, revocation, scale, soak.
 Prints their tables. Ends with 1 where a scenario misses a limit that it holds the product to.
 """
 
@@ -14,7 +14,20 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from bench import change, connect, enrolment, failover, policies, scale, soak, start, strangers
+from bench import (
+    change,
+    connect,
+    doorsteps,
+    enrolment,
+    failover,
+    policies,
+    renewals,
+    revocation,
+    scale,
+    soak,
+    start,
+    strangers,
+)
 from bench.figures import Missed
 from scenario.bed import Bed
 
@@ -22,15 +35,19 @@ SCENARIOS: dict[str, Callable[[Bed, int], str]] = {
     "start": start.run,
     "change": change.run,
     "enrolment": enrolment.run,
+    "doorsteps": doorsteps.run,
     "strangers": strangers.run,
     "failover": failover.run,
     "connect": connect.run,
     "policies": policies.run,
+    "renewals": renewals.run,
+    "revocation": revocation.run,
     "scale": scale.run,
     "soak": soak.run,
 }
-OWN_BED = ("enrolment", "policies", "scale", "soak")
+OWN_BED = ("doorsteps", "enrolment", "policies", "renewals", "scale", "soak")
 """What they measure must not have a past."""
+ENVIRONMENTS = {"renewals": renewals.ENVIRONMENT}
 
 
 def main() -> int:
@@ -47,7 +64,7 @@ def main() -> int:
     missed = 0
     for group in filter(None, (shared, *([name] for name in names if name in OWN_BED))):
         with tempfile.TemporaryDirectory(prefix="drtp-bench-") as directory:
-            bed = Bed(Path(directory))
+            bed = Bed(Path(directory), environment=ENVIRONMENTS.get(group[0], {}))
             try:
                 bed.start()
                 for name in group:

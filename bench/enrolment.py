@@ -49,9 +49,7 @@ NAMESPACE = "enrolment-bench"
 
 def run(bed: Bed, count: int) -> str:
     """`count` enrolments one by one, then each pace until one is not held. Raises: Missed with the tables."""
-    bed.datumctl("--context", bed.ready["kubeconfig"], "create", "project", NAMESPACE)
-    services = (json.dumps(_service(f"s-{number}")) for number in range(SERVICES))
-    bed.kubectl("apply", "-f", "-", stdin="\n---\n".join(services))
+    make_services(bed)
     singly = asyncio.run(_one_by_one(bed, count))
     _pace(bed, singly.join, 20, 1)  # the first of all load what later ones find loaded
     runs: list[_Run] = []
@@ -75,6 +73,18 @@ def run(bed: Bed, count: int) -> str:
     if p95 > P95_MAX_S:
         raise Missed("\n".join(words))
     return "\n".join(words)
+
+
+def make_services(bed: Bed) -> None:
+    """What agents enrol for here."""
+    bed.datumctl("--context", bed.ready["kubeconfig"], "create", "project", NAMESPACE)
+    services = (json.dumps(_service(f"s-{number}")) for number in range(SERVICES))
+    bed.kubectl("apply", "-f", "-", stdin="\n---\n".join(services))
+
+
+async def secrets_of(bed: Bed, count: int) -> list[JoinString]:
+    """One-time secrets, by the operator's socket: one for each enrolment."""
+    return [parse_join(one) for one in await _secrets(bed, count)]
 
 
 def _service(name: str) -> dict[str, Any]:
@@ -112,7 +122,7 @@ class _Run:
 async def _one_by_one(bed: Bed, count: int) -> _Singly:
     """As `datumctl serve` does it: the root by its pin, a key, a request, everything on disk."""
     seconds: list[float] = []
-    joins = [parse_join(one) for one in await _secrets(bed, count + 1)]
+    joins = await secrets_of(bed, count + 1)
     for number, join in enumerate(joins):
         state = IdentityStore(bed.directory / f"enrolled-{number}")
         began = time.monotonic()
@@ -122,7 +132,6 @@ async def _one_by_one(bed: Bed, count: int) -> _Singly:
 
 
 async def _secrets(bed: Bed, count: int) -> list[str]:
-    """By the operator's socket, one for each enrolment."""
     path = str(bed.data / "controlplane" / "operator.sock")
     gate = asyncio.Semaphore(MINTING)
     async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(path)) as http:
@@ -137,7 +146,7 @@ async def _secrets(bed: Bed, count: int) -> list[str]:
 
 
 def _pace(bed: Bed, join: JoinString, per_s: int, seconds: int) -> _Run:
-    secrets = [parse_join(one).secret.reveal() for one in asyncio.run(_secrets(bed, per_s * seconds))]
+    secrets = [one.secret.reveal() for one in asyncio.run(secrets_of(bed, per_s * seconds))]
     keys = [new_key() for _ in secrets]
     jobs = [(secret, request_for(key)) for secret, key in zip(secrets, keys, strict=True)]
     bundle = asyncio.run(fetch_bundle(join.edge))

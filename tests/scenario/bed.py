@@ -205,6 +205,8 @@ class Bed:
     options: tuple[str, ...] = ()
     launcher: tuple[str, ...] = ()
     """Goes before each command: `few_descriptors(256)`, for instance."""
+    environment: dict[str, str] = field(default_factory=dict)
+    """Of every command, beside the usual."""
     ready: dict[str, Any] = field(default_factory=dict)
     programs: list[Program] = field(default_factory=list)
     up: Program | None = None
@@ -216,7 +218,8 @@ class Bed:
         home = self.directory / "home"
         home.mkdir(exist_ok=True)
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("DRTP_", "DATUM_", "KUBE"))}
-        return {**kept, "HOME": str(home), "XDG_STATE_HOME": str(home / "state"), "PYTHONUNBUFFERED": "1"}
+        own = {"HOME": str(home), "XDG_STATE_HOME": str(home / "state"), "PYTHONUNBUFFERED": "1"}
+        return {**kept, **own, **self.environment}
 
     def start(self) -> Bed:
         ports = ("--http-port", "0", "--https-port", "0", "--api-port", "0")
@@ -383,6 +386,13 @@ class Bed:
             answer = b"".join(iter(lambda: visitor.recv(65536), b""))
         head, _, body = answer.partition(b"\r\n\r\n")
         return int(head.split(b" ", 2)[1]), body
+
+
+def short_certificates(seconds: float, *roles: str) -> dict[str, str]:
+    """An environment in which a control plane gives edges of these roles certificates that last so long."""
+    places = (str(Path(__file__).parent / "short_certificates"), os.environ.get("PYTHONPATH", ""))
+    own = {"BED_CERTIFICATES_S": str(seconds), "BED_CERTIFICATES_OF": " ".join(roles)}
+    return {"PYTHONPATH": os.pathsep.join(filter(None, places)), **own}
 
 
 def few_descriptors(count: int) -> tuple[str, ...]:

@@ -6,8 +6,9 @@ things as well. The first failure is printed at the end all the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -64,10 +65,10 @@ def new_bed(tmp_path: Path) -> Iterator[Callable[..., Bed]]:
     """Make a bed that this test may break: `new_bed("--no-restart", "pop")`."""
     made: list[Bed] = []
 
-    def make(*options: str) -> Bed:
+    def make(*options: str, environment: Mapping[str, str] = MappingProxyType({})) -> Bed:
         directory = tmp_path / f"bed{len(made)}"
         directory.mkdir()
-        one = Bed(directory, options)
+        one = Bed(directory, options, environment=dict(environment))
         made.append(one)
         return one.start()
 

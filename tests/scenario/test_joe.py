@@ -131,6 +131,16 @@ def test_three_replicas_share_a_capped_secret_and_a_fourth_is_refused(joe: Joe) 
         replicas[2].stop(signal.SIGINT)
 
 
+def test_a_secret_of_another_service_serves_nothing(joe: Joe) -> None:
+    with tcp_service(echo) as port:
+        own = joe.service("own", port)
+        joe.service("others", port)
+        file = joe.secret_file(own["secret"], "own.secret")
+        agent = joe.agent("--service", f"{PROJECT}/others", "--secret-file", str(file), "--once", machine="mixed")
+        assert agent.process.wait(45) == 77, agent.story()
+        assert joe.bed.connections("others") == []
+
+
 def run_as_root(text: str, folder: Path) -> None:
     """The text in a shell, `/etc` and `sudo` within the folder: both are another machine's."""
     tools = folder / "bin"

@@ -28,7 +28,7 @@ async def test_ready_is_503_until_everything_is_proven() -> None:
         assert '"phase":"Connecting"' in text
 
 
-async def test_dns_rebinding_is_refused() -> None:
+async def test_dns_rebinding_is_refused_cve_2022_41924() -> None:
     """CVE-2022-41924: a web page elsewhere must not reach the local daemon under another name."""
     async with status_pages(free_socket("127.0.0.1", 0), _nothing_yet, ("box.lan",), SystemClock()) as url:
         assert (await fetch(f"{url}/metrics"))[0] == 200

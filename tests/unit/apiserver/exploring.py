@@ -112,8 +112,10 @@ def narrowed(document: dict[str, Any]) -> dict[str, Any]:
         for parameter in (p for one in item.values() if isinstance(one, dict) for p in one["parameters"]):
             parameter["schema"] = _OPEN.get(parameter["name"], parameter["schema"])
     for path, item in document["paths"].items():
-        if path.endswith("/status"):
-            item["put"]["requestBody"] = {"content": {"application/json": {"schema": {"type": "object"}}}}
+        for content in (one["requestBody"]["content"] for one in item.values() if "requestBody" in one):
+            if "*/*" in content:
+                schema = content.pop("*/*")
+                content["application/json"] = {"schema": {"type": "object"}} if path.endswith("/status") else schema
     for schema in document["components"]["schemas"].values():
         for gvk in schema.get("x-kubernetes-group-version-kind", ()):
             version = f"{gvk['group']}/{gvk['version']}" if gvk["group"] else gvk["version"]

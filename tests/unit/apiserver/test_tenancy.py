@@ -20,7 +20,7 @@ def path_of(info: Any, namespace: str) -> str:
 
 
 @pytest.mark.parametrize("info", NAMESPACED, ids=lambda info: info.plural)
-async def test_another_tenants_namespace_is_closed_on_every_route(api: Served, info: Any) -> None:
+async def test_another_tenants_namespace_is_closed_on_every_route_cve_2026_40304(api: Served, info: Any) -> None:
     """CVE-2026-40304: whose it is decides on every route and verb, deletion not least."""
     collection = path_of(info, "joe")
     routes = [
@@ -44,7 +44,7 @@ async def test_existing_and_missing_objects_of_others_look_alike(api: Served) ->
     assert there["message"].replace('"db"', "") == absent["message"].replace('"no"', "")
 
 
-async def test_lists_over_all_namespaces_are_the_operators(api: Served) -> None:
+async def test_lists_over_all_namespaces_are_the_operators_ghsa_6v5r_p2wr_q492(api: Served) -> None:
     """GHSA-6v5r-p2wr-q492: a list without a scope gave away certificates."""
     for plural in ("secrets", "configmaps"):
         assert (await api.call("GET", f"/api/v1/{plural}", token=JOE))[0] == 403

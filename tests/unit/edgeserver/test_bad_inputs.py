@@ -331,8 +331,8 @@ async def test_a_certificate_says_its_role_and_the_record_must_agree(tmp_path: P
         assert lines(bed, "feed refused") == ["DRTP-3007", "DRTP-3007", "DRTP-2010"]
 
 
-async def test_filler_around_a_leaf_makes_nobody_else_of_it(tmp_path: Path) -> None:
-    """GHSA-mrpr-756c-xm47: whose key it is speaks, and nobody beside it in the chain."""
+async def test_filler_around_a_leaf_makes_nobody_else_of_it_ghsa_mrpr_756c_xm47(tmp_path: Path) -> None:
+    """Whose key it is speaks, and nobody beside it in the chain."""
     async with edge_bed(tmp_path) as bed:
         mine, victim = own(await bed.enrolled("mine")), await bed.enrolled("victim")
         theirs = own(victim).chain

@@ -319,7 +319,7 @@ async def test_feed_needs_a_certificate_and_a_hello(tmp_path: Path, monkeypatch:
             assert goodbye["code"] == "DRTP-3004"
 
 
-async def test_tls_1_2_and_resumption_are_refused(tmp_path: Path):
+async def test_tls_1_2_and_resumption_are_refused_cve_2025_23419_cve_2025_68121(tmp_path: Path):
     """CVE-2025-23419, CVE-2025-68121."""
     async with edge_bed(tmp_path) as bed:
         old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

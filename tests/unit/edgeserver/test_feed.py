@@ -261,7 +261,7 @@ async def test_pop_may_register_its_own_name_only(tmp_path: Path):
         assert refused.value.code == "DRTP-3007"
 
 
-async def test_certificate_role_decides_not_the_registration(tmp_path: Path):
+async def test_certificate_role_decides_not_the_registration_ghsa_7868_235p_7497(tmp_path: Path):
     """GHSA-7868-235p-7497: no claim in a message makes anybody somebody else."""
     async with edge_bed(tmp_path) as bed:
         await bed.enrolled("agent")
