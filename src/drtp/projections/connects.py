@@ -11,6 +11,7 @@ from typing import NamedTuple, cast
 
 from drtp.api.core import ORGANIZATION_LABEL, Namespace, ServiceAccount
 from drtp.api.drtp import (
+    ClientStatus,
     DRTPConnection,
     DRTPServer,
     DRTPService,
@@ -205,7 +206,9 @@ def _plan(
             if server is not None and asking.may_carry(carriage, access.place_of(server))
         }
         servers |= there
-        ways.append(ConnectWay(connection=one.metadata.uid, agent=agent.uid, servers=tuple(there)))
+        met = {each.server_ref.name for each in one.status.servers if each.client_status is ClientStatus.CONNECTED}
+        away = tuple(uid for uid, server in there.items() if server.metadata.name not in met)
+        ways.append(ConnectWay(connection=one.metadata.uid, agent=agent.uid, servers=tuple(there), away=away))
         origin.append(one.metadata)
     reason = ""
     if service.spec.protocol is Protocol.UDP:
