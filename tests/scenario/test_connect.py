@@ -250,6 +250,27 @@ def test_what_one_may_not_see_answers_as_what_is_not_there_in_words_and_in_time(
     assert max(fastest) <= 1.5 * min(fastest), seconds
 
 
+def test_a_program_connects_to_the_services_of_a_file_with_a_token_of_its_account(bed: Bed, tmp_path: Path) -> None:
+    bed.kubectl("create", "serviceaccount", "cx-robot", "--namespace", "default")
+    role = ("--clusterrole=edit", "--serviceaccount=default:cx-robot", "--namespace", "default")
+    bed.kubectl("create", "rolebinding", "cx-robot-connects", *role)
+    context, file = tmp_path / "robot.json", tmp_path / "services.yaml"
+    bed.datumctl("create", "token", "--service-account", "default/cx-robot", "--context-file", str(context))
+    with tcp_service(echo) as port:
+        _serve(bed, port, "cx-one")
+        _serve(bed, port, "cx-two")
+        file.write_text("services:\n- {service: default/cx-one}\n- {service: default/cx-two, unix: two.sock}\n")
+        argv = ("connect", "--file", str(file), "--context", str(context), "--state-dir", str(tmp_path / "state"))
+        panel = _connect(bed, *argv)
+        ready = {one["service"]: one["local"] for one in (panel.ready, panel.program.event("ready"))}
+        assert _both_ways(Panel(panel.program, {"local": ready["default/cx-one"]}))
+        with socket.socket(socket.AF_UNIX) as caller:
+            caller.connect(ready["default/cx-two"])
+            assert _says(caller, b"by a path") == b"by a path"
+        assert panel.program.stop(signal.SIGINT) == 0
+    bed.kubectl("delete", "serviceaccount", "cx-robot", "--namespace", "default")
+
+
 def test_a_target_that_refuses_is_told_and_the_way_stays(bed: Bed) -> None:
     nobody = free_port()
     bed.run("serve", f"tcp://localhost:{nobody}", "--name", "cx-away", "--no-expose", "--output", "json")
