@@ -1,6 +1,7 @@
 """`python -m bench [SCENARIO …] [--count N] [--minutes M]`: scenarios on a fresh DRTP, or on one of their own.
 
-SCENARIO: start, change, enrolment, doorsteps, strangers, failover, connect, policies, renewals, revocation, scale, soak.
+SCENARIO: start, change, enrolment, doorsteps, strangers, failover, connect, policies, renewals, revocation, scale,
+soak.
 Prints their tables. Ends with 1 where a scenario misses a limit that it holds the product to.
 """
 

@@ -23,6 +23,7 @@ from scenario.test_postgres import postgres
 __all__ = ["postgres"]
 """A fixture that this file shares."""
 
+USAGE, DENIED, TERMINAL = 64, 77, 1
 CUT_WITHIN_S = 2.0
 FAILOVER_WITHIN_S = 1.0
 
@@ -83,22 +84,191 @@ def test_standard_input_and_output_carry_one_connection_and_its_end(bed: Bed) ->
         assert done.stdout == words
 
 
-def test_what_goes_wrong_is_said_by_code_and_exit_status(bed: Bed) -> None:
+@pytest.fixture(scope="module")
+def people(bed: Bed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple[str, ...]]]:
+    """Two users of the project `cx-lab` and of nothing else, each with their context."""
+    operator = ("--context", bed.ready["kubeconfig"])
+    bed.datumctl(*operator, "create", "project", "cx-lab", check=False)
+    folder = tmp_path_factory.mktemp("people")
+    made: dict[str, tuple[str, ...]] = {}
+    for name in ("cx-ann", "cx-bob"):
+        context = str(folder / f"{name}.json")
+        asked = ("create", "user", name, "--project", "cx-lab", "--context-file", context, "--reinstate")
+        bed.datumctl(*operator, *asked)
+        made[name] = ("--context", context)
+    yield made
+    bed.datumctl(*operator, "revoke", "user", "cx-bob", check=False)
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """A command line, as whom, and what comes of it. `{taken}`: a local port that somebody has."""
+
+    name: str
+    argv: tuple[str, ...]
+    status: int
+    code: str
+    says: str
+    who: str = ""
+
+
+def _connecting(service: str, *options: str) -> tuple[str, ...]:
+    return ("connect", service, *(options or ("--once",)))
+
+
+WRONG = (
+    Wrong("unknown service", _connecting("default/cx-nobody"), DENIED, "DRTP-4060", "no service default/cx-nobody"),
+    Wrong("no project of that name", _connecting("cx-nowhere/db"), DENIED, "DRTP-4060", "no service cx-nowhere/db"),
+    Wrong("foreign namespace", _connecting("default/cx-table"), DENIED, "DRTP-4060", "no service", "cx-bob"),
+    Wrong("not subscribed", _connecting("default/cx-offered"), DENIED, "DRTP-4060", "no service", "cx-bob"),
+    Wrong("subscription expired", _connecting("default/cx-expired"), DENIED, "DRTP-4060", "no service", "cx-bob"),
+    Wrong("policy of others", _connecting("default/cx-closed"), DENIED, "DRTP-4060", "no service default/cx-closed"),
+    Wrong(
+        "target refuses", _connecting("default/cx-deaf", "--stdio"), TERMINAL, "DRTP-4063", "local service refused"
+    ),
+    Wrong("local port taken", _connecting("default/cx-table", "--local", "{taken}"), TERMINAL, "DRTP-4062", "{taken}"),
+    Wrong(
+        "an address that others reach",
+        _connecting("default/cx-table", "--local", "0.0.0.0:0"),
+        USAGE,
+        "DRTP-4068",
+        "can be reached by other machines",
+    ),
+    Wrong("no port", _connecting("default/cx-table", "--local", "here"), USAGE, "DRTP-7002", "is not [address:]port"),
+    Wrong("no name", _connecting("a/b/c"), USAGE, "DRTP-7002", "a/b/c is not [NAMESPACE/]SERVICE[=PORT]"),
+    Wrong(
+        "a publication that one does not see", ("catalog", "subscribe", "default/cx-unseen"), TERMINAL, "DRTP-7100",
+        "cx-unseen", "cx-bob",
+    ),
+    Wrong(
+        "a publication that is not there", ("catalog", "subscribe", "default/cx-nobody"), TERMINAL, "DRTP-7100",
+        "cx-nobody", "cx-bob",
+    ),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def wrong(bed: Bed, people: dict[str, tuple[str, ...]]) -> Iterator[dict[str, str]]:
+    """Services in every state that somebody may find one in, and a port that is taken."""
     with tcp_service(echo) as port, socket.socket() as taken:
-        _serve(bed, port, "cx-table")
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        name = str(taken.getsockname()[1])
-        table = [
-            (("default/cx-nobody", "--once"), 77, "DRTP-4060"),
-            (("default/cx-table", "--local", name), 1, "DRTP-4062"),
-            (("default/cx-table", "--local", "0.0.0.0:0"), 64, "DRTP-4068"),
-            (("default/cx-table", "--local", "nowhere"), 64, "DRTP-7002"),
-            (("a/b/c",), 64, "DRTP-7002"),
-        ]
-        for argv, status, code in table:
-            done = bed.datumctl("connect", *argv, check=False)
-            assert (done.returncode, code in done.stderr) == (status, True), (argv, done.returncode, done.stderr)
+        names = ("cx-table", "cx-offered", "cx-expired", "cx-closed", "cx-off")
+        file = bed.directory / "cx-wrong.yaml"
+        file.write_text(json.dumps([{"target": f"tcp://localhost:{port}", "name": name} for name in names]))
+        served = bed.run("serve", "--file", str(file), "--no-inspector", "--output", "json")
+        for _ in names:
+            served.event("ready")
+        _serve(bed, port, "cx-left").stop(signal.SIGINT)
+        bed.datumctl("disable", "cx-off")
+        deaf = bed.run("serve", f"tcp://localhost:{free_port()}", "--name", "cx-deaf", "--no-expose", "-o", "json")
+        made = [_policy("cx-closed", "user:somebody-else"), _publication("cx-offered", "Approval", "Everyone")]
+        made += [_publication("cx-expired", "Open", "Everyone"), _publication("cx-unseen", "Open", "Subscribers")]
+        bed.kubectl("apply", "-f", "-", stdin="\n---\n".join(map(json.dumps, made)))
+        asked = ("catalog", "subscribe", "default/cx-expired", "--expires", "1s", "--namespace", "cx-lab")
+        bed.datumctl(*asked, *people["cx-ann"])
+        found = ("get", "drtpsubscriptions", "-n", "cx-lab", "-o", "json")
+        eventually(lambda: _states(json.loads(bed.kubectl(*found))) == {"Expired"})
+        yield {"taken": str(taken.getsockname()[1])}
+        for program in (served, deaf):
+            program.stop(signal.SIGINT)
+
+
+def _states(listed: dict[str, Any]) -> set[str]:
+    return {one.get("status", {}).get("state") for one in listed["items"]}
+
+
+def _object(kind: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:
+    metadata = {"name": name, "namespace": "default"}
+    return {"apiVersion": "datumapis.com/v1alpha", "kind": kind, "metadata": metadata, "spec": spec}
+
+
+def _policy(service: str, *principals: str) -> dict[str, Any]:
+    target = {"group": "datumapis.com", "kind": "DRTPService", "name": service}
+    rule = {"name": "them", "action": "Allow", "principals": list(principals)}
+    return _object("DRTPAccessPolicy", service, {"targetRefs": [target], "rules": [rule]})
+
+
+def _publication(service: str, mode: str, visibility: str) -> dict[str, Any]:
+    of = {"serviceRef": {"name": service}, "title": service, "visibility": visibility, "access": {"mode": mode}}
+    return _object("DRTPPublication", service, of)
+
+
+@pytest.mark.parametrize("case", WRONG, ids=lambda case: case.name)
+def test_what_goes_wrong_is_said_by_code_and_exit_status(
+    bed: Bed, wrong: dict[str, str], people: dict[str, tuple[str, ...]], case: Wrong
+) -> None:
+    argv = [part.format(**wrong) for part in case.argv]
+    done = bed.datumctl(*argv, *people.get(case.who, ()), check=False)
+    assert (done.returncode, case.code in done.stderr) == (case.status, True), done.stderr
+    assert case.says.format(**wrong) in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("name", "code"), [("cx-left", "DRTP-4061"), ("cx-off", "DRTP-4067")])
+def test_what_may_yet_be_is_said_and_waited_for(bed: Bed, wrong: dict[str, str], name: str, code: str) -> None:
+    """An agent that is away, a service that is disabled: with `--once` the end of the wait is 69."""
+    del wrong
+    program = bed.run("connect", f"default/{name}", "--output", "json")
+    while (said := program.event("service")).get("code") != code:
+        assert said["code"] == "DRTP-4066", said
+    assert program.process.poll() is None
+    assert program.stop(signal.SIGINT) == 0
+
+
+def test_a_policy_is_on_no_policy_and_says_so(bed: Bed) -> None:
+    """Policies name what they are on, so that two of them make no circle."""
+    ring = [("cx-one", "cx-two"), ("cx-two", "cx-one")]
+    for name, other in ring:
+        target = {"group": "datumapis.com", "kind": "DRTPAccessPolicy", "name": other}
+        policy = _object("DRTPAccessPolicy", name, {"targetRefs": [target], "rules": []})
+        bed.kubectl("apply", "-f", "-", stdin=json.dumps(policy))
+    for name, _ in ring:
+        told = eventually(lambda name=name: _conditions(bed, name))
+        assert {(one["status"], one["reason"]) for one in told} == {("False", "TargetNotSupported")}
+        bed.kubectl("delete", "drtpaccesspolicy", name)
+
+
+def _conditions(bed: Bed, policy: str) -> list[dict[str, Any]]:
+    found = json.loads(bed.kubectl("get", "drtpaccesspolicy", policy, "-o", "json"))
+    return [one for ancestor in found.get("status", {}).get("ancestors", []) for one in ancestor["conditions"]]
+
+
+def test_what_one_may_not_see_answers_as_what_is_not_there_in_words_and_in_time(
+    bed: Bed, wrong: dict[str, str], people: dict[str, tuple[str, ...]]
+) -> None:
+    del wrong
+    bobs, words, seconds = people["cx-bob"], set[str](), dict[str, list[float]]()
+    for name in ("cx-table", "cx-absent") * 3:
+        began = time.monotonic()
+        done = bed.datumctl("connect", f"default/{name}", *bobs, "--once", check=False)
+        seconds.setdefault(name, []).append(time.monotonic() - began)
+        words.add(done.stderr.split("error: ")[1].replace(name, "NAME"))
+        assert done.returncode == DENIED
+    assert len(words) == 1, words
+    fastest = [min(times) for times in seconds.values()]
+    assert max(fastest) <= 1.5 * min(fastest), seconds
+
+
+def test_a_program_connects_to_the_services_of_a_file_with_a_token_of_its_account(bed: Bed, tmp_path: Path) -> None:
+    bed.kubectl("create", "serviceaccount", "cx-robot", "--namespace", "default")
+    role = ("--clusterrole=edit", "--serviceaccount=default:cx-robot", "--namespace", "default")
+    bed.kubectl("create", "rolebinding", "cx-robot-connects", *role)
+    context, file = tmp_path / "robot.json", tmp_path / "services.yaml"
+    bed.datumctl("create", "token", "--service-account", "default/cx-robot", "--context-file", str(context))
+    with tcp_service(echo) as port:
+        _serve(bed, port, "cx-one")
+        _serve(bed, port, "cx-two")
+        file.write_text("services:\n- {service: default/cx-one}\n- {service: default/cx-two, unix: two.sock}\n")
+        argv = ("connect", "--file", str(file), "--context", str(context), "--state-dir", str(tmp_path / "state"))
+        panel = _connect(bed, *argv)
+        ready = {one["service"]: one["local"] for one in (panel.ready, panel.program.event("ready"))}
+        assert _both_ways(Panel(panel.program, {"local": ready["default/cx-one"]}))
+        with socket.socket(socket.AF_UNIX) as caller:
+            caller.connect(ready["default/cx-two"])
+            assert _says(caller, b"by a path") == b"by a path"
+        assert panel.program.stop(signal.SIGINT) == 0
+    bed.kubectl("delete", "serviceaccount", "cx-robot", "--namespace", "default")
 
 
 def test_a_target_that_refuses_is_told_and_the_way_stays(bed: Bed) -> None:
@@ -112,35 +282,10 @@ def test_a_target_that_refuses_is_told_and_the_way_stays(bed: Bed) -> None:
         assert _says(caller, b"now") == b"now"
 
 
-@pytest.fixture
-def people(bed: Bed, tmp_path: Path) -> Iterator[dict[str, tuple[str, ...]]]:
-    """Two users of the project `cx-lab` and of nothing else, each with their context."""
-    operator = ("--context", bed.ready["kubeconfig"])
-    bed.datumctl(*operator, "create", "project", "cx-lab", check=False)
-    made: dict[str, tuple[str, ...]] = {}
-    for name in ("cx-ann", "cx-bob"):
-        context = str(tmp_path / f"{name}.json")
-        asked = ("create", "user", name, "--project", "cx-lab", "--context-file", context, "--reinstate")
-        bed.datumctl(*operator, *asked)
-        made[name] = ("--context", context)
-    yield made
-    bed.datumctl(*operator, "revoke", "user", "cx-bob", check=False)
-
-
-def test_a_revoked_user_is_cut_and_what_is_not_theirs_is_never_confirmed(
-    bed: Bed, people: dict[str, tuple[str, ...]]
-) -> None:
+def test_a_revoked_user_is_cut_at_once(bed: Bed, people: dict[str, tuple[str, ...]]) -> None:
     bobs = people["cx-bob"]
     with tcp_service(echo) as port:
-        _serve(bed, port, "cx-foreign")
         _serve(bed, port, "cx-own", *people["cx-ann"])
-        told = {
-            name: bed.datumctl("connect", f"default/{name}", *bobs, "--once", check=False)
-            for name in ("cx-foreign", "cx-absent")
-        }
-        assert {done.returncode for done in told.values()} == {77}
-        words = {done.stderr.split("error: ")[1].replace(name, "NAME") for name, done in told.items()}
-        assert len(words) == 1, words
         panel = _connect(bed, "cx-lab/cx-own", *bobs)
         with panel.call() as caller:
             assert _says(caller, b"mine") == b"mine"

@@ -267,6 +267,8 @@ class ConnectorHost:
             async with asyncio.timeout(self._settings.drain_s + 1.0):
                 while (await running.tunnel.stats()).streams and not self._forced.is_set():
                     await self._clock.sleep(DRAIN_LOOK_S)
+        # How the last connections ended is seen only now: `--stdio` makes its exit status of it.
+        await self._refresh(running)
 
     def _publish(self, **changed: object) -> None:
         self.view.set(msgspec.structs.replace(self.view.value or ConnectorView(), **changed))

@@ -96,15 +96,16 @@ def _port_view(
     pops: Sequence[PopView],
     bound: Mapping[str, str],
 ) -> PortView:
-    assigned = {server for way in told.ways for server in way.servers} if told else set[str]()
-    up = tuple(pop.server_name for pop in pops if pop.server in assigned and pop.state is ClientStatus.CONNECTED)
+    served = {server for way in told.ways for server in way.servers if server not in way.away} if told else set[str]()
+    up = tuple(pop.server_name for pop in pops if pop.server in served and pop.state is ClientStatus.CONNECTED)
     counts = counts or ConnectionStats(connection=port.key, service=port.service)
-    code, message = _obstacle(port.service, told, up)
+    away = told is not None and bool(told.ways) and not served
+    code, message = _obstacle(port.service, told, up, away=away)
     return PortView(
         service=port.service,
         local=bound.get(port.key, ""),
         ready=not code and port.key in bound,
-        reason=(told.reason or "NotConnected" if told else "Waiting") if code else "",
+        reason=_reason(told, away=away) if code else "",
         code=code,
         message=message,
         pops=up,
@@ -116,11 +117,19 @@ def _port_view(
     )
 
 
-def _obstacle(service: str, told: PlanConnect | None, up: tuple[str, ...]) -> tuple[str, str]:
+def _reason(told: PlanConnect | None, *, away: bool) -> str:
+    if told is None:
+        return "Waiting"
+    return told.reason or ("AgentAway" if away else "NotConnected")
+
+
+def _obstacle(service: str, told: PlanConnect | None, up: tuple[str, ...], *, away: bool) -> tuple[str, str]:
+    """Code and words; "" where nothing is in the way. `away`: it has agents, and none of them has a session."""
     if told is None:
         return "DRTP-4066", f"The control plane has not said yet how {service} is reached."
-    if told.reason:
-        code, words = _REASONS.get(told.reason, ("DRTP-4061", "{service} cannot be reached: " + told.reason + "."))
+    if told.reason or away:
+        reason = _reason(told, away=away)
+        code, words = _REASONS.get(reason, ("DRTP-4061", "{service} cannot be reached: " + reason + "."))
         return code, words.format(service=service)
     if not up:
         return "DRTP-4066", f"No tunnel server of {service} is connected yet."

@@ -230,11 +230,16 @@ class MeasureTarget(Model, frozen=True, tag="measure", tag_field="type"):
 
 
 class ConnectWay(Model, frozen=True):
-    """One connection of a service: the agent that is to be found at the other end, and the POPs it is on, by uid."""
+    """One connection of a service: the agent that is to be found at the other end, and the POPs it is on, by uid.
+
+    `away`: of these, where the agent has no session now, as far as POPs have said. The ways stand: it may be back
+    before that is known here.
+    """
 
     connection: str
     agent: str
     servers: tuple[str, ...] = ()
+    away: tuple[str, ...] = ()
 
 
 class PlanConnect(Model, frozen=True, tag="connect", tag_field="type"):

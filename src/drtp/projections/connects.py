@@ -15,6 +15,7 @@ import msgspec
 
 from drtp.api.core import ORGANIZATION_LABEL, Namespace, ServiceAccount
 from drtp.api.drtp import (
+    ClientStatus,
     DRTPConnection,
     DRTPServer,
     DRTPService,
@@ -260,7 +261,9 @@ def _plan(read: Reader, caller: Admitted, named: tuple[str, str], servers: dict[
             if server is not None and asking.may_carry(carriage, access.place_of(server))
         }
         servers |= there
-        ways.append(ConnectWay(connection=one.metadata.uid, agent=agent.uid, servers=tuple(there)))
+        met = {each.server_ref.name for each in one.status.servers if each.client_status is ClientStatus.CONNECTED}
+        away = tuple(uid for uid, server in there.items() if server.metadata.name not in met)
+        ways.append(ConnectWay(connection=one.metadata.uid, agent=agent.uid, servers=tuple(there), away=away))
         origin.append(one.metadata)
     reason = ""
     if service.spec.protocol is Protocol.UDP:

@@ -55,6 +55,20 @@ def test_each_obstacle_has_its_code() -> None:
         assert "joe/pg" in said.message
 
 
+def test_a_service_without_an_agent_on_any_pop_is_not_ready_and_keeps_its_ways() -> None:
+    for away, code in ((("s-1",), ""), (("s-1", "s-2"), "DRTP-4061"), (("s-2",), "")):
+        ways = (ConnectWay("c-1", "a-1", ("s-1",), ("s-1",)), ConnectWay("c-2", "a-2", ("s-1", "s-2"), away))
+        told = PlanConnect(namespace="joe", name="pg", service="u", ways=ways)
+        plan = read_connect_plan(Snapshot(Generation(1, 1), {"server/s-1": SERVER, "connect/joe/pg": told}), (PORT,))
+        said = view(plan)
+        assert len(plan.documents[PORT.key]["ways"]) == 3
+        if away == ("s-1",):
+            # Its agent is on a POP that this connector has no session with yet.
+            assert (said.ready, said.code) == (False, "DRTP-4066")
+        else:
+            assert (said.ready, said.code, said.reason) == (not code, code, "AgentAway" if code else "")
+
+
 class Heard(JsonConnectForm):
     """The events, kept."""
 

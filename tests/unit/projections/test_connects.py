@@ -67,6 +67,10 @@ class Bed:
             stored = await self.store.create(obj)
         return await self._seen(stored.revision)
 
+    async def put_status(self, obj: dict[str, Any]) -> set[EdgeRef]:
+        stored = await self.store.update_status(obj)
+        return await self._seen(stored.revision)
+
     async def drop(self, obj: dict[str, Any]) -> set[EdgeRef]:
         kind = kind_of(obj["apiVersion"], obj["kind"])
         (held,) = await self.named(kind, obj)
@@ -232,6 +236,19 @@ async def test_a_disabled_service_and_an_absent_agent_are_said_to_those_who_may(
         await bed.put(service("a", "joe", "TCP"))
         await bed.drop(body(INTERNAL, "EdgeIdentity", "", "agent-1", {}))
         assert bed.plan("c-1").reason == "AgentAway"
+
+
+async def test_a_way_says_where_its_agent_has_no_session() -> None:
+    async with served() as bed:
+        await bed.put(grant("joe", "bob"))
+        await bed.put(connector("c-1", "bob", "joe/a"))
+        (way,) = bed.plan("c-1").ways
+        assert way.away == way.servers
+        on = {"role": "Primary", "serverRef": {"name": "nyc"}, "programmingStatus": "Programmed"}
+        for status, away in (("Connected", ()), ("Disconnected", way.servers)):
+            (held,) = await bed.named("DRTPConnection.datumapis.com", {"metadata": {"name": "a-1"}})
+            await bed.put_status({**held.object, "status": {"servers": [{**on, "clientStatus": status}]}})
+            assert bed.plan("c-1").ways[0].away == away
 
 
 async def test_a_grant_in_another_project_costs_nothing_here() -> None:

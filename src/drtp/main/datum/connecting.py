@@ -28,7 +28,8 @@ from drtp.kit.errors import DrtpError, Refused, Retryable, Terminal
 from drtp.kit.files import private_directory
 from drtp.main.datum import whose
 from drtp.main.datum.access import access
-from drtp.main.datum.connect_command import ConnectSettings, Place
+from drtp.main.datum.connect_command import ConnectSettings
+from drtp.main.datum.connect_places import Place
 from drtp.main.datum.connect_speaker import ConnectSpeaker, connect_form
 from drtp.main.datum.enrolling import edge_address
 from drtp.main.datum.invocation import Invocation

@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Annotated, TypeVar, cast
 
 import msgspec
-import yaml
 
 from drtp.kit.errors import Invalid
 from drtp.main.datum.definition import proxy_protocol
-from drtp.main.datum.manifests import unreadable
 from drtp.main.datum.naming import default_name
 from drtp.main.datum.serve_request import ServeRequest, check, networks
+from drtp.main.datum.service_files import listed_in, refuse
 from drtp.main.datum.target import parse_target
-from drtp.main.shell import Misconfigured
 
 T = TypeVar("T")
 
@@ -46,34 +44,15 @@ def requests_in(path: Path) -> tuple[ServeRequest, ...]:
 
     Raises: Invalid (DRTP-7013) with every fault and its place; Misconfigured (DRTP-7013) for a file that is no YAML.
     """
-    try:
-        written = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as fault:
-        raise Misconfigured("DRTP-7013", f"{path} cannot be read: {unreadable(fault)}.") from fault
     faults: list[str] = []
-    requests = [_read(where, entry, path.parent, faults) for where, entry in _services(written, faults)]
+    requests = [_read(where, entry, path.parent, faults) for where, entry in listed_in(path, faults)]
     good = tuple(request for request in requests if request is not None)
     names = Counter(request.name for request in good)
     faults += [f"services: {name} is named {count} times" for name, count in names.items() if count > 1]
     if len({request.namespace for request in good}) > 1:
         faults.append("services: several namespaces are named; run one agent for each")
-    if faults:
-        what = f"{path} holds {len(faults)} fault{'s' if len(faults) > 1 else ''}."
-        raise Invalid("DRTP-7013", what, "Correct every fault listed.", tuple(faults))
+    refuse(path, faults)
     return good
-
-
-def _services(written: object, faults: list[str]) -> list[tuple[str, object]]:
-    """Each service with its place."""
-    listed = written
-    if isinstance(written, dict):
-        whole = cast("dict[object, object]", written)
-        faults += [f"{name}: not known here; the file holds `services` alone" for name in whole if name != "services"]
-        listed = whole.get("services")
-    if not isinstance(listed, list) or not listed:
-        faults.append("services: a list with at least one service is missing")
-        return []
-    return [(f"services[{number}]", entry) for number, entry in enumerate(cast("list[object]", listed))]
 
 
 def _read(where: str, written: object, beside: Path, faults: list[str]) -> ServeRequest | None:

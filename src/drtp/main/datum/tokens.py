@@ -8,7 +8,7 @@ from typing import Any
 import click
 import msgspec
 
-from drtp.client.api import ApiClient
+from drtp.client.api import ApiClient, resource_path
 from drtp.client.context import Context, save_context
 from drtp.kit.secret import Secret
 from drtp.main.commands.options import OutputForm, output_option
@@ -16,7 +16,10 @@ from drtp.main.datum.access import access
 from drtp.main.datum.auth import IDENTITY
 from drtp.main.datum.invocation import Invocation, context_option
 from drtp.main.datum.tables import table
-from drtp.main.shell import run_async
+from drtp.main.shell import Misused, run_async
+
+ACCOUNT_DAYS_MAX = 90
+"""What the API gives a program at most."""
 
 
 @click.command("token")
@@ -24,6 +27,12 @@ from drtp.main.shell import run_async
 @click.option("--project", "projects", multiple=True, help="Good in this project alone; repeat it.  [default: in all]")
 @click.option("--days", type=click.IntRange(1, 365), default=30, show_default=True, help="How long it is good.")
 @click.option("--read-only", is_flag=True, help="It changes nothing, whatever you may.")
+@click.option(
+    "--service-account",
+    "account",
+    metavar="[NAMESPACE/]NAME",
+    help="Make a token of this account instead, for a program.",
+)
 @click.option("--description", default="", help="What it is for; shown in the list.")
 @click.option(
     "--context-file",
@@ -33,9 +42,26 @@ from drtp.main.shell import run_async
 )
 @output_option
 def create_token(  # noqa: PLR0917 - click calls by name
-    projects: tuple[str, ...], days: int, read_only: bool, description: str, theirs: Path | None, output: OutputForm
+    projects: tuple[str, ...],
+    days: int,
+    read_only: bool,
+    account: str | None,
+    description: str,
+    theirs: Path | None,
+    output: OutputForm,
 ) -> int:
-    """Make a token of your own, for a program: printed once, on stdout alone, and kept nowhere."""
+    """Make a token of your own, for a program: printed once, on stdout alone, and kept nowhere.
+
+    A token of a service account is that program's instead: it may what the account's roles say, for 90 days at most,
+    and ends with the account.
+    """
+    if account is not None:
+        if projects or read_only or description:
+            named = "--project, --read-only and --description are for tokens of your own."
+            raise Misused("DRTP-7002", named, "The account's roles say what its token may.")
+        if days > ACCOUNT_DAYS_MAX:
+            raise Misused("DRTP-7002", f"A token of a service account is good for {ACCOUNT_DAYS_MAX} days at most.")
+        return run_async(_create_for(Invocation.current(), account, days, theirs, output))
     spec = {
         "namespaces": projects,
         "lifetimeSeconds": days * 24 * 3600,
@@ -79,6 +105,33 @@ async def _create(invocation: Invocation, spec: dict[str, Any], theirs: Path | N
     if theirs is None:
         click.echo(status["token"])
     click.echo(f"token {status['id']}, good until {status['expires']}", err=True)
+    return 0
+
+
+async def _create_for(invocation: Invocation, account: str, days: int, theirs: Path | None, output: OutputForm) -> int:
+    context = access(invocation)
+    namespace, _, name = account.rpartition("/")
+    namespace = namespace or context.namespace
+    if not name or "/" in namespace:
+        raise Misused("DRTP-7002", f"{account} is not [NAMESPACE/]NAME.", "Such as foundry/reports.")
+    ask = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest"} | {
+        "spec": {"expirationSeconds": days * 24 * 3600}
+    }
+    path = resource_path("v1", "serviceaccounts", namespace, name)
+    async with ApiClient(context) as api:
+        status: dict[str, Any] = (await api.request("POST", f"{path}/token", body=ask))["status"]
+    token, told = Secret(str(status["token"])), {"serviceAccount": f"{namespace}/{name}"}
+    told["expires"] = status["expirationTimestamp"]
+    if theirs is not None:
+        save_context(theirs, Context(api=context.api, ca_pem=context.ca_pem, namespace=namespace, token=token))
+    elif output is OutputForm.JSON:
+        told["token"] = token.reveal()
+    else:
+        click.echo(token.reveal())
+    if output is OutputForm.JSON:
+        click.echo(msgspec.json.encode(told).decode())
+    else:
+        click.echo(f"token of {namespace}/{name}, good until {told['expires']}", err=True)
     return 0
 
 
