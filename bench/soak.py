@@ -7,7 +7,7 @@ ports: what was let go is kept for its owner for a day, by design, and would be 
 What is bounded is filled first, so that filling is not taken for a leak: the control plane's log of changes.
 
 Flat: the first fifth is warm-up; the median of the last fifth is at most 2 % above the median of the second fifth. Of
-descriptors the lowest counts, which may be two higher: visitors come and go, and what leaks stays. Medians, because a
+descriptors the lowest tenth counts, which may be two higher: visitors come and go, and what leaks stays. Medians, as a
 collector's rhythm and a POP's restart are in every fifth alike; upwards, because what falls has not leaked. Failed: any
 visitor who was not served whole, but for those whom a POP held when it was killed; how those were told is printed.
 """
@@ -284,7 +284,9 @@ def _change(values: Sequence[float]) -> float:
 
 
 def _more_descriptors(one: Series) -> float:
-    return min(_fifth(one.descriptors, 4)) - min(_fifth(one.descriptors, 1))
+    """Low deciles: a POP that has just been started again has next to none."""
+    low = [statistics.quantiles(_fifth(one.descriptors, number), n=10)[0] for number in (1, 4)]
+    return low[1] - low[0]
 
 
 def _flat(one: Series) -> bool:

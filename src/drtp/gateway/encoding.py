@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -21,8 +22,8 @@ Json = dict[str, Any]
 Setter = Callable[[Any, Any], None]
 """(message, JSON value of one of its fields)."""
 
-_PACKED_MAX = 20_000
-_packed: dict[bytes, bytes] = {}
+_PACKED_MAX = 512
+"""Those of all services are asked for again and again; one service's own is kept by whoever wanted it (`Memo`)."""
 _setters: dict[str, dict[str, Setter]] = {}
 _symbols = symbol_database.Default()
 
@@ -56,16 +57,15 @@ def fill(message: Any, body: Json) -> None:
 
 def _pack(body: Json) -> bytes:
     """The encoding of an `Any`'s content, remembered by what it was made of."""
-    key = msgspec.json.encode(body)
-    known = _packed.get(key)
-    if known is None:
-        if len(_packed) >= _PACKED_MAX:
-            _packed.clear()
-        name = body["@type"].rpartition("/")[2]
-        inner = _symbols.GetSymbol(name)()
-        fill(inner, body)
-        known = _packed[key] = inner.SerializeToString(deterministic=True)
-    return known
+    return _packed(msgspec.json.encode(body))
+
+
+@lru_cache(maxsize=_PACKED_MAX)
+def _packed(written: bytes) -> bytes:
+    body: Json = msgspec.json.decode(written)
+    inner = _symbols.GetSymbol(body["@type"].rpartition("/")[2])()
+    fill(inner, body)
+    return inner.SerializeToString(deterministic=True)
 
 
 def _learn(descriptor: Any) -> dict[str, Setter]:

@@ -112,6 +112,8 @@ class FlowBook:
             self._watchers.discard(queue)
 
     def _count(self, entry: LogEntry) -> None:
+        if entry.event == "end":
+            self._forget(entry.stream)  # whether its service is there still or not
         service = self._services.get(entry.cluster)
         if service is None:
             self.refused_at_accept += "no_route_found" in entry.flags
@@ -125,7 +127,6 @@ class FlowBook:
             counts.received_bytes += entry.received_bytes
             counts.sent_bytes += entry.sent_bytes
             counts.refused += bool({"unauthorized_details", "no_healthy_upstream"} & set(entry.flags))
-            self._forget(entry.stream)
 
     async def stream(self, requests: AsyncIterator[bytes]) -> None:
         """Take one stream of Envoy's until it ends."""

@@ -62,7 +62,7 @@ NAMESPACES = ("default", "datum-system", "joe", "eve")
 class Tokens:
     """Knows users by token, unless their account is shut; nobody by certificate."""
 
-    def __init__(self, store: MemoryStore) -> None:
+    def __init__(self, store: Engine | MemoryStore) -> None:
         self.users = dict(USERS)
         self.store = store
 

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import aiohttp
+import pytest
 
 from drtp.gateway.flows import FlowBook, RotatingLog
 from drtp.gateway.memo import Memo
@@ -74,6 +75,18 @@ def test_services_that_are_gone_are_forgotten(tmp_path: Path) -> None:
     book.take([entry(cluster="l4/a"), entry(cluster="l4/b"), entry(cluster="l4/stranger")])
     book.name_services({"l4/a": "a"})
     assert book.counts.keys() == {"a"}
+
+
+def test_visitors_who_outlive_their_service_are_forgotten_when_they_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("drtp.gateway.flows.OPEN_FLOWS_MAX", 1)
+    book = FlowBook(RotatingLog(tmp_path / "log", 10**9, 1))
+    book.name_services({"l4/a": "a", "l4/b": "b"})
+    book.take([entry(cluster="l4/b", event="connected", stream="1")])
+    book.name_services({"l4/a": "a"})
+    book.take([entry(cluster="l4/b", event="end", stream="1"), entry(cluster="l4/a", event="connected", stream="2")])
+    assert book.counts["a"].active == 1
 
 
 def test_memo_builds_again_only_for_other_inputs_and_keeps_what_somebody_wants() -> None:
