@@ -381,6 +381,8 @@ async def test_an_approved_subscriber_is_a_caller_until_the_publisher_revokes() 
         await tower.apply({"apiVersion": f"{rbac}/v1", "kind": "Role", "metadata": names, "rules": [rule]})
         binding = {"apiVersion": f"{rbac}/v1", "kind": "RoleBinding", "metadata": names}
         await tower.apply({**binding, "roleRef": reference, "subjects": [subject]})
+        account = {"apiVersion": INTERNAL, "kind": "Account", "metadata": {"name": "uid-bob"}, "spec": {"name": "bob"}}
+        await tower.apply(account)
         await tower.apply({"apiVersion": INTERNAL, "kind": "EdgeIdentity", "metadata": {"name": "c-1"}, "spec": asks})
         await tower.apply(publication(access={"mode": "Approval"}))
         await tower.apply(subscription(purpose="reports"))
