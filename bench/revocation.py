@@ -65,8 +65,9 @@ def _round(bed: Bed, api: Api, kind: str, number: int, port: int) -> dict[str, f
     watching = [threading.Thread(target=_until_cut, args=(way, held[way], ended)) for way in held]
     for thread in watching:
         thread.start()
+    subject = _subject(bed, kind, serving)
     began = time.monotonic()
-    _revoke(api, kind, _subject(bed, kind, serving), namespace)
+    _revoke(api, kind, subject, namespace)
     for thread in watching:
         thread.join(PATIENCE_S)
     eventually(lambda: not any(_served(place) for place in ways.values()), PATIENCE_S)

@@ -137,8 +137,12 @@ def test_a_secret_of_another_service_serves_nothing(joe: Joe) -> None:
         joe.service("others", port)
         file = joe.secret_file(own["secret"], "own.secret")
         agent = joe.agent("--service", f"{PROJECT}/others", "--secret-file", str(file), "--once", machine="mixed")
-        assert agent.process.wait(45) == 77, agent.story()
-        assert joe.bed.connections("others") == []
+        assert agent.process.wait(45) == 1, agent.story()
+        assert "DRTP-4012" in agent.story()
+        assert f"{PROJECT}/own was not named here" in agent.story()
+        with pytest.raises(AssertionError):
+            agent.event("ready", 1)
+        joe.bed.kubectl("delete", "drtpservice", "own", "others", "-n", PROJECT)
 
 
 def run_as_root(text: str, folder: Path) -> None:

@@ -192,7 +192,7 @@ class AgentHost:
         return place(await asyncio.to_thread(present_network), self._proxies)
 
     def _pins(self) -> Pins:
-        return Pins(self._targets, self._settings.state_dir / "pins.json")
+        return Pins(self._targets, self._settings.state_dir / "pins.json", self._settings.named)
 
     @contextlib.asynccontextmanager
     async def _pages(self) -> AsyncGenerator[None, None]:

@@ -1,7 +1,8 @@
 """The pins: which local target visitors of a service may reach. They are this machine's, not the control plane's.
 
 A target comes from the command line. A service that was started by its name alone has none: the first plan's target is
-pinned, durably and before it is used, and a later plan cannot change it without `--allow-target` (threat 6).
+pinned, durably and before it is used, and a later plan cannot change it without `--allow-target` (threat 6). Where
+names were given, nothing else is served: a secret that was mixed up opens no other door of this machine.
 """
 
 from __future__ import annotations
@@ -20,11 +21,15 @@ _MAKE_ROOM = "Make room on the disk of the state directory; the next change of t
 
 
 class Pins:
-    """`<namespace>/<name>` -> target, of the command line (`given`) and of first plans (`path`)."""
+    """`<namespace>/<name>` -> target, of the command line (`given`) and of first plans (`path`).
 
-    def __init__(self, given: Mapping[str, Target], path: Path) -> None:
+    `named`: what may be served at all, `<namespace>/<name>` or a name in any namespace; empty: whatever is planned.
+    """
+
+    def __init__(self, given: Mapping[str, Target], path: Path, named: frozenset[str] = frozenset()) -> None:
         """Raises: Terminal DRTP-4014 if the file is damaged."""
         self._given = given
+        self._named = named
         self._path = path
         try:
             self._first = msgspec.json.decode(read_private(path), type=dict[str, Target])
@@ -37,6 +42,8 @@ class Pins:
         """Return if the plan's target is the pinned one. Raises: Refused DRTP-4012."""
         key = f"{service.namespace}/{service.name}"
         wanted = _target(service)
+        if self._named and not self._named & {key, service.name}:
+            raise Refused("DRTP-4012", f"{key} was not named here, and is not served.")
         if allow_target:
             return
         pinned = self._given.get(key) or self._first.get(key)

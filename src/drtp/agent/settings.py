@@ -18,13 +18,15 @@ class AgentSettings:
     """`state_dir` holds the identity (enrolled before the host starts), epoch and snapshot; one process may use it.
 
     `targets`: service `<namespace>/<name>` -> the one place this machine lets visitors of it reach. Without
-    `allow_target` a plan that names another one is refused. `local_address`: where `/ready` and `/metrics` are,
-    `(address, port)`, the next free port if taken; None for neither.
+    `allow_target` a plan that names another one is refused. `named`: services that were named without a target,
+    `<namespace>/<name>` or a name alone; nothing else is served then. `local_address`: where `/ready` and `/metrics`
+    are, `(address, port)`, the next free port if taken; None for neither.
     """
 
     state_dir: Path
     targets: Mapping[str, Target] = field(default_factory=dict[str, Target])
     allow_target: bool = False
+    named: frozenset[str] = frozenset()
     registration: AgentRegistration = field(default_factory=AgentRegistration)
     local_address: tuple[str, int] | None = None
     local_hosts: tuple[str, ...] = ()

@@ -389,8 +389,9 @@ TUNNEL: dict[str, Code] = {
     ),
     "DRTP-4012": Code(
         "Target not allowed here",
-        "The control plane names another local target than the one that was given on this machine.",
-        "Start it with the new target, or with --allow-target if the control plane may choose.",
+        "The control plane names another service or local target than the one that was given on this machine.",
+        "Start it with the new target, or with --allow-target if the control plane may choose; use each service's own "
+        "secret.",
     ),
     "DRTP-4013": Code(
         "Local service unreachable",

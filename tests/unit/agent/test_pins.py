@@ -58,3 +58,15 @@ def test_one_refused_service_stops_no_other(tmp_path: Path) -> None:
     assert list(plan.documents) == ["server/p1", "service/c2"]
     assert list(plan.refused) == ["service/c1"]
     assert len(plan.services) == 2, "a refused service is still shown"
+
+
+def test_where_names_were_given_nothing_else_is_served(tmp_path: Path) -> None:
+    """A secret of another service, mixed up, must not open that service's target on this machine."""
+    own = plan_service(5432)
+    other = msgspec.structs.replace(own, name="others")
+    for named in (f"{own.namespace}/{own.name}", own.name):
+        pins = Pins({}, tmp_path / f"{len(named)}.json", frozenset({named}))
+        pins.judge(own, allow_target=False)
+        for allow_target in (False, True):
+            with pytest.raises(Refused, match="DRTP-4012"):
+                pins.judge(other, allow_target=allow_target)

@@ -200,6 +200,7 @@ def agent_settings(enrolment: Enrolment) -> AgentSettings:
         state_dir=enrolment.state_dir,
         targets=_targets(enrolment),
         allow_target=settings.allow_target,
+        named=_named(enrolment),
         registration=registration(settings),
         local_address=settings.inspector,
         drain_s=settings.drain_s,
@@ -210,6 +211,19 @@ def _targets(enrolment: Enrolment) -> dict[str, Target]:
     """What visitors of each service reach, as this side says."""
     requests = enrolment.settings.requests
     return {f"{enrolment.namespace}/{one.name}": target_of(one) for one in requests if one.target}
+
+
+def _named(enrolment: Enrolment) -> frozenset[str]:
+    """What was asked for by name alone. Without a context a name without its project may be in any."""
+    requests = enrolment.settings.requests
+    if any(one.target for one in requests):
+        return frozenset()
+    known = enrolment.context is not None
+    return frozenset(
+        f"{one.namespace or enrolment.namespace}/{one.name}" if known or one.namespace else one.name
+        for one in requests
+        if one.name
+    )
 
 
 def _wanted(settings: ServeSettings) -> dict[str, Asked | None]:
