@@ -260,7 +260,7 @@ def test_a_program_connects_to_the_services_of_a_file_with_a_token_of_its_accoun
         _serve(bed, port, "cx-one")
         _serve(bed, port, "cx-two")
         file.write_text("services:\n- {service: default/cx-one}\n- {service: default/cx-two, unix: two.sock}\n")
-        argv = ("connect", "--file", str(file), "--context", str(context), "--state-dir", str(tmp_path / "state"))
+        argv = ("--file", str(file), "--context", str(context), "--state-dir", str(tmp_path / "state"))
         panel = _connect(bed, *argv)
         ready = {one["service"]: one["local"] for one in (panel.ready, panel.program.event("ready"))}
         assert _both_ways(Panel(panel.program, {"local": ready["default/cx-one"]}))
