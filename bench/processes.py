@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
+import json
+import socket
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,6 +14,7 @@ from typing import Any, cast
 
 import psutil
 
+from drtp.gateway.settings import paths
 from scenario.bed import Bed
 
 MB = 1e6
@@ -42,6 +47,16 @@ def look(process: psutil.Process) -> Part:
     rollup = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
     written = next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Private_Dirty:")) << 10
     return Part(memory.rss, memory.uss, memory.pss, written, spent.user + spent.system, process.num_fds())
+
+
+def allocated_by_envoy(bed: Bed) -> int:
+    """Bytes that Envoy has in use, as its allocator counts them."""
+    connection = http.client.HTTPConnection("envoy")
+    connection.sock = socket.socket(socket.AF_UNIX)
+    with contextlib.closing(connection):
+        connection.sock.connect(str(paths(bed.data / "gateway").admin_socket))
+        connection.request("GET", "/memory")
+        return int(json.loads(connection.getresponse().read())["allocated"])
 
 
 def over(seconds: float, found: Callable[[], Mapping[str, psutil.Process]]) -> dict[str, tuple[Part, float]]:
