@@ -1,4 +1,4 @@
-"""200 services and 1,000 idle visitors at once (Show 9): what each process takes, and what one more service costs.
+"""200 services and 1,000 idle visitors at once: what each process takes, and what one more service costs.
 
 One agent serves all of them from a file, as a machine with many services does; each service is added by a line more and
 SIGHUP. The memory of all together is the sum of the PSS (a page that several processes map counts once) of every

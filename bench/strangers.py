@@ -1,4 +1,4 @@
-"""What visitors notice of 2,000 strangers at each listener (Show 8: at most 1.2 times the p99 without them)."""
+"""What visitors notice of 2,000 strangers at each listener (at most 1.2 times the p99 without them)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Show 7: `edgeAllowlist` holds at accept, and a change cuts what is no longer allowed."""
+"""`edgeAllowlist` holds at accept, and a change cuts what is no longer allowed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Show 4: the visitor's true address reaches a service that asks for it, and no visitor can forge it."""
+"""The visitor's true address reaches a service that asks for it, and no visitor can forge it."""
 
 from __future__ import annotations
 

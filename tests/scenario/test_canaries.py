@@ -1,4 +1,4 @@
-"""Show 7 of identity: secrets are sought wherever a process may leave one, of every process, and are found nowhere.
+"""Secrets are sought wherever a process may leave one, of every process, and are found nowhere.
 
 A one-time secret that was used, replayed and mistyped, one given as an argument, one by the environment; and the tokens
 of the context: in arguments and environments of every process, logs, errors, metrics, the audit log, the store, the

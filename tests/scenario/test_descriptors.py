@@ -1,4 +1,4 @@
-"""Show 7: `ulimit -n 256` for every part. More visitors than descriptors kill nobody."""
+"""`ulimit -n 256` for every part. More visitors than descriptors kill nobody."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Show 7: a full disk. What is there goes on, what is new is refused with words, and room is all it takes."""
+"""A full disk. What is there goes on, what is new is refused with words, and room is all it takes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Show 9: every command of the guide runs as written, and every manifest is taken."""
+"""Every command of the guide runs as written, and every manifest is taken."""
 
 from __future__ import annotations
 

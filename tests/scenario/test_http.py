@@ -1,4 +1,4 @@
-"""Show 3: everything HTTP, TLS passthrough and an https local service, through real Envoy and a POP."""
+"""Everything HTTP, TLS passthrough and an https local service, through real Envoy and a POP."""
 
 from __future__ import annotations
 

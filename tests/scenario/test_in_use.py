@@ -1,4 +1,4 @@
-"""Show 7: a second process with a directory that is in use is refused with words, and the first goes on."""
+"""A second process with a directory that is in use is refused with words, and the first goes on."""
 
 from __future__ import annotations
 

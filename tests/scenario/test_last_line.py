@@ -1,4 +1,4 @@
-"""Show 5: what holds where the gateway's own rules do not: the POP alone, and the agent's state directory."""
+"""What holds where the gateway's own rules do not: the POP alone, and the agent's state directory."""
 
 from __future__ import annotations
 

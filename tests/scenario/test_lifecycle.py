@@ -1,4 +1,4 @@
-"""Shows 1 and 8: start and stop, delete and disable, names that stay."""
+"""Start and stop, delete and disable, names that stay."""
 
 from __future__ import annotations
 

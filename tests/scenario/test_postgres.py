@@ -1,4 +1,4 @@
-"""Show 4: Joe's real PostgreSQL through a vended TCP port."""
+"""Joe's real PostgreSQL through a vended TCP port."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Show 3: a backup under load, restored into another directory; edges accept it, and nothing is withdrawn."""
+"""A backup under load, restored into another directory; edges accept it, and nothing is withdrawn."""
 
 from __future__ import annotations
 

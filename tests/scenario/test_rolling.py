@@ -1,4 +1,4 @@
-"""Show 4: every part is restarted, one after the other, while visitors come and stay. Nobody who is new fails, nobody
+"""Every part is restarted, one after the other, while visitors come and stay. Nobody who is new fails, nobody
 who is quick is cut, and whoever stays longer ends with the drain deadline.
 
 DRTP_ROLLING=whole is the form of the promise: 500 connections at a time, half of them shorter than 10 s, and 100 new

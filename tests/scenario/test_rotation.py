@@ -1,4 +1,4 @@
-"""Show 4 of identity: root and intermediates are rotated twice under 200 visitors who stay and 50 a second who come.
+"""Root and intermediates are rotated twice under 200 visitors who stay and 50 a second who come.
 Nobody fails. And whoever was away finds the way: a context file from before, and an agent that is started again.
 """
 

@@ -1,4 +1,4 @@
-"""Show 8: thousands of strangers at every door, and nobody who belongs here notices."""
+"""Thousands of strangers at every door, and nobody who belongs here notices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Show 5: half-close, resets and back-pressure go through the whole path exactly."""
+"""Half-close, resets and back-pressure go through the whole path exactly."""
 
 from __future__ import annotations
 

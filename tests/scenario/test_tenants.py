@@ -1,4 +1,4 @@
-"""Show 6: two projects that want the same things. The second is told so, and learns nothing of the first."""
+"""Two projects that want the same things. The second is told so, and learns nothing of the first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Show 6: each route, verb, role and tenant is allowed or refused as the guide's table says, and nothing is told."""
+"""Each route, verb, role and tenant is allowed or refused as the guide's table says, and nothing is told."""
 
 from __future__ import annotations
 

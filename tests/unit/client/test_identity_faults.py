@@ -1,4 +1,4 @@
-"""Show 2: every write, sync, rename, link and removal of an identity's switch fails once; an identity is always there.
+"""Every write, sync, rename, link and removal of an identity's switch fails once; an identity is always there.
 
 The calls fail where the standard library makes them, one by one, so a call that is added later is tried as well.
 """

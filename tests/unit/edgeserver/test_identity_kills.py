@@ -1,4 +1,4 @@
-"""Show 2: the process that holds store and authority is killed at random points of enrolments and renewals.
+"""The process that holds store and authority is killed at random points of enrolments and renewals.
 
 `DRTP_IDENTITY_KILLS=10000 pytest -s tests/unit/edgeserver/test_identity_kills.py` is the whole campaign; it prints its
 figures. CI does 200.

@@ -1,4 +1,4 @@
-"""Show 0: a laptop's weekend. An agent that was off for 62 hours returns by itself; off for 8 days it says what to do.
+"""A laptop's weekend. An agent that was off for 62 hours returns by itself; off for 8 days it says what to do.
 
 The clocks of the control plane's and the agent's processes are set by libfaketime, so that TLS, too, is of that day.
 """

@@ -1,4 +1,4 @@
-"""Show 3: nothing acknowledged is lost by killing the store's process, however often.
+"""Nothing acknowledged is lost by killing the store's process, however often.
 
 `DRTP_KILLS=1000 pytest -s tests/unit/store/test_kills.py` is the whole campaign; it prints its figures.
 """
