@@ -1,4 +1,4 @@
-"""Show 9 in short: the fortieth service costs what the first did, and those that go leave nothing behind.
+"""The fortieth service costs what the first did, and those that go leave nothing behind.
 
 `python -m bench scale` and `python -m bench soak` hold the product to the figures themselves.
 """

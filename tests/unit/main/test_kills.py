@@ -1,4 +1,4 @@
-"""Show 3 at the doors: the control plane's process is killed under writes; what it acknowledged it has afterwards.
+"""The control plane's process is killed under writes; what it acknowledged it has afterwards.
 
 `DRTP_CONTROLPLANE_KILLS=100 pytest -s tests/unit/main/test_kills.py` is the long campaign; it prints its figures.
 """
