@@ -1,6 +1,6 @@
 """Joe's agent renews a hundred times under live traffic, POPs and gateway beside it, on certificates of seconds.
 
-Nobody who stays for a twentieth of a certificate's life may fail.
+Some visitors stay through all of a load, and nobody may fail.
 """
 
 from __future__ import annotations

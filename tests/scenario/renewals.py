@@ -16,11 +16,8 @@ from scenario.load import Crowd, local_service, tcp, visitors
 
 NEW_PER_S = 10.0
 """Visitors of each sort."""
-STAY_SHARE = 1 / 20
-"""Of a certificate's life. A session ends with the certificates that it began with, the POP's and the agent's, each
-up to a third of its life old by then; a fresh session takes its place when two thirds of that term are over. Who stays
-for a fifth of a life, less the clock's seconds, meets no end whenever they came; who stays for longer may.
-"""
+STAYING = 10
+"""Of each sort, who come at once and stay through every renewal."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +49,11 @@ def renewed_under_traffic(bed: Bed, renewals: int, lifetime_s: float) -> Renewed
         served = bed.serve(f"tcp://localhost:{port}", "--name", "renews", "--state-dir", str(state))
         panel = connected(bed, f"default/{served.service}")
         first, began = generation(state), time.monotonic()
-        stay = {"stay_s": lifetime_s * STAY_SHARE}
         streams = (
-            tcp(served.endpoint, "long", per_s=NEW_PER_S, **stay),
+            tcp(served.endpoint, "staying", staying=STAYING),
             tcp(served.endpoint, "short", per_s=NEW_PER_S),
-            tcp(panel, "connect", per_s=NEW_PER_S, **stay),
+            tcp(panel, "connect, staying", staying=STAYING),
+            tcp(panel, "connect, short", per_s=NEW_PER_S),
         )
         with visitors(*streams) as load:
             for wanted in range(first + 1, first + 1 + renewals):

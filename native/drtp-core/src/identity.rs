@@ -1,5 +1,7 @@
 //! Who a peer is: one SPIFFE URI of its leaf certificate, and nothing else (GHSA-mrpr-756c-xm47: never from another link of the chain).
 
+use std::collections::HashMap;
+
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -43,8 +45,19 @@ pub struct PeerIdentity {
     pub role: Role,
     /// Its uid.
     pub uid: String,
-    /// Unix seconds; live sessions are held to it.
+    /// Unix seconds; live sessions are held to the newest that the peer has shown.
     pub not_after: i64,
+}
+
+/// The newest end of a certificate, Unix seconds, that each peer has shown, by uid. What one certificate began goes on for
+/// as long as the peer proves with others that it is still who it was.
+pub fn newest_proofs<'a>(peers: impl Iterator<Item = &'a PeerIdentity>) -> HashMap<String, i64> {
+    let mut proven = HashMap::new();
+    for peer in peers {
+        let newest = proven.entry(peer.uid.clone()).or_insert(peer.not_after);
+        *newest = peer.not_after.max(*newest);
+    }
+    proven
 }
 
 /// A leaf that names nobody, or more than one.

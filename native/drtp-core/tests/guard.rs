@@ -121,6 +121,28 @@ fn an_introduced_visitor_needs_no_header_and_hears_a_service_that_speaks_first()
 }
 
 #[test]
+fn a_visitor_stays_beyond_its_gateways_certificate_if_the_gateway_has_shown_another() {
+    let world = mtls_world(service(echo));
+    let brief = || world.authority.identity_until("spiffe://td/gateway/g-1", &[], Duration::from_secs(3));
+    let mut there = introduce(world.endpoint, &brief(), "203.0.113.9:1", "s-1");
+    let ask = |tls: &mut Tls| -> std::io::Result<()> {
+        tls.write_all(b"word")?;
+        tls.read_exact(&mut [0; 4])
+    };
+    ask(&mut there).unwrap();
+    ask(&mut introduce(world.endpoint, &gateway(&world, "g-1"), "203.0.113.9:2", "s-1")).unwrap();
+    let end = Instant::now() + Duration::from_secs(5);
+    until("the first certificate's end", || Instant::now() >= end);
+    ask(&mut there).unwrap();
+
+    let alone = mtls_world(service(echo));
+    let brief = alone.authority.identity_until("spiffe://td/gateway/g-1", &[], Duration::from_secs(2));
+    let mut cut = introduce(alone.endpoint, &brief, "203.0.113.9:1", "s-1");
+    ask(&mut cut).unwrap();
+    assert!(cut.read(&mut [0]).is_err(), "nothing else proves this gateway");
+}
+
+#[test]
 fn an_introduction_counts_as_much_as_who_makes_it() {
     let world = mtls_world(service(echo));
     let (visitor, trusted) = ("1.2.3.4:5", gateway(&world, "g-1"));

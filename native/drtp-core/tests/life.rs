@@ -447,13 +447,35 @@ fn a_session_is_replaced_before_its_certificates_end_and_nobody_notices() {
     visitor.read_exact(&mut [0; 5]).unwrap();
     world.wait_live();
     let mut fresh = echoed(world.endpoint);
-    drop(visitor);
-    // Beyond the first certificate's end the new session still serves.
-    let end = Instant::now() + Duration::from_secs(5);
+    // Beyond the first certificate's end the new session serves, and has proven anew who is at the old one's end.
+    let end = Instant::now() + Duration::from_secs(6);
     until("the first certificate's end", || Instant::now() >= end);
-    fresh.write_all(b"on").unwrap();
-    fresh.read_exact(&mut [0; 2]).unwrap();
+    for visitor in [&mut fresh, &mut visitor] {
+        visitor.write_all(b"on").unwrap();
+        visitor.read_exact(&mut [0; 2]).unwrap();
+    }
     assert!(!agent.events(100).iter().any(|e| matches!(e, Event::TunnelDown { .. })));
+}
+
+#[test]
+fn an_agent_that_stops_waits_no_longer_for_visitors_of_a_replaced_session_than_for_others() {
+    let world = World::new(service(echo));
+    world.agent.close();
+    let echo_target = target(service(echo));
+    let mut config = agent_config(&world.authority, "a-1", 5, echo_target.clone());
+    let uri = "spiffe://td/org/o/project/p/agent/a-1";
+    config.identity = world.authority.identity_until(uri, &[], Duration::from_secs(4));
+    let agent = TunnelAgent::new(config).unwrap();
+    agent.apply(&whole(json!({"server/p-1": world.plan["server/p-1"], "service/c-1": plan_service(&echo_target)})));
+    until_stats("the session", || world.pop.stats(), |s| s.sessions.first().is_some_and(|s| s.epoch == 5));
+    let mut visitor = echoed(world.endpoint);
+    agent.rotate(world.authority.agent("a-1")).unwrap();
+    event(|n| agent.events(n), |e| matches!(e, Event::TunnelUp { .. }));
+    event(|n| agent.events(n), |e| matches!(e, Event::TunnelUp { .. }));
+    let asked = Instant::now();
+    agent.drain(Duration::from_millis(500));
+    read_to_reset(&mut visitor);
+    assert!(asked.elapsed() < Duration::from_secs(3), "{:?}", asked.elapsed());
 }
 
 #[test]

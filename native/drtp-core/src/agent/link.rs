@@ -34,6 +34,8 @@ const STABLE: Duration = Duration::from_secs(5);
 const RETURN_PACE: Duration = Duration::from_secs(2);
 const RETURN_WITHIN: Duration = Duration::from_secs(20);
 pub(super) const REVOKED: &str = "its POP was revoked";
+/// Visitors may stay on a session that another took the place of, while both ends go on proving who they are.
+const STAY_MAX: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// A POP that left the plan finishes its visitors within this.
 const LEAVING: Duration = Duration::from_secs(30);
 
@@ -282,25 +284,24 @@ impl Agent {
         }
     }
 
-    /// Sessions are held to the certificates they began with. When two thirds of that term are over a fresh session takes
-    /// the place of one, a POP at a time; its visitors stay on the old one, until they finish or the term ends.
+    /// Sessions are held to the newest certificates that both ends have shown. When two thirds of a term are over a fresh
+    /// session takes the place of one, a POP at a time, and proves both anew; visitors stay on the old one.
     pub(super) fn refresh_one_link(&mut self) {
         if self.fenced || self.draining() {
             return;
         }
         let (now_s, all_up) = (unix_s(), self.links.iter().all(|(_, link)| link.up));
         let due = |link: &Link| {
-            let (since, until) = link.term.filter(|_| link.up)?;
+            let Some((since, until)) = link.term.filter(|_| link.up) else { return false };
             let (whole, left) = (until.saturating_sub(since), until.saturating_sub(now_s));
             let urgent = left.saturating_mul(6) <= whole;
-            (left > 1 && left.saturating_mul(3) <= whole && (all_up || urgent)).then_some(left)
+            left > 1 && left.saturating_mul(3) <= whole && (all_up || urgent)
         };
-        let found = self.links.iter().find_map(|(index, link)| due(link).map(|left| (index, left)));
-        let Some((index, left_s)) = found else { return };
+        let Some(index) = self.links.iter().find_map(|(index, link)| due(link).then_some(index)) else { return };
         let link = &mut self.links[index];
         (link.up, link.up_since, link.term, link.failures) = (false, None, None, 0);
         if let Some(session) = link.session.take() {
-            self.leave(session, Duration::from_secs(left_s as u64), "its certificates end: a fresh session follows");
+            self.leave(session, STAY_MAX, "its certificates end: a fresh session follows");
         }
         self.start_link(index);
     }
@@ -396,7 +397,6 @@ impl Agent {
     fn found_better(&mut self, link: usize) {
         let state = &mut self.links[link];
         let Some((looking, way)) = state.looking.take() else { return };
-        let left_s = state.term.map_or(0, |(_, until)| until.saturating_sub(unix_s()).max(0));
         let former = state.session.take();
         (state.up, state.up_since, state.term, state.failures) = (false, None, None, 0);
         state.course.take(way);
@@ -406,7 +406,7 @@ impl Agent {
         }
         self.core.close_session(looking, "a better way was found");
         if let Some(session) = former {
-            self.leave(session, Duration::from_secs(left_s as u64), "a better way was found");
+            self.leave(session, STAY_MAX, "a better way was found");
         }
         self.start_link(link);
     }

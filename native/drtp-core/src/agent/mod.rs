@@ -32,12 +32,12 @@ use port::Port;
 use resolve::Resolver;
 
 use crate::config::AgentConfig;
-use crate::driver::Core;
 use crate::driver::socket::Socket;
 use crate::driver::table::{Upcall, unix_ms};
+use crate::driver::{Core, LaneConn};
 use crate::event::Event;
 use crate::handle::{Command, Inbox};
-use crate::identity::Role;
+use crate::identity::{Role, newest_proofs};
 use crate::message::{GoAwayCode, ResetCode};
 use crate::report::{ApplyOutcome, EntryOutcome, FlowRecord};
 use crate::server::{Delta, random_token};
@@ -259,7 +259,8 @@ impl Agent {
         self.refresh_one_link();
         self.look_for_better_ways();
         let now_s = (unix_ms() / 1_000) as i64;
-        let expired = |lane: &crate::driver::LaneConn| lane.peer.as_ref().is_some_and(|peer| peer.not_after < now_s);
+        let proven = newest_proofs(self.core.lanes.iter().filter_map(|(_, lane)| lane.peer.as_ref()));
+        let expired = |lane: &LaneConn| lane.peer.as_ref().is_some_and(|peer| proven[&peer.uid] < now_s);
         let sessions: Vec<usize> = self.core.lanes.iter().filter(|(_, l)| expired(l)).map(|(_, l)| l.session).collect();
         for session in sessions {
             if let Some(machine) = self.core.table.session(session) {

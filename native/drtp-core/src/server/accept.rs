@@ -255,6 +255,8 @@ impl Server {
                 match self.judge_gateway(tls) {
                     Ok(gateway) => {
                         self.remember_visitors_peer(relay);
+                        let newest = self.gateways_seen.entry(gateway.0.clone()).or_insert(gateway.1);
+                        *newest = gateway.1.max(*newest);
                         self.core.table.relays[relay].gateway = Some(Box::new(gateway));
                     }
                     Err(code) => return self.deny(relay, code),

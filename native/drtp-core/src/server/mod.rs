@@ -32,7 +32,7 @@ use crate::driver::{Core, listener_token};
 use crate::error::CoreError;
 use crate::event::Event;
 use crate::handle::{Command, Inbox};
-use crate::identity::{PeerIdentity, Role};
+use crate::identity::{PeerIdentity, Role, newest_proofs};
 use crate::message::{GoAwayCode, Hello, ResetCode};
 use crate::report::FlowRecord;
 use crate::session::{Budget, SessionConfig, State};
@@ -47,7 +47,7 @@ const SWEEP_TIMER: u64 = u64::MAX;
 /// Timer of the goodbye after a farewell.
 const FAREWELL_TIMER: u64 = u64::MAX - 1;
 /// Sessions of one agent that may drain beside its newest one.
-const DRAINING_MAX: usize = 4;
+const DRAINING_MAX: usize = 16;
 /// An unknown agent comes back after this: its snapshot and ours are seldom further apart.
 const UNKNOWN_RETRY_MS: u32 = 500;
 
@@ -162,6 +162,8 @@ pub(crate) struct Server {
     agents: HashMap<String, usize>,
     /// Gateway uid -> its live session, which brings flows of datagrams.
     bringers: HashMap<String, usize>,
+    /// Gateways (uids) that have brought a visitor, and the newest end of a certificate that they did it with.
+    gateways_seen: HashMap<String, i64>,
     /// Connector uid -> its live session, which brings sealed streams.
     connectors: HashMap<String, usize>,
     /// Connectors that some route is for.
@@ -238,6 +240,7 @@ impl Server {
             deny_keys: BTreeMap::new(),
             agents: HashMap::new(),
             bringers: HashMap::new(),
+            gateways_seen: HashMap::new(),
             connectors: HashMap::new(),
             by_caller: BTreeSet::new(),
             going_on: BTreeSet::new(),
@@ -636,9 +639,12 @@ impl Server {
     fn sweep(&mut self) {
         let at = self.core.now() + SWEEP;
         self.core.role_timer(at, SWEEP_TIMER);
-        let ended = |not_after: Option<i64>| not_after.is_some_and(expired);
-        for (_, session) in self.judged_sessions() {
-            if ended(self.core.table.sessions.get(session).and_then(|s| s.peer.as_ref()).map(|peer| peer.not_after)) {
+        let proven = self.newest_proofs();
+        let ended =
+            |uid: &str, not_after: i64| expired(proven.get(uid).map_or(not_after, |newest| not_after.max(*newest)));
+        for (uid, session) in self.judged_sessions() {
+            let peer = self.core.table.sessions.get(session).and_then(|session| session.peer.as_ref());
+            if peer.is_some_and(|peer| ended(&uid, peer.not_after)) {
                 if let Some(machine) = self.core.table.session(session) {
                     machine.refuse(GoAwayCode::Expired, 0, "certificate has expired");
                 }
@@ -646,12 +652,24 @@ impl Server {
             }
         }
         let relays = self.core.table.relays.iter();
-        let over = relays.filter(|(_, relay)| ended(relay.gateway.as_ref().map(|gateway| gateway.1)));
+        let over = relays.filter(|(_, relay)| relay.gateway.as_ref().is_some_and(|who| ended(&who.0, who.1)));
         for relay in over.map(|(index, _)| index).collect::<Vec<_>>() {
             self.core.table.end_relay(relay, Err(ResetCode::Denied));
         }
         self.turn_with_the_clock();
         self.retry_doors();
+    }
+
+    /// Of peers with sessions, and of gateways that bring visitors on connections of their own.
+    fn newest_proofs(&mut self) -> HashMap<String, i64> {
+        self.gateways_seen.retain(|_, not_after| !expired(*not_after));
+        let mut proven =
+            newest_proofs(self.core.table.sessions.iter().filter_map(|(_, session)| session.peer.as_ref()));
+        for (uid, not_after) in &self.gateways_seen {
+            let newest = proven.entry(uid.clone()).or_insert(*not_after);
+            *newest = (*newest).max(*not_after);
+        }
+        proven
     }
 
     /// What `route` says of a visitor, or of a caller, by all that is known here.

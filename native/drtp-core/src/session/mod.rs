@@ -528,12 +528,18 @@ impl Session {
 
     /// Starts draining: the peer is told, no new streams, the rest is reset at the deadline.
     pub fn drain(&mut self, deadline: Duration, reason: &str, now: Instant) {
-        if self.state != State::Open {
-            return;
+        let until = now + deadline;
+        match self.state {
+            State::Open => {
+                let crossing = if self.role == Streams::Answered { CROSSING } else { Duration::ZERO };
+                self.settles_at = Some(now + crossing);
+            }
+            // It has more time than that: it was only replaced, and now its end goes altogether.
+            State::Draining if self.drain_until.is_none_or(|own| until < own) => {}
+            _ => return,
         }
         self.state = State::Draining;
-        self.drain_until = Some(now + deadline);
-        self.settles_at = Some(if self.role == Streams::Answered { now + CROSSING } else { now });
+        self.drain_until = Some(until);
         let deadline_ms = deadline.as_millis().min(u128::from(u32::MAX)) as u32;
         let frame = Frame::GoAway(GoAway { code: GoAwayCode::Drain as u32, deadline_ms, reason: reason.to_owned() });
         if let Some(lane) = self.lanes.iter_mut().flatten().next() {
