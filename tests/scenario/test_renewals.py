@@ -15,7 +15,7 @@ from scenario.load import local_service
 from scenario.renewals import Caller, connected, ends_at, renewed_under_traffic
 
 LIFETIME_S = 12.0
-RENEWALS = 4
+RENEWALS = 6
 """Each after a third of a certificate's life: beyond the end of the first."""
 CUT_WITHIN_S = 2.0
 
