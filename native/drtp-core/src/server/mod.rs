@@ -689,9 +689,9 @@ fn unix_s() -> i64 {
     (crate::driver::table::unix_ms() / 1_000) as i64
 }
 
-/// A certificate's end has passed.
+/// A certificate's end has come. Its last second is not waited for: what hangs on it is cut within the next two.
 fn expired(not_after: i64) -> bool {
-    unix_s() > not_after
+    unix_s() >= not_after
 }
 
 /// An unguessable token. Without randomness there are no keys either, so zeros can only mean a broken machine.
