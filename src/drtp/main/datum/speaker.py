@@ -65,6 +65,10 @@ class Form(Protocol):
         """It ends with this error, which the shell's door prints for people."""
         ...
 
+    def undone(self, event: Event) -> None:
+        """What has become of a service that was made and never was ready."""
+        ...
+
     def close(self) -> None:
         """Nothing more will be said."""
         ...
@@ -103,6 +107,10 @@ class JsonForm:
     def failed(self, error: DrtpError) -> None:
         """The last event."""
         self._say({"event": "error", "code": error.code, "message": error.what, "remedy": error.remedy})
+
+    def undone(self, event: Event) -> None:
+        """On stderr: the error event is the last one."""
+        _log_event(event)
 
     def close(self) -> None:
         """Nothing to do."""
@@ -155,6 +163,10 @@ class LineForm:
     def failed(self, error: DrtpError) -> None:
         """The shell's door says it."""
 
+    def undone(self, event: Event) -> None:
+        """One line."""
+        _log_event(event)
+
     def close(self) -> None:
         """Nothing to do."""
 
@@ -195,6 +207,7 @@ class Speaker:
         self._started = started
         self._before = AgentView()
         self._announced: set[str] = set()
+        self._ever_ready: set[str] = set()
         self._standing: dict[Blocker, float] = {}
         self._said: set[Blocker] = set()
         self._measured = Measured()
@@ -213,6 +226,11 @@ class Speaker:
         """Others count from now on; one that comes back is announced again."""
         self._wanted = wanted
         self._announced &= wanted.keys()
+
+    @property
+    def ever_ready(self) -> frozenset[str]:
+        """Names of the services that were ready once, those that are not wanted any more among them."""
+        return frozenset(self._ever_ready)
 
     @property
     def all_ready(self) -> bool:
@@ -235,6 +253,7 @@ class Speaker:
             if view.feed.state == "Down" or as_asked(service, asked):
                 self._form.ready(ready_event(view, service, now - self._started, asked.ip if asked else None))
                 self._announced.add(service.name)
+                self._ever_ready.add(service.name)
         # Scripts get the ready event first: what happened before it is in it.
         for event in changes(self._before, view):
             if event["event"] == "service" and is_blocking(event.get("reason")):
@@ -264,6 +283,10 @@ class Speaker:
     def failed(self, error: DrtpError) -> None:
         """It ends with this error."""
         self._form.failed(error)
+
+    def undone(self, event: Event) -> None:
+        """What has become of a service that was made and never was ready."""
+        self._form.undone(event)
 
 
 def form_for(output: OutputForm, targets: Mapping[str, str]) -> Form:
