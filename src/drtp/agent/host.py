@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from drtp.agent.endings import placed
 from drtp.agent.metrics import AgentCollector
 from drtp.agent.picture import pop_views, service_views
 from drtp.agent.pins import Pins
@@ -141,11 +142,9 @@ class AgentHost:
             failure = terminal_in(errors)
             if failure is None:
                 raise
-            self._fail(failure)
-            raise failure from errors
+            raise self._failed(failure) from errors
         except Terminal as failure:
-            self._fail(failure)
-            raise
+            raise self._failed(failure) from failure.__cause__
         self._phase = AgentPhase.STOPPED
         self._publish(phase=AgentPhase.STOPPED)
 
@@ -375,10 +374,13 @@ class AgentHost:
     def _publish(self, **changed: object) -> None:
         self.view.set(msgspec.structs.replace(self.view.value or AgentView(), **changed))
 
-    def _fail(self, error: DrtpError) -> None:
+    def _failed(self, failure: Terminal) -> Terminal:
+        """Say it in log and view; gives what to raise."""
+        error = placed(failure, self._settings.state_dir)
         self._phase = AgentPhase.FAILED
         log.error("stopped for good", code=error.code, error=error.what)
         self._publish(phase=AgentPhase.FAILED, failure=Failure(code=error.code, what=error.what, remedy=error.remedy))
+        return error
 
 
 def _note(event: Event) -> None:

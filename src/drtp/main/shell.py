@@ -24,6 +24,9 @@ _NAMED_CODE = re.compile(r"\s*\((DRTP-\d{4})\)$")
 
 _INVALID = re.compile(r".* is invalid:")
 
+_DENIED = frozenset({"DRTP-2006", "DRTP-2007", "DRTP-2017"})
+"""An identity that is over (revoked, locked, nothing to serve): whoever restarts programs is to leave it alone."""
+
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 PAGES = "docs/errors"
@@ -55,7 +58,11 @@ def exit_status(error: DrtpError) -> Exit:
         return Exit.USAGE
     if isinstance(error, Misconfigured | Invalid) or error.code == "DRTP-7001":
         return Exit.CONFIGURATION
-    if isinstance(error, Refused) or (isinstance(error, Conflict) and error.code.startswith("DRTP-2")):
+    if (
+        error.code in _DENIED
+        or isinstance(error, Refused)
+        or (isinstance(error, Conflict) and error.code.startswith("DRTP-2"))
+    ):
         # A secret that another key has used is a refusal, whatever the server calls it.
         return Exit.DENIED
     return Exit.UNAVAILABLE if isinstance(error, Retryable) else Exit.TERMINAL

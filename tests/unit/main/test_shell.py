@@ -54,6 +54,8 @@ def test_a_mistyped_command_is_told_its_neighbour(tmp_path: Path) -> None:
         (Conflict("DRTP-1003"), Exit.TERMINAL),
         (Retryable("DRTP-3001"), Exit.UNAVAILABLE),
         (Terminal("DRTP-7008"), Exit.TERMINAL),
+        (Terminal("DRTP-2006"), Exit.DENIED),
+        (Terminal("DRTP-2017"), Exit.DENIED),
         (NotFound("DRTP-1001"), Exit.TERMINAL),
     ],
 )

@@ -14,10 +14,10 @@ from drtp.api.drtp import API_VERSION
 from drtp.client.api import ApiClient
 from drtp.client.context import Context
 from drtp.kit.clock import SystemClock
-from drtp.kit.errors import NotFound
+from drtp.kit.errors import NotFound, Terminal
 from drtp.main.controlplane import running_controlplane
 from drtp.main.datum.changes import Event
-from drtp.main.datum.enrolling import Enrolment, has_identity, prepare
+from drtp.main.datum.enrolling import Enrolment, free, has_identity, prepare
 from drtp.main.datum.serve_request import ServeRequest, ServeSettings
 from drtp.main.datum.serving import undo_unready
 from drtp.main.datum.speaker import LineForm, Speaker
@@ -121,6 +121,17 @@ async def test_a_control_plane_that_is_away_is_told_with_the_command_that_delete
     assert said["event"] == "left"
     assert said["delete"] == "datumctl delete drtpservice other -n default"
     assert has_identity(enrolment.state_dir)
+
+
+async def test_an_identity_that_somebody_serves_with_is_not_given_up(bed: Bed) -> None:
+    enrolment = bed.enrolment("other")
+    await prepare(enrolment)
+    await bed.api.delete(API_VERSION, PLURAL, "other", namespace="default")
+    again = bed.enrolment("other")
+    with free(enrolment.state_dir, ["other"]), pytest.raises(Terminal, match="DRTP-4010: other is being served"):
+        await prepare(again)
+    assert has_identity(enrolment.state_dir)
+    await prepare(again)
 
 
 @pytest.mark.parametrize(

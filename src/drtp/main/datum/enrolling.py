@@ -26,6 +26,7 @@ from drtp.client.identity import IdentityStore
 from drtp.client.joining import EdgeAddress, parse_join
 from drtp.kit.clock import SystemClock
 from drtp.kit.errors import Conflict, NotFound, Refused, Retryable
+from drtp.kit.exclusive import exclusive
 from drtp.kit.files import private_directory, write_atomic
 from drtp.kit.observe import logger
 from drtp.kit.secret import Secret
@@ -263,11 +264,22 @@ async def edge_address(api: ApiClient, context: Context) -> EdgeAddress:
 
 
 def _forget_replaced(state_dir: Path, uids: dict[str, str]) -> None:
-    """An identity is bound to the services it was made for: where one was deleted and made anew, it serves nothing."""
+    """An identity is bound to the services it was made for: where one was deleted and made anew, it serves nothing.
+
+    Raises: Terminal DRTP-4010 while another process runs with it.
+    """
     former = _recorded(state_dir)
     if has_identity(state_dir) and any(former.get(name, uid) != uid for name, uid in uids.items()):
-        log.info("identity given up", reason="its services were made anew")
-        shutil.rmtree(state_dir / "identity")
+        with free(state_dir, uids):
+            log.info("identity given up", reason="its services were made anew")
+            shutil.rmtree(state_dir / "identity")
+
+
+def free(state_dir: Path, services: Iterable[str]) -> contextlib.AbstractContextManager[None]:
+    """Nobody else serves with this state while the block runs. Raises: Terminal DRTP-4010, which names who does."""
+    names = " and ".join(services)
+    what = f"{names} is being served already" if names else f"Another process serves with {state_dir}"
+    return exclusive(state_dir / "lock", "DRTP-4010", f"{what}.")
 
 
 def forget_undone(state_dir: Path, gone: Iterable[str]) -> None:

@@ -27,6 +27,7 @@ from drtp.main.datum.changes import Asked
 from drtp.main.datum.enrolling import (
     Enrolment,
     forget_undone,
+    free,
     has_identity,
     prepare,
     prepare_anew,
@@ -111,7 +112,12 @@ class Serving:
         return Exit.CLEAN
 
     def _be_at_home(self) -> None:
-        """Before anything is asked in its name. Raises: Terminal DRTP-4040 for a copied state directory."""
+        """Before anything is asked or changed in its name.
+
+        Raises: Terminal DRTP-4010 where another process serves with it, DRTP-4040 for a copied state directory.
+        """
+        with free(self._enrolment.state_dir, [one.name for one in self._settings.requests if one.name]):
+            pass
         if self._settings.moved:
             home.settle(self._enrolment.state_dir)
         home.check(self._enrolment.state_dir)
