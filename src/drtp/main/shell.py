@@ -34,7 +34,7 @@ PAGES = "docs/errors"
 
 
 class Exit(IntEnum):
-    """Exit statuses that scripts rely on; the numbers above 1 are sysexits.h."""
+    """Exit statuses that scripts rely on; the numbers above 1 are sysexits.h, and the shells' own for Ctrl-C."""
 
     CLEAN = 0
     TERMINAL = 1
@@ -42,6 +42,7 @@ class Exit(IntEnum):
     UNAVAILABLE = 69
     DENIED = 77
     CONFIGURATION = 78
+    INTERRUPTED = 130
 
 
 class Misused(Invalid):
@@ -156,7 +157,8 @@ def run(command: click.Command, name: str, arguments: Sequence[str] | None = Non
 def _told(fault: Exception, name: str) -> Exit:
     """Say what ended the command; gives the exit status."""
     if isinstance(fault, click.Abort):
-        return Exit.TERMINAL
+        # Ctrl-C, or the end of what was to be answered at a prompt.
+        return Exit.INTERRUPTED if isinstance(fault.__context__, KeyboardInterrupt) else Exit.TERMINAL
     if isinstance(fault, click.ClickException):
         error: DrtpError = Misused("DRTP-7002", f"{fault.format_message().rstrip('.')}.", _help_for(fault, name))
     else:
@@ -171,14 +173,14 @@ def _help_for(fault: click.ClickException, name: str) -> str:
 
 
 def _unexpected(fault: Exception) -> DrtpError:
-    """What nobody foresaw. The operating system's own words suffice for its refusals; else a file has the details."""
+    """What nobody foresaw. The operating system's words suffice for files it refuses; else a file has the details."""
     import os
     import traceback
 
     if os.environ.get("DRTP_DEBUG"):
         traceback.print_exception(fault)
-    if isinstance(fault, OSError) and fault.filename is not None:
-        return Misconfigured("DRTP-7061", f"{os.fsdecode(fault.filename)}: {fault.strerror or fault}.")
+    if isinstance(fault, OSError | BaseExceptionGroup) and (known := expected_error(fault)) is not None:
+        return known
     kept = _kept("".join(traceback.format_exception(fault)))
     return Terminal("DRTP-7060", f"The command failed by its own fault: {type(fault).__name__}; details: {kept}.")
 
@@ -220,14 +222,29 @@ def run_async(work: Coroutine[Any, Any, int]) -> int:
 
 
 def expected_error(fault: BaseException) -> DrtpError | None:
-    """The first error of ours in `fault`, or a full disk; None if there is anything else in it, to be seen as it is."""
-    if isinstance(fault, OSError) and fault.errno in _NO_ROOM:
-        return Terminal("DRTP-7050", f"{fault.filename or 'A file'} cannot be written: {fault.strerror}.")
+    """The first error of ours in `fault`, or a refused file; None if there is anything else, to be seen as it is."""
+    if isinstance(fault, OSError):
+        return _of_a_file(fault)
     if not isinstance(fault, BaseExceptionGroup):
         return fault if isinstance(fault, DrtpError) else None
     group = cast("BaseExceptionGroup[BaseException]", fault)
     found = [expected_error(one) for one in group.exceptions]
     return None if None in found else found[0]
+
+
+def _of_a_file(fault: OSError) -> DrtpError | None:
+    """What the operating system said of a file; None for faults of other things."""
+    if fault.errno in _NO_ROOM:
+        return Terminal("DRTP-7050", f"{_named(fault) or 'A file'} cannot be written: {fault.strerror}.")
+    if name := _named(fault):
+        return Misconfigured("DRTP-7061", f"{name}: {fault.strerror or fault}.")
+    return None
+
+
+def _named(fault: OSError) -> str:
+    import os
+
+    return os.fsdecode(fault.filename) if isinstance(fault.filename, str | bytes) else ""
 
 
 def set_up_logs(output: OutputForm, *, quiet: bool) -> None:

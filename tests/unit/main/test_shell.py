@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -12,7 +13,9 @@ from pathlib import Path
 import click
 import pytest
 
+from drtp.client.context import Context, save_context
 from drtp.kit.errors import Conflict, DrtpError, Invalid, NotFound, Refused, Retryable, Terminal
+from drtp.kit.secret import Secret
 from drtp.main.shell import Exit, Misconfigured, Misused, exit_status, expected_error, explain, run
 
 BIN = Path(sys.executable).parent
@@ -197,3 +200,22 @@ def _some_root() -> bytes:
         .sign(key, hashes.SHA256())
     )
     return root.public_bytes(serialization.Encoding.PEM)
+
+
+def test_a_file_that_the_system_refuses_is_told_from_within_nested_groups_too() -> None:
+    refused = PermissionError(errno.EROFS, "Read-only file system", "/mnt/state/lock")
+    error = expected_error(ExceptionGroup("", [ExceptionGroup("", [refused])]))
+    assert error is not None
+    assert error.code == "DRTP-7061"
+    assert "/mnt/state/lock: Read-only file system." in error.what
+    assert expected_error(ConnectionResetError(errno.ECONNRESET, "reset")) is None
+
+
+def test_serving_from_a_directory_that_cannot_be_is_told_by_its_path(tmp_path: Path) -> None:
+    context = tmp_path / "context.json"
+    save_context(context, Context(api="https://127.0.0.1:9", ca_pem=b"-----BEGIN CERTIFICATE-----", token=Secret("x")))
+    command = ("--context", str(context), "serve", "localhost:1", "--state-dir", "/proc/x")
+    done = program("datumctl", *command, home=tmp_path)
+    assert done.returncode == Exit.CONFIGURATION, done.stderr
+    assert "DRTP-7061" in done.stderr
+    assert "/proc/x" in done.stderr
