@@ -12,6 +12,7 @@ from enum import IntEnum
 from typing import Any, cast
 
 import click
+from click.exceptions import NoArgsIsHelpError
 
 from drtp.kit.clock import SystemClock
 from drtp.kit.errors import Conflict, DrtpError, Invalid, Refused, Retryable, Terminal
@@ -70,7 +71,10 @@ def exit_status(error: DrtpError) -> Exit:
 
 
 def explain(error: DrtpError) -> str:
-    """What happened, what to do, where to read more; one line each. Control characters are escaped."""
+    """What happened, what to do, where to read more; one line each, or several where the words have several.
+
+    Every other control character is escaped, and what is not ours begins no line.
+    """
     from drtp.kit.observe import printable
 
     # The API's own code, where it gave one, has the better page than "the API refused".
@@ -81,7 +85,8 @@ def explain(error: DrtpError) -> str:
     if faults and (head := _INVALID.match(what)):
         # The API's sentence repeats every fault; below, each has a line of its own.
         what = f"{head.group()} {len(faults)} fault{'s' if len(faults) > 1 else ''}."
-    lines = [click.style("error: ", fg="red") + printable(what)]
+    first, *rest = what.splitlines() or [""]
+    lines = [click.style("error: ", fg="red") + printable(first), *(f"       {printable(one)}" for one in rest)]
     lines += [f"       {printable(fault)}" for fault in faults]
     if error.remedy:
         lines.append(f"   do: {printable(error.remedy)}")
@@ -159,6 +164,9 @@ def _told(fault: Exception, name: str) -> Exit:
     if isinstance(fault, click.Abort):
         # Ctrl-C, or the end of what was to be answered at a prompt.
         return Exit.INTERRUPTED if isinstance(fault.__context__, KeyboardInterrupt) else Exit.TERMINAL
+    if isinstance(fault, NoArgsIsHelpError):
+        click.echo(fault.format_message(), err=True)
+        return Exit.USAGE
     if isinstance(fault, click.ClickException):
         error: DrtpError = Misused("DRTP-7002", f"{fault.format_message().rstrip('.')}.", _help_for(fault, name))
     else:

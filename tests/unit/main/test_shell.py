@@ -39,6 +39,22 @@ def test_the_page_is_that_of_the_code_that_the_api_gave() -> None:
     assert lines == ["error: Not yours", "   do: Ask.", "  see: DRTP-1012, docs/errors/DRTP-1012.md"]
 
 
+def test_words_of_several_lines_stay_so_and_begin_none() -> None:
+    lines = click.unstyle(
+        explain(Terminal("DRTP-7008", "It ended:\n  \x07 here\nerror: not ours", "Look."))
+    ).splitlines()
+    assert lines[:3] == ["error: It ended:", "         \\x07 here", "       error: not ours"]
+
+
+@pytest.mark.parametrize("argv", [("datumctl",), ("datumctl", "policy"), ("drtp",)])
+def test_a_bare_group_shows_its_help_as_help(tmp_path: Path, argv: tuple[str, ...]) -> None:
+    done = program(*argv, home=tmp_path)
+    assert (done.returncode, done.stdout) == (Exit.USAGE, "")
+    assert done.stderr.startswith(f"Usage: {' '.join(argv)} ")
+    assert "\nCommands:\n" in done.stderr
+    assert "x0a" not in done.stderr
+
+
 def test_a_mistyped_command_is_told_its_neighbour(tmp_path: Path) -> None:
     done = program("datumctl", "srve", home=tmp_path)
     assert done.returncode == Exit.USAGE
