@@ -25,6 +25,7 @@ from drtp.agent.reporting import reports_of
 from drtp.agent.settings import AgentSettings
 from drtp.agent.view import AgentPhase, AgentView, CertificateView, Failure, FeedView
 from drtp.agent.ways import WayMemory, place, ways_of
+from drtp.agent.words import plain
 from drtp.api.snapshots import Snapshot
 from drtp.client.epoch import next_epoch
 from drtp.client.feed import Feed, FeedPhase
@@ -395,7 +396,8 @@ def _note(event: Event) -> None:
         case Refused(subject=server, reason=reason):
             log.warning("refused by tunnel server", server=server, reason=reason)
         case LocalDown(service=service, message=message):
-            log.warning("local service unreachable", service=service, reason=message)
+            todo = "Start it, or mend host and port; it is tried again until it answers."
+            log.warning("local service unreachable", service=service, code="DRTP-4013", reason=plain(message), do=todo)
         case LocalUp(service=service):
             log.info("local service reachable", service=service)
         case _:

@@ -15,6 +15,7 @@ from typing import Protocol, Self, cast
 import msgspec
 
 from drtp.agent.view import AgentView, ServiceView
+from drtp.api.reports import LocalState
 from drtp.kit.errors import DrtpError
 from drtp.kit.observe import configure_logs, logger
 from drtp.main.commands.options import OutputForm
@@ -208,6 +209,7 @@ class Speaker:
         self._before = AgentView()
         self._announced: set[str] = set()
         self._ever_ready: set[str] = set()
+        self._reserved: set[str] = set()
         self._standing: dict[Blocker, float] = {}
         self._said: set[Blocker] = set()
         self._measured = Measured()
@@ -262,11 +264,21 @@ class Speaker:
                 self._form.changed(event)
             elif event["event"] in _OBSTACLES and not self._announced:
                 self._form.waiting(event)
+        self._say_reserved(view)
         if speaking and (event := self._measured.news(view, now)):
             self._form.measured(event)
         self._say_blockers(view, now)
         self._before = view
         self._form.show(view)
+
+    def _say_reserved(self, view: AgentView) -> None:
+        """Where a service will be once its local service answers: the address is had by then, and can be passed on."""
+        for service in view.services:
+            waits = service.local.state is LocalState.UNREACHABLE and service.name not in self._ever_ready
+            if waits and (address := address_of(service)) and service.name not in self._reserved:
+                self._reserved.add(service.name)
+                who = {"service": service.name, "namespace": service.namespace}
+                self._form.waiting({"event": "reserved", **who, "address": address, "waits_for": service.local.target})
 
     def _say_blockers(self, view: AgentView, now: float) -> None:
         self._standing = {blocker: self._standing.get(blocker, now) for blocker in blockers(view)}
