@@ -15,6 +15,7 @@ import msgspec
 
 from drtp.agent.connectplan import ConnectPlan, Port, port_views, read_connect_plan
 from drtp.agent.connectview import ConnectorView
+from drtp.agent.endings import placed
 from drtp.agent.host import certificate_view, feed_view, terminal_in, tunnel_identity
 from drtp.agent.picture import views_of
 from drtp.agent.settings import DRAIN_S
@@ -119,11 +120,9 @@ class ConnectorHost:
             failure = terminal_in(errors)
             if failure is None:
                 raise
-            self._fail(failure)
-            raise failure from errors
+            raise self._failed(failure) from errors
         except Terminal as failure:
-            self._fail(failure)
-            raise
+            raise self._failed(failure) from failure.__cause__
         self._phase = AgentPhase.STOPPED
         self._publish(phase=AgentPhase.STOPPED)
 
@@ -273,10 +272,13 @@ class ConnectorHost:
     def _publish(self, **changed: object) -> None:
         self.view.set(msgspec.structs.replace(self.view.value or ConnectorView(), **changed))
 
-    def _fail(self, error: DrtpError) -> None:
+    def _failed(self, failure: Terminal) -> Terminal:
+        """Say it in log and view; gives what to raise."""
+        error = placed(failure, self._settings.state_dir)
         self._phase = AgentPhase.FAILED
         log.error("stopped for good", code=error.code, error=error.what)
         self._publish(phase=AgentPhase.FAILED, failure=Failure(code=error.code, what=error.what, remedy=error.remedy))
+        return error
 
 
 def _note(event: Event) -> None:

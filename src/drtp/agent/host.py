@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from drtp.agent.endings import placed
 from drtp.agent.metrics import AgentCollector
 from drtp.agent.picture import pop_views, service_views
 from drtp.agent.pins import Pins
@@ -24,6 +25,7 @@ from drtp.agent.reporting import reports_of
 from drtp.agent.settings import AgentSettings
 from drtp.agent.view import AgentPhase, AgentView, CertificateView, Failure, FeedView
 from drtp.agent.ways import WayMemory, place, ways_of
+from drtp.agent.words import plain
 from drtp.api.snapshots import Snapshot
 from drtp.client.epoch import next_epoch
 from drtp.client.feed import Feed, FeedPhase
@@ -141,11 +143,9 @@ class AgentHost:
             failure = terminal_in(errors)
             if failure is None:
                 raise
-            self._fail(failure)
-            raise failure from errors
+            raise self._failed(failure) from errors
         except Terminal as failure:
-            self._fail(failure)
-            raise
+            raise self._failed(failure) from failure.__cause__
         self._phase = AgentPhase.STOPPED
         self._publish(phase=AgentPhase.STOPPED)
 
@@ -375,10 +375,13 @@ class AgentHost:
     def _publish(self, **changed: object) -> None:
         self.view.set(msgspec.structs.replace(self.view.value or AgentView(), **changed))
 
-    def _fail(self, error: DrtpError) -> None:
+    def _failed(self, failure: Terminal) -> Terminal:
+        """Say it in log and view; gives what to raise."""
+        error = placed(failure, self._settings.state_dir)
         self._phase = AgentPhase.FAILED
         log.error("stopped for good", code=error.code, error=error.what)
         self._publish(phase=AgentPhase.FAILED, failure=Failure(code=error.code, what=error.what, remedy=error.remedy))
+        return error
 
 
 def _note(event: Event) -> None:
@@ -393,7 +396,8 @@ def _note(event: Event) -> None:
         case Refused(subject=server, reason=reason):
             log.warning("refused by tunnel server", server=server, reason=reason)
         case LocalDown(service=service, message=message):
-            log.warning("local service unreachable", service=service, reason=message)
+            todo = "Start it, or mend host and port; it is tried again until it answers."
+            log.warning("local service unreachable", service=service, code="DRTP-4013", reason=plain(message), do=todo)
         case LocalUp(service=service):
             log.info("local service reachable", service=service)
         case _:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from drtp.agent.plan import Plan, service_key
 from drtp.agent.view import LocalView, PathView, PopView, Rates, ServiceView
+from drtp.agent.words import plain
 from drtp.api.drtp import ClientStatus
 from drtp.api.reasons import Reason
 from drtp.api.reports import LocalState
@@ -115,7 +116,7 @@ def _service_view(
             connect_ms=local.connect_ms,
             jitter_ms=local.jitter_ms,
             failures_total=local.failures_total,
-            message=local.message,
+            message=plain(local.message),
         ),
         paths=paths,
         streams=counts.streams,
@@ -155,7 +156,7 @@ def _judge(
     if refusal:
         return False, Reason.TARGET_REFUSED, refusal
     if local.state is LocalState.UNREACHABLE:
-        return False, Reason.LOCAL_SERVICE_UNREACHABLE, local.message or f"{local.target} does not answer."
+        return False, Reason.LOCAL_SERVICE_UNREACHABLE, plain(local.message) or f"{local.target} does not answer."
     if not any(path.ready for path in paths):
         if not paths:
             return False, service.reason or "Scheduling", service.message or "No tunnel server is assigned yet."

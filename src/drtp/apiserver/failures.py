@@ -112,7 +112,8 @@ def translated(error: errors.DrtpError, group: str, plural: str, name: str) -> F
             )
             return Failure(409, error.code, message, details=details)
         case errors.NotFound():
-            return not_found(group, plural, name)
+            # A posted question has no name: what is missing is what it asks about.
+            return not_found(group, plural, name) if name else _missing(error)
         case store.Expired():
             return expired()
         case errors.Invalid():
@@ -126,6 +127,25 @@ def translated(error: errors.DrtpError, group: str, plural: str, name: str) -> F
             return Failure(503, error.code, error.what, details={"retryAfterSeconds": 1})
         case _:
             return Failure(500, error.code, error.what)
+
+
+def _missing(error: errors.NotFound) -> Failure:
+    """What a posted question asks about is not there, in people's words."""
+    if not isinstance(error, store.NotFound):
+        return Failure(404, error.code, error.what.rstrip("."))
+    kind, _, group = error.key.kind.partition(".")
+    called = _CALLED.get(kind, kind)
+    where = f" in project {error.key.namespace}" if error.key.namespace else ""
+    details: JsonObject = {"name": error.key.name, "kind": kind} | ({"group": group} if group else {})
+    return Failure(404, error.code, f'{called} "{error.key.name}"{where} not found', details=details)
+
+
+_CALLED = {
+    "DRTPService": "service",
+    "DRTPServer": "tunnel server",
+    "ServiceAccount": "service account",
+}
+"""What people call these kinds."""
 
 
 def expired() -> Failure:

@@ -30,12 +30,14 @@ from drtp.client.reportboard import ReportBoard
 from drtp.client.session import Board, Ending, FeedSession, WrongBase
 from drtp.client.snapshotfile import SnapshotFile
 from drtp.client.tls import untrusted
+from drtp.client.unreachable import reason_of
 from drtp.client.vouching import offered, pem_of, read_roots, successors
 from drtp.kit.backoff import full_jitter
 from drtp.kit.clock import Clock, SystemClock
 from drtp.kit.errors import DrtpError, Retryable, Terminal
 from drtp.kit.latest import Latest
 from drtp.kit.observe import REGISTRY, logger
+from drtp.kit.repeats import Repeats
 
 log = logger("feed")
 
@@ -108,6 +110,7 @@ class Feed:
         self._unreadable: dict[str, str] = {}
         self._ask_whole = False
         self._doubts = 0
+        self._losses = Repeats(clock)
         self._load()
 
     def applied(self, generation: Generation, quarantined: Mapping[str, str] | None = None) -> None:
@@ -243,12 +246,14 @@ class Feed:
 
     def _came_up(self) -> None:
         self._doubts = 0
+        self._losses.over()
         self.state.set(FeedState(FeedPhase.UP))
         log.info("feed up")
 
     def _say(self, phase: FeedPhase, error: DrtpError, *, terminal: bool = False) -> None:
         self.state.set(FeedState(phase, error.code, error.what, error.remedy, terminal))
-        log.warning("feed down", code=error.code, reason=error.what, terminal=terminal)
+        if terminal or self._losses.is_news((error.code, error.what)):
+            log.warning("feed down", code=error.code, reason=error.what, terminal=terminal)
 
     def _try_the_other(self) -> None:
         """While two identities are on disk the newer has not worked yet: take turns, so that neither can strand us."""
@@ -315,6 +320,9 @@ def _explain(error: BaseException) -> DrtpError:
         fault = untrusted("the control plane", error, SystemClock())
         if isinstance(fault, Retryable):
             return fault
+    if isinstance(error, aiohttp.ClientConnectorError) and not isinstance(error, aiohttp.ClientConnectorSSLError):
+        # aiohttp's own sentence names the address twice, the second time as a Python tuple.
+        reason = reason_of(error)
     return Retryable("DRTP-3001", f"The control plane cannot be reached: {reason}.")
 
 

@@ -75,6 +75,13 @@ class Registrations:
         found = await self._find(Key(SERVICE, bound.namespace, bound.name))
         return found if found is not None and (not bound.uid or found.uid == bound.uid) else None
 
+    async def is_bereft(self, identity: EdgeIdentitySpec) -> bool:
+        """Whether the identity was made for services, and every one of them is gone for good."""
+        for one in identity.bound:
+            if one.kind != SERVICE or await self.service(one) is not None:
+                return False
+        return bool(identity.bound)
+
     async def apply(self, writes: list[Write]) -> None:
         """Write; a lost race is no matter, because the next Hello says the same again."""
         try:

@@ -20,13 +20,14 @@ from drtp.api.reports import AgentRegistration, ConnectorRegistration, GatewayRe
 from drtp.api.snapshots import Snapshot
 from drtp.api.spiffe import PeerRole, identity_of
 from drtp.edgeserver.answers import key_of, leaf_of, plain_fault, remote_of
+from drtp.edgeserver.bindings import Bindings
 from drtp.edgeserver.connectors import seen_of
 from drtp.edgeserver.departures import Departures
 from drtp.edgeserver.enrolment import Enrolment
 from drtp.edgeserver.feed import MESSAGE_BYTES_MAX, FeedSession, Peer
 from drtp.edgeserver.identities import Identities, denial
 from drtp.edgeserver.issuing import Issuing
-from drtp.edgeserver.registrations import Registrations
+from drtp.edgeserver.registrations import SERVICE, Registrations
 from drtp.edgeserver.revocation import Revocation
 from drtp.edgeserver.routes import BODY_BYTES_MAX, Routes, faults
 from drtp.edgeserver.source import SnapshotSource
@@ -92,6 +93,7 @@ class EdgeServer:
         self._renewals = Buckets(clock, burst=4, per_s=1 / 60)
         self._host, self._port = advertised_host, advertised_port
         self._sessions: dict[str, FeedSession] = {}
+        self._bindings = Bindings()
         self._last_sent: dict[str, Snapshot] = {}
         self.door: door.Door | None = None
         """While it serves."""
@@ -271,6 +273,9 @@ class EdgeServer:
             if held is None or denial(held.record.spec) is not None:
                 # Revoked since the Hello was judged, when there was no session yet to cut.
                 session.end(_goodbye("DRTP-2006", terminal=True))
+            else:
+                self._bindings.note(edge.uid, held.record.spec.bound)
+                await self._part_if_bereft(edge.uid, held.record.spec)
             with _FEEDS.labels(edge.role.value).track_inprogress():
                 await session.run(hello, self._last_sent.get(edge.uid))
         finally:
@@ -283,6 +288,7 @@ class EdgeServer:
             self._last_sent[edge.uid] = session.sent
         if self._sessions.get(edge.uid) is session:
             del self._sessions[edge.uid]
+            self._bindings.forget(edge.uid)
             self._observed.disconnect(edge.uid, self._clock.now())
             self._source.release(edge.role, edge.uid)
         log.info("feed down", role=edge.role.value, uid=edge.uid)
@@ -322,10 +328,27 @@ class EdgeServer:
             code = "DRTP-2006" if gone else denial(record.spec)
             if code is not None:
                 self._cut(record.metadata.name, code)
+            elif record.metadata.name in self._sessions:
+                # Its agent may have been given other services.
+                self._bindings.note(record.metadata.name, record.spec.bound)
             if gone:
                 self._observed.forget(record.metadata.name)
         elif gone:
             await self._departures.deleted(event.stored)
+            if event.stored.key.kind == SERVICE:
+                await self._bereave(event.stored.uid)
+
+    async def _bereave(self, service: str) -> None:
+        """A service was deleted: its agents that have no other end, for what is gone by uid never comes back."""
+        for agent in self._bindings.of(service):
+            if (held := await self.identities.find(agent)) is not None:
+                await self._part_if_bereft(agent, held.record.spec)
+
+    async def _part_if_bereft(self, agent: str, spec: EdgeIdentitySpec) -> None:
+        session = self._sessions.get(agent)
+        if session is not None and await self._registrations.is_bereft(spec):
+            log.info("agent has no service left", uid=agent, services=[one.name for one in spec.bound[:16]])
+            session.end(_goodbye("DRTP-2017", terminal=True))
 
     async def _collect(self) -> None:
         while True:
@@ -344,6 +367,8 @@ class EdgeServer:
             code = "DRTP-2006" if held is None else denial(held.record.spec)
             if code is not None:
                 self._cut(uid, code)
+            elif held is not None:
+                await self._part_if_bereft(uid, held.record.spec)
 
     def _cut(self, uid: str, code: str) -> None:
         self._last_sent.pop(uid, None)

@@ -166,7 +166,10 @@ IDENTITY: dict[str, Code] = {
         "Request too large", "The request is larger than an enrolment can be.", "Send less; the cap is 64 KiB."
     ),
     "DRTP-2017": Code(
-        "Service not found", "The service that the secret was made for is gone.", "Make a secret for another service."
+        "Service gone",
+        "The service that this secret or identity was made for is gone.",
+        "Run `datumctl serve` with its target again, which makes the service anew; an agent by secret needs a new "
+        "secret and an empty state directory.",
     ),
     "DRTP-2018": Code(
         "Renewal too often", "The certificate was renewed a moment ago.", "Nothing: the edge asks again by itself."
@@ -380,7 +383,7 @@ TUNNEL: dict[str, Code] = {
     "DRTP-4010": Code(
         "State directory in use",
         "Another process runs with this state directory.",
-        "Stop that process, or give this one its own --state-dir.",
+        "Stop that process; to serve the same twice, give this one its own --state-dir.",
     ),
     "DRTP-4011": Code(
         "Replaced by a newer instance",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+# First: a Ctrl-C may come at any import.
+import drtp.main.interrupts  # isort: skip  # noqa: F401  # pyright: ignore[reportUnusedImport]
+
 import sys
 
 import click

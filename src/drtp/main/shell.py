@@ -12,6 +12,7 @@ from enum import IntEnum
 from typing import Any, cast
 
 import click
+from click.exceptions import NoArgsIsHelpError
 
 from drtp.kit.clock import SystemClock
 from drtp.kit.errors import Conflict, DrtpError, Invalid, Refused, Retryable, Terminal
@@ -24,6 +25,9 @@ _NAMED_CODE = re.compile(r"\s*\((DRTP-\d{4})\)$")
 
 _INVALID = re.compile(r".* is invalid:")
 
+_DENIED = frozenset({"DRTP-2006", "DRTP-2007", "DRTP-2017"})
+"""An identity that is over (revoked, locked, nothing to serve): whoever restarts programs is to leave it alone."""
+
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 PAGES = "docs/errors"
@@ -31,7 +35,7 @@ PAGES = "docs/errors"
 
 
 class Exit(IntEnum):
-    """Exit statuses that scripts rely on; the numbers above 1 are sysexits.h."""
+    """Exit statuses that scripts rely on; the numbers above 1 are sysexits.h, and the shells' own for Ctrl-C."""
 
     CLEAN = 0
     TERMINAL = 1
@@ -39,6 +43,7 @@ class Exit(IntEnum):
     UNAVAILABLE = 69
     DENIED = 77
     CONFIGURATION = 78
+    INTERRUPTED = 130
 
 
 class Misused(Invalid):
@@ -55,14 +60,21 @@ def exit_status(error: DrtpError) -> Exit:
         return Exit.USAGE
     if isinstance(error, Misconfigured | Invalid) or error.code == "DRTP-7001":
         return Exit.CONFIGURATION
-    if isinstance(error, Refused) or (isinstance(error, Conflict) and error.code.startswith("DRTP-2")):
+    if (
+        error.code in _DENIED
+        or isinstance(error, Refused)
+        or (isinstance(error, Conflict) and error.code.startswith("DRTP-2"))
+    ):
         # A secret that another key has used is a refusal, whatever the server calls it.
         return Exit.DENIED
     return Exit.UNAVAILABLE if isinstance(error, Retryable) else Exit.TERMINAL
 
 
 def explain(error: DrtpError) -> str:
-    """What happened, what to do, where to read more; one line each. Control characters are escaped."""
+    """What happened, what to do, where to read more; one line each, or several where the words have several.
+
+    Every other control character is escaped, and what is not ours begins no line.
+    """
     from drtp.kit.observe import printable
 
     # The API's own code, where it gave one, has the better page than "the API refused".
@@ -73,7 +85,8 @@ def explain(error: DrtpError) -> str:
     if faults and (head := _INVALID.match(what)):
         # The API's sentence repeats every fault; below, each has a line of its own.
         what = f"{head.group()} {len(faults)} fault{'s' if len(faults) > 1 else ''}."
-    lines = [click.style("error: ", fg="red") + printable(what)]
+    first, *rest = what.splitlines() or [""]
+    lines = [click.style("error: ", fg="red") + printable(first), *(f"       {printable(one)}" for one in rest)]
     lines += [f"       {printable(fault)}" for fault in faults]
     if error.remedy:
         lines.append(f"   do: {printable(error.remedy)}")
@@ -149,7 +162,11 @@ def run(command: click.Command, name: str, arguments: Sequence[str] | None = Non
 def _told(fault: Exception, name: str) -> Exit:
     """Say what ended the command; gives the exit status."""
     if isinstance(fault, click.Abort):
-        return Exit.TERMINAL
+        # Ctrl-C, or the end of what was to be answered at a prompt.
+        return Exit.INTERRUPTED if isinstance(fault.__context__, KeyboardInterrupt) else Exit.TERMINAL
+    if isinstance(fault, NoArgsIsHelpError):
+        click.echo(fault.format_message(), err=True)
+        return Exit.USAGE
     if isinstance(fault, click.ClickException):
         error: DrtpError = Misused("DRTP-7002", f"{fault.format_message().rstrip('.')}.", _help_for(fault, name))
     else:
@@ -164,14 +181,14 @@ def _help_for(fault: click.ClickException, name: str) -> str:
 
 
 def _unexpected(fault: Exception) -> DrtpError:
-    """What nobody foresaw. The operating system's own words suffice for its refusals; else a file has the details."""
+    """What nobody foresaw. The operating system's words suffice for files it refuses; else a file has the details."""
     import os
     import traceback
 
     if os.environ.get("DRTP_DEBUG"):
         traceback.print_exception(fault)
-    if isinstance(fault, OSError) and fault.filename is not None:
-        return Misconfigured("DRTP-7061", f"{os.fsdecode(fault.filename)}: {fault.strerror or fault}.")
+    if isinstance(fault, OSError | BaseExceptionGroup) and (known := expected_error(fault)) is not None:
+        return known
     kept = _kept("".join(traceback.format_exception(fault)))
     return Terminal("DRTP-7060", f"The command failed by its own fault: {type(fault).__name__}; details: {kept}.")
 
@@ -213,14 +230,29 @@ def run_async(work: Coroutine[Any, Any, int]) -> int:
 
 
 def expected_error(fault: BaseException) -> DrtpError | None:
-    """The first error of ours in `fault`, or a full disk; None if there is anything else in it, to be seen as it is."""
-    if isinstance(fault, OSError) and fault.errno in _NO_ROOM:
-        return Terminal("DRTP-7050", f"{fault.filename or 'A file'} cannot be written: {fault.strerror}.")
+    """The first error of ours in `fault`, or a refused file; None if there is anything else, to be seen as it is."""
+    if isinstance(fault, OSError):
+        return _of_a_file(fault)
     if not isinstance(fault, BaseExceptionGroup):
         return fault if isinstance(fault, DrtpError) else None
     group = cast("BaseExceptionGroup[BaseException]", fault)
     found = [expected_error(one) for one in group.exceptions]
     return None if None in found else found[0]
+
+
+def _of_a_file(fault: OSError) -> DrtpError | None:
+    """What the operating system said of a file; None for faults of other things."""
+    if fault.errno in _NO_ROOM:
+        return Terminal("DRTP-7050", f"{_named(fault) or 'A file'} cannot be written: {fault.strerror}.")
+    if name := _named(fault):
+        return Misconfigured("DRTP-7061", f"{name}: {fault.strerror or fault}.")
+    return None
+
+
+def _named(fault: OSError) -> str:
+    import os
+
+    return os.fsdecode(fault.filename) if isinstance(fault.filename, str | bytes) else ""
 
 
 def set_up_logs(output: OutputForm, *, quiet: bool) -> None:

@@ -64,7 +64,7 @@ def test_one_working_path_is_enough(tmp_path: File) -> None:
 
 
 def test_newt_284_connected_alone_is_not_ready(tmp_path: File) -> None:
-    service, _ = seen(plan(tmp_path), stats(local=LocalState.UNREACHABLE, message="connection refused"))
+    service, _ = seen(plan(tmp_path), stats(local=LocalState.UNREACHABLE, message="connection refused (os error 111)"))
     assert (service.ready, service.reason) == (False, "LocalServiceUnreachable")
     assert service.message == "connection refused"
     unknown, _ = seen(plan(tmp_path), stats(local=LocalState.UNKNOWN))

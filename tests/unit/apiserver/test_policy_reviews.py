@@ -98,7 +98,9 @@ async def test_who_may_not_read_the_policies_may_not_ask_whether_there_is_a_serv
     for name in ("postgres", "nothing"):
         status, said = await api.call("POST", AT, {"spec": {"service": name}}, token=EVE)
         assert status == 403 and "nothing" not in said["message"]
-    assert (await api.call("POST", AT, {"spec": {"service": "nothing"}}, token=JOE))[0] == 404
+    status, said = await api.call("POST", AT, {"spec": {"service": "nothing"}}, token=JOE)
+    assert (status, said["message"]) == (404, 'service "nothing" in project joe not found (DRTP-1001)')
+    assert said["details"] == {"name": "nothing", "kind": "DRTPService", "group": GROUP}
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,8 @@ async def test_a_service_accounts_secret_lets_connectors_in_for_whoever_may_make
     assert (spec["role"], spec["bound"]["uid"], spec["usesMax"]) == ("connector", made["metadata"]["uid"], 2)
     assert (await ask(api, EVE, serviceAccount="reports"))[0] == 403
     assert (await ask(api, EVE, serviceAccount="absent"))[0] == 403
-    assert (await ask(api, serviceAccount="absent"))[0] == 404
+    status, said = await ask(api, serviceAccount="absent")
+    assert (status, said["message"]) == (404, 'service account "absent" in project joe not found (DRTP-1001)')
     assert (await ask(api, serviceAccount="reports", service="db"))[0] == 422
 
 

@@ -132,6 +132,25 @@ def test_first_line_for_people_is_the_address_alone(capsys: pytest.CaptureFixtur
     assert capsys.readouterr().out.splitlines()[0] == "http://web.prism.localhost:7080"
 
 
+def test_a_local_service_that_is_not_there_yet_is_told_with_the_address_it_will_have(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    set_up_logs(OutputForm.TEXT, quiet=False)
+    local = LocalView(state=LocalState.UNREACHABLE, target="localhost:8080", message="Connection refused")
+    waiting = replace(VIEW, services=(replace(SERVICE, ready=False, local=local),))
+    with Speaker(LineForm(), {"web": None}, 0.0) as speaker:
+        for now in (0.1, 1.1):
+            speaker.follow(waiting, now)
+        told = capsys.readouterr()
+        assert told.out == ""
+        (line,) = [line for line in told.err.splitlines() if "reserved" in line]
+        assert "address=http://web.prism.localhost:7080" in line
+        assert "waits_for=localhost:8080" in line
+        speaker.follow(VIEW, 2.0)
+        speaker.follow(waiting, 3.0)
+    assert "reserved" not in capsys.readouterr().err
+
+
 RESERVED = replace(
     SERVICE,
     ready=False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -12,7 +13,9 @@ from pathlib import Path
 import click
 import pytest
 
+from drtp.client.context import Context, save_context
 from drtp.kit.errors import Conflict, DrtpError, Invalid, NotFound, Refused, Retryable, Terminal
+from drtp.kit.secret import Secret
 from drtp.main.shell import Exit, Misconfigured, Misused, exit_status, expected_error, explain, run
 
 BIN = Path(sys.executable).parent
@@ -36,6 +39,22 @@ def test_the_page_is_that_of_the_code_that_the_api_gave() -> None:
     assert lines == ["error: Not yours", "   do: Ask.", "  see: DRTP-1012, docs/errors/DRTP-1012.md"]
 
 
+def test_words_of_several_lines_stay_so_and_begin_none() -> None:
+    lines = click.unstyle(
+        explain(Terminal("DRTP-7008", "It ended:\n  \x07 here\nerror: not ours", "Look."))
+    ).splitlines()
+    assert lines[:3] == ["error: It ended:", "         \\x07 here", "       error: not ours"]
+
+
+@pytest.mark.parametrize("argv", [("datumctl",), ("datumctl", "policy"), ("drtp",)])
+def test_a_bare_group_shows_its_help_as_help(tmp_path: Path, argv: tuple[str, ...]) -> None:
+    done = program(*argv, home=tmp_path)
+    assert (done.returncode, done.stdout) == (Exit.USAGE, "")
+    assert done.stderr.startswith(f"Usage: {' '.join(argv)} ")
+    assert "\nCommands:\n" in done.stderr
+    assert "x0a" not in done.stderr
+
+
 def test_a_mistyped_command_is_told_its_neighbour(tmp_path: Path) -> None:
     done = program("datumctl", "srve", home=tmp_path)
     assert done.returncode == Exit.USAGE
@@ -54,6 +73,8 @@ def test_a_mistyped_command_is_told_its_neighbour(tmp_path: Path) -> None:
         (Conflict("DRTP-1003"), Exit.TERMINAL),
         (Retryable("DRTP-3001"), Exit.UNAVAILABLE),
         (Terminal("DRTP-7008"), Exit.TERMINAL),
+        (Terminal("DRTP-2006"), Exit.DENIED),
+        (Terminal("DRTP-2017"), Exit.DENIED),
         (NotFound("DRTP-1001"), Exit.TERMINAL),
     ],
 )
@@ -195,3 +216,22 @@ def _some_root() -> bytes:
         .sign(key, hashes.SHA256())
     )
     return root.public_bytes(serialization.Encoding.PEM)
+
+
+def test_a_file_that_the_system_refuses_is_told_from_within_nested_groups_too() -> None:
+    refused = PermissionError(errno.EROFS, "Read-only file system", "/mnt/state/lock")
+    error = expected_error(ExceptionGroup("", [ExceptionGroup("", [refused])]))
+    assert error is not None
+    assert error.code == "DRTP-7061"
+    assert "/mnt/state/lock: Read-only file system." in error.what
+    assert expected_error(ConnectionResetError(errno.ECONNRESET, "reset")) is None
+
+
+def test_serving_from_a_directory_that_cannot_be_is_told_by_its_path(tmp_path: Path) -> None:
+    context = tmp_path / "context.json"
+    save_context(context, Context(api="https://127.0.0.1:9", ca_pem=b"-----BEGIN CERTIFICATE-----", token=Secret("x")))
+    command = ("--context", str(context), "serve", "localhost:1", "--state-dir", "/proc/x")
+    done = program("datumctl", *command, home=tmp_path)
+    assert done.returncode == Exit.CONFIGURATION, done.stderr
+    assert "DRTP-7061" in done.stderr
+    assert "/proc/x" in done.stderr

@@ -51,6 +51,8 @@ def test_canonical_form_means_the_same_target() -> None:
         "tcp://:22",
         "http://ho st:80",
         "http://[::1:80",
+        "10.0.0.300:80",
+        "tcp://10.0.0:22",
     ],
 )
 def test_what_cannot_be_served_is_refused_with_its_fault(written: str) -> None:

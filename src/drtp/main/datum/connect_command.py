@@ -52,7 +52,7 @@ class ConnectSettings:
     type=click.Path(allow_dash=True, dir_okay=False),
     help="File with a one-time secret of an application's service account; else DRTP_SECRET, else the context's user.",
 )
-@click.option("--once", is_flag=True, help="Give up (exit 69) instead of waiting when nothing can flow.")
+@click.option("--once", is_flag=True, help="Give up (exit 69) when nothing can flow within 30 s.")
 @click.option(
     "--state-dir", type=click.Path(file_okay=False, path_type=Path), help="Where identity and state are kept."
 )

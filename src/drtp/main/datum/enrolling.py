@@ -6,8 +6,8 @@ import asyncio
 import contextlib
 import shutil
 import socket
-from collections.abc import Generator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from types import MappingProxyType
@@ -26,17 +26,18 @@ from drtp.client.identity import IdentityStore
 from drtp.client.joining import EdgeAddress, parse_join
 from drtp.kit.clock import SystemClock
 from drtp.kit.errors import Conflict, NotFound, Refused, Retryable
+from drtp.kit.exclusive import exclusive
 from drtp.kit.files import private_directory, write_atomic
 from drtp.kit.observe import logger
 from drtp.kit.secret import Secret
 from drtp.main.datum.access import with_token
 from drtp.main.datum.definition import change, new_service
 from drtp.main.datum.serve_request import ServeRequest, ServeSettings
+from drtp.main.datum.undoing import PLURAL, Made, forget_identity
 from drtp.main.shell import Misused
 
 log = logger("serve")
 
-PLURAL = "drtpservices"
 _RECORD = "services.json"
 RENEWABLE = timedelta(days=7)
 """An identity that has expired for longer is not renewed any more (`GRACE` of the edge server)."""
@@ -50,6 +51,8 @@ class Enrolment:
     namespace: str
     state_dir: Path
     context: Context | None
+    made: Made = field(default_factory=Made)
+    """What this run has made so far, whoever replaces the rest."""
 
 
 def registration(settings: ServeSettings) -> AgentRegistration:
@@ -81,7 +84,7 @@ async def prepare(enrolment: Enrolment) -> None:
         return
     if enrolment.context is None:
         raise Misused("DRTP-7010", "No identity is here yet, and no secret was given to get one.")
-    enrolment = await _signed_in_now(enrolment)
+    enrolment = await signed_in_now(enrolment)
     assert enrolment.context is not None
     edge, uids = await _services(enrolment, enrolment.context)
     _forget_replaced(state_dir, uids)
@@ -99,7 +102,7 @@ async def prepare(enrolment: Enrolment) -> None:
     _record(state_dir, uids)
 
 
-async def _signed_in_now(enrolment: Enrolment) -> Enrolment:
+async def signed_in_now(enrolment: Enrolment) -> Enrolment:
     """With a token that is good now: an agent that waits for its control plane, or runs for weeks, outlives many.
 
     Raises: Refused DRTP-7085, Retryable DRTP-7083.
@@ -171,7 +174,7 @@ async def prepare_anew(enrolment: Enrolment, former: Enrolment) -> None:
 
     Raises: Refused, Invalid, Conflict, Retryable; then nothing has changed for the agent.
     """
-    enrolment = await _signed_in_now(enrolment)
+    enrolment = await signed_in_now(enrolment)
     if enrolment.context is None:
         return
     recorded = _recorded(enrolment.state_dir)
@@ -193,7 +196,7 @@ async def _services(
     async with ApiClient(context) as api, asyncio.TaskGroup() as together:
         asking = together.create_task(edge_address(api, context))
         services = {
-            request.name: together.create_task(service_uid(api, request, enrolment.namespace))
+            request.name: together.create_task(_service_uid(api, request, enrolment))
             for request in enrolment.settings.requests
             if request.name not in known
         }
@@ -222,19 +225,26 @@ async def _bind(enrolment: Enrolment, context: Context, edge: EdgeAddress, uids:
     _record(enrolment.state_dir, uids)
 
 
-async def service_uid(api: ApiClient, request: ServeRequest, namespace: str) -> str:
+async def _service_uid(api: ApiClient, request: ServeRequest, enrolment: Enrolment) -> str:
     """Create the service, or change what differs from the command line; a predefined one is only looked up."""
+    namespace = enrolment.namespace
     if request.predefined:
         return str((await api.get(API_VERSION, PLURAL, request.name, namespace=namespace))["metadata"]["uid"])
     try:
-        present = await api.create(new_service(request), PLURAL, namespace=namespace)
+        return await _new_uid(api, request, enrolment)
     except Conflict:
         try:
-            present = await _changed(api, request, namespace)
+            return str((await _changed(api, request, namespace))["metadata"]["uid"])
         except NotFound:
             # Deleted between the two: whoever did so wanted it gone before, not after, this command.
-            present = await api.create(new_service(request), PLURAL, namespace=namespace)
-    return str(present["metadata"]["uid"])
+            return await _new_uid(api, request, enrolment)
+
+
+async def _new_uid(api: ApiClient, request: ServeRequest, enrolment: Enrolment) -> str:
+    present = await api.create(new_service(request), PLURAL, namespace=enrolment.namespace)
+    uid = str(present["metadata"]["uid"])
+    enrolment.made.uids[request.name] = uid
+    return uid
 
 
 async def _changed(api: ApiClient, request: ServeRequest, namespace: str) -> dict[str, Any]:
@@ -254,11 +264,28 @@ async def edge_address(api: ApiClient, context: Context) -> EdgeAddress:
 
 
 def _forget_replaced(state_dir: Path, uids: dict[str, str]) -> None:
-    """An identity is bound to the services it was made for: where one was deleted and made anew, it serves nothing."""
+    """An identity is bound to the services it was made for: where one was deleted and made anew, it serves nothing.
+
+    Raises: Terminal DRTP-4010 while another process runs with it.
+    """
     former = _recorded(state_dir)
     if has_identity(state_dir) and any(former.get(name, uid) != uid for name, uid in uids.items()):
-        log.info("identity given up", reason="its services were made anew")
-        shutil.rmtree(state_dir / "identity")
+        with free(state_dir, uids):
+            log.info("identity given up", reason="its services were made anew")
+            shutil.rmtree(state_dir / "identity")
+
+
+def free(state_dir: Path, services: Iterable[str]) -> contextlib.AbstractContextManager[None]:
+    """Nobody else serves with this state while the block runs. Raises: Terminal DRTP-4010, which names who does."""
+    names = " and ".join(services)
+    what = f"{names} is being served already" if names else f"Another process serves with {state_dir}"
+    return exclusive(state_dir / "lock", "DRTP-4010", f"{what}.")
+
+
+def forget_undone(state_dir: Path, gone: Iterable[str]) -> None:
+    """Give the identity here up where none of its services is left."""
+    if has_identity(state_dir) and _recorded(state_dir).keys() <= set(gone):
+        forget_identity(state_dir, state_dir / _RECORD)
 
 
 def _recorded(state_dir: Path) -> dict[str, str]:

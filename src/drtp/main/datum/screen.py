@@ -78,6 +78,13 @@ class ScreenForm:
     def failed(self, error: DrtpError) -> None:
         """The shell's door says it, below the screen."""
 
+    def undone(self, event: Event) -> None:
+        """One line above the screen, which stays."""
+        words = f"{event['service']} never was ready and is deleted again."
+        if "delete" in event:
+            words = f"{event['service']} stays, though it never was ready: {event['delete']}"
+        self._console.print(Text(printable(words), style="dim"))
+
     def close(self) -> None:
         """Leave the terminal as it was, with the addresses on it."""
         self._live.stop()

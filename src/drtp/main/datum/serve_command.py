@@ -42,7 +42,7 @@ INSPECTOR = ("127.0.0.1", 4040)
 @click.option("--wait-for-enable", is_flag=True, help="Not reachable until somebody runs `datumctl enable`.")
 @click.option("--no-expose", is_flag=True, help="No public listener.")
 @click.option("--location", type=Location(), envvar="DRTP_LOCATION", help="Where this machine is: nearer POPs first.")
-@click.option("--once", is_flag=True, help="Give up (exit 69) instead of trying again when the start fails.")
+@click.option("--once", is_flag=True, help="Give up (exit 69) at the first failure, or when not ready within 30 s.")
 @click.option("--secret", help="One-time secret. Better: --secret-file, DRTP_SECRET, or --secret-file - for stdin.")
 @click.option("--secret-file", type=click.Path(allow_dash=True, dir_okay=False), help="File with the one-time secret.")
 @click.option(

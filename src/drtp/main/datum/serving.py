@@ -24,13 +24,23 @@ from drtp.kit.errors import DrtpError, Invalid, Retryable
 from drtp.kit.observe import logger
 from drtp.main.datum.access import access
 from drtp.main.datum.changes import Asked
-from drtp.main.datum.enrolling import Enrolment, has_identity, prepare, prepare_anew, registration
+from drtp.main.datum.enrolling import (
+    Enrolment,
+    forget_undone,
+    free,
+    has_identity,
+    prepare,
+    prepare_anew,
+    registration,
+    signed_in_now,
+)
 from drtp.main.datum.invocation import Invocation
 from drtp.main.datum.naming import slug, state_key
 from drtp.main.datum.serve_request import ServeSettings
 from drtp.main.datum.signals import stopped_by_signals
 from drtp.main.datum.speaker import Speaker, form_for, waiting_words
 from drtp.main.datum.trust import target_of
+from drtp.main.datum.undoing import undo
 from drtp.main.shell import STARTED, Exit, Misconfigured, Misused, expected_error
 from drtp.tunnel import Target
 
@@ -54,6 +64,27 @@ async def run_serve(settings: ServeSettings, invocation: Invocation) -> int:
             if (error := expected_error(fault)) is not None:
                 speaker.failed(error)
             raise
+        finally:
+            await undo_unready(enrolment, speaker)
+
+
+async def undo_unready(enrolment: Enrolment, speaker: Speaker) -> None:
+    """What this run has made and never was ready goes with it, and what becomes of it is said. Never raises."""
+    unready = {name: uid for name, uid in enrolment.made.uids.items() if name not in speaker.ever_ready}
+    if not unready or enrolment.context is None:
+        return
+    try:
+        context = (await signed_in_now(enrolment)).context
+    except DrtpError:
+        context = enrolment.context
+    assert context is not None
+    done = await undo(context, enrolment.namespace, unready)
+    forget_undone(enrolment.state_dir, done.gone)
+    for name in done.gone:
+        speaker.undone({"event": "undone", "service": name, "namespace": enrolment.namespace})
+    for name in done.left:
+        delete = f"datumctl delete drtpservice {name} -n {enrolment.namespace}"
+        speaker.undone({"event": "left", "service": name, "namespace": enrolment.namespace, "delete": delete})
 
 
 class Serving:
@@ -81,7 +112,12 @@ class Serving:
         return Exit.CLEAN
 
     def _be_at_home(self) -> None:
-        """Before anything is asked in its name. Raises: Terminal DRTP-4040 for a copied state directory."""
+        """Before anything is asked or changed in its name.
+
+        Raises: Terminal DRTP-4010 where another process serves with it, DRTP-4040 for a copied state directory.
+        """
+        with free(self._enrolment.state_dir, [one.name for one in self._settings.requests if one.name]):
+            pass
         if self._settings.moved:
             home.settle(self._enrolment.state_dir)
         home.check(self._enrolment.state_dir)

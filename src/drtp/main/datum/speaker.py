@@ -15,6 +15,7 @@ from typing import Protocol, Self, cast
 import msgspec
 
 from drtp.agent.view import AgentView, ServiceView
+from drtp.api.reports import LocalState
 from drtp.kit.errors import DrtpError
 from drtp.kit.observe import configure_logs, logger
 from drtp.main.commands.options import OutputForm
@@ -65,6 +66,10 @@ class Form(Protocol):
         """It ends with this error, which the shell's door prints for people."""
         ...
 
+    def undone(self, event: Event) -> None:
+        """What has become of a service that was made and never was ready."""
+        ...
+
     def close(self) -> None:
         """Nothing more will be said."""
         ...
@@ -103,6 +108,10 @@ class JsonForm:
     def failed(self, error: DrtpError) -> None:
         """The last event."""
         self._say({"event": "error", "code": error.code, "message": error.what, "remedy": error.remedy})
+
+    def undone(self, event: Event) -> None:
+        """On stderr: the error event is the last one."""
+        _log_event(event)
 
     def close(self) -> None:
         """Nothing to do."""
@@ -155,6 +164,10 @@ class LineForm:
     def failed(self, error: DrtpError) -> None:
         """The shell's door says it."""
 
+    def undone(self, event: Event) -> None:
+        """One line."""
+        _log_event(event)
+
     def close(self) -> None:
         """Nothing to do."""
 
@@ -195,6 +208,8 @@ class Speaker:
         self._started = started
         self._before = AgentView()
         self._announced: set[str] = set()
+        self._ever_ready: set[str] = set()
+        self._reserved: set[str] = set()
         self._standing: dict[Blocker, float] = {}
         self._said: set[Blocker] = set()
         self._measured = Measured()
@@ -213,6 +228,11 @@ class Speaker:
         """Others count from now on; one that comes back is announced again."""
         self._wanted = wanted
         self._announced &= wanted.keys()
+
+    @property
+    def ever_ready(self) -> frozenset[str]:
+        """Names of the services that were ready once, those that are not wanted any more among them."""
+        return frozenset(self._ever_ready)
 
     @property
     def all_ready(self) -> bool:
@@ -235,6 +255,7 @@ class Speaker:
             if view.feed.state == "Down" or as_asked(service, asked):
                 self._form.ready(ready_event(view, service, now - self._started, asked.ip if asked else None))
                 self._announced.add(service.name)
+                self._ever_ready.add(service.name)
         # Scripts get the ready event first: what happened before it is in it.
         for event in changes(self._before, view):
             if event["event"] == "service" and is_blocking(event.get("reason")):
@@ -243,11 +264,21 @@ class Speaker:
                 self._form.changed(event)
             elif event["event"] in _OBSTACLES and not self._announced:
                 self._form.waiting(event)
+        self._say_reserved(view)
         if speaking and (event := self._measured.news(view, now)):
             self._form.measured(event)
         self._say_blockers(view, now)
         self._before = view
         self._form.show(view)
+
+    def _say_reserved(self, view: AgentView) -> None:
+        """Where a service will be once its local service answers: the address is had by then, and can be passed on."""
+        for service in view.services:
+            waits = service.local.state is LocalState.UNREACHABLE and service.name not in self._ever_ready
+            if waits and (address := address_of(service)) and service.name not in self._reserved:
+                self._reserved.add(service.name)
+                who = {"service": service.name, "namespace": service.namespace}
+                self._form.waiting({"event": "reserved", **who, "address": address, "waits_for": service.local.target})
 
     def _say_blockers(self, view: AgentView, now: float) -> None:
         self._standing = {blocker: self._standing.get(blocker, now) for blocker in blockers(view)}
@@ -264,6 +295,10 @@ class Speaker:
     def failed(self, error: DrtpError) -> None:
         """It ends with this error."""
         self._form.failed(error)
+
+    def undone(self, event: Event) -> None:
+        """What has become of a service that was made and never was ready."""
+        self._form.undone(event)
 
 
 def form_for(output: OutputForm, targets: Mapping[str, str]) -> Form:

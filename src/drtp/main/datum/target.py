@@ -89,6 +89,9 @@ def _host(text: str, host: str) -> str:
     try:
         return ipaddress.ip_address(host).compressed
     except ValueError:
+        if host.rpartition(".")[2].isdecimal():
+            # No top-level domain is a number, so no resolver can make an address of it.
+            raise _not_understood(text, f"{host} is no IP address; four numbers up to 255 are one") from None
         if not _HOST.fullmatch(host):
             raise _not_understood(text, f"{host!r} is not a host name") from None
         return host.lower()
