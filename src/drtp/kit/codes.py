@@ -557,9 +557,11 @@ GATEWAY: dict[str, Code] = {
         "Check the address; if it is yours, check that the service is exposed and enabled.",
     ),
     "DRTP-5002": Code(
-        "Service not connected",
-        "The service exists, but no agent serves it at the moment.",
-        "Try again in a moment; if it is yours, start `datumctl serve` where the service runs.",
+        "Service not reachable",
+        "There is such a service, but nobody answers for it at the moment: it is switched off, no agent serves it, or "
+        "it does not answer its agent.",
+        "Try again in a moment; if it is yours, `datumctl status` says which it is. Then `datumctl enable` it, run "
+        "`datumctl serve` where it runs, or start the service itself.",
     ),
     "DRTP-5003": Code(
         "Not allowed",
