@@ -706,6 +706,12 @@ CONDITIONS: dict[str, Code] = {
         "The Gateway asked for does not exist, is not DRTP's, or has no listener for this protocol.",
         "Leave `gatewayRef` out to use the operator's Gateway, or name one that exists.",
     ),
+    "DRTP-6018": Code(
+        "Hostname not served",
+        "No listener of the Gateway has this hostname; the message names those that it has.",
+        "Ask for a name under one of those, or leave the hostname out and have one vended. For another domain the operator "
+        "adds a listener to the Gateway.",
+    ),
     "DRTP-6013": Code(
         "Pool exhausted",
         "No free port, name or address was found in the pool.",
@@ -820,6 +826,11 @@ COMMANDS: dict[str, Code] = {
         "Unknown part",
         "No part of this instance has that name.",
         "Name controlplane, a POP, gateway, envoy, hello, or all.",
+    ),
+    "DRTP-7048": Code(
+        "No control plane here",
+        "The data directory has no control plane in it.",
+        "Give the --data-dir that `drtp up` or `drtp controlplane` was started with.",
     ),
     "DRTP-7041": Code(
         "Not running here",
