@@ -231,8 +231,8 @@ _OF_THE_CLUSTER = ("at the cluster scope", "the operator's to")
 """How the API says that what was refused is no owner's to allow."""
 
 _THE_OPERATORS = (
-    "That is the operator's to do. If you are the operator, say so: --context FILE with the operator's kubeconfig, such "
-    "as the one that `drtp up` writes into its data directory."
+    "That is the operator's to do. If you are the operator, say so: --context FILE with the operator's kubeconfig, "
+    "such as the one that `drtp up` writes into its data directory."
 )
 _AN_OWNERS = "Ask an owner of the namespace, or choose another namespace."
 

@@ -410,8 +410,9 @@ TUNNEL: dict[str, Code] = {
     ),
     "DRTP-4016": Code(
         "Local status address taken",
-        "No port near the wanted one is free for the agent's own status pages.",
-        "Choose another port for them, or 0 for any.",
+        "The address named for the local status pages cannot be had; or none was named, and no port near the usual one "
+        "is free.",
+        "Choose another with --inspector, port 0 for any that is free, or leave the pages out.",
     ),
     "DRTP-4017": Code(
         "Target never dialled",
@@ -709,8 +710,8 @@ CONDITIONS: dict[str, Code] = {
     "DRTP-6018": Code(
         "Hostname not served",
         "No listener of the Gateway has this hostname; the message names those that it has.",
-        "Ask for a name under one of those, or leave the hostname out and have one vended. For another domain the operator "
-        "adds a listener to the Gateway.",
+        "Ask for a name under one of those, or leave the hostname out and have one vended. For another domain the "
+        "operator adds a listener to the Gateway.",
     ),
     "DRTP-6013": Code(
         "Pool exhausted",
