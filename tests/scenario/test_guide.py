@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import socket
 import subprocess
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from scenario.bed import BIN, Bed, Program, echo, free_port, require, tcp_servic
 
 ROOT = Path(__file__).parents[2]
 GUIDE = ROOT / "docs" / "guide"
-PORTS = ("8080", "8443", "5432", "5672", "8993", "9080", "15432", "15672", "10443", "10993", "15353")
+PORTS = ("8080", "8443", "5432", "5672", "8993", "9080", "15432", "15433", "15672", "10443", "10993", "15353")
 PAGES = [
     "README.md",
     *(
@@ -50,6 +51,14 @@ def _free_ports(count: int) -> list[str]:
     return list(found)
 
 
+def _assert_echoes(place: str) -> None:
+    """What `connect` presents at `address:port` is the service behind it."""
+    host, _, port = place.rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=10) as visitor:
+        visitor.sendall(b"from the partner")
+        assert visitor.recv(16) == b"from the partner"
+
+
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("page", PAGES)
 def test_the_page_runs_as_written(bed: Bed, tmp_path: Path, page: str) -> None:
@@ -79,8 +88,11 @@ def test_the_page_runs_as_written(bed: Bed, tmp_path: Path, page: str) -> None:
                 for line in here.splitlines() if kind == "serve" else ():
                     program = Program(["bash", "-euc", f"exec {line}"], env, cwd=tmp_path)
                     running.append(program)
-                    if "datumctl serve" in line:
-                        assert program.line(30)
+                    if "datumctl" in line:
+                        place = program.line(30)
+                        assert place
+                        if " connect " in line:
+                            _assert_echoes(place)
                 if kind == "":
                     done = subprocess.run(
                         ["bash", "-euo", "pipefail", "-c", here],

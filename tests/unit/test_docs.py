@@ -78,3 +78,8 @@ def test_every_advisory_that_a_test_names_is_in_the_table() -> None:
     shape = re.compile(r"ghsa(?:[-_][0-9a-z]{4}){3}|cve[-_]\d{4}[-_]\d+|rustsec[-_]\d{4}[-_]\d{4}", re.IGNORECASE)
     found = {one.lower().replace("_", "-") for text in TESTS.values() for one in shape.findall(text)}
     assert sorted(one for one in found if one not in listed) == []
+
+
+def test_no_line_of_the_changelog_is_there_twice() -> None:
+    lines = [line for line in (ROOT / "CHANGELOG.md").read_text().splitlines() if line.strip()]
+    assert [line for line in lines if lines.count(line) > 1] == []

@@ -18,7 +18,7 @@ from drtp.agent.connectview import ConnectorView
 from drtp.agent.endings import placed
 from drtp.agent.host import certificate_view, feed_view, terminal_in, tunnel_identity
 from drtp.agent.picture import views_of
-from drtp.agent.settings import DRAIN_S
+from drtp.agent.settings import DRAIN_S, LocalAddress
 from drtp.agent.view import AgentPhase, Failure
 from drtp.agent.ways import ways_of
 from drtp.api.reports import ConnectorRegistration
@@ -64,7 +64,7 @@ class ConnectorSettings:
     state_dir: Path
     ports: tuple[Port, ...]
     registration: ConnectorRegistration
-    local_address: tuple[str, int] | None = None
+    local_address: LocalAddress | None = None
     drain_s: float = DRAIN_S
 
 
@@ -171,6 +171,7 @@ class ConnectorHost:
 
         async with status_pages(free_socket(*wanted), state, (), self._clock) as url:
             self._local_url = url
+            log.info("status pages", url=url)
             yield
 
     async def _follow_plans(self, running: _Running) -> None:

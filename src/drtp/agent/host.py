@@ -210,6 +210,7 @@ class AgentHost:
             state = lambda: agent_readiness(self.view.value or AgentView())  # noqa: E731 - one expression, used once
             async with status_pages(free_socket(*wanted), state, hosts, self._clock) as url:
                 self._local_url = url
+                log.info("status pages", url=url)
                 yield
         finally:
             REGISTRY.unregister(collector)

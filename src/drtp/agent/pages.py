@@ -33,14 +33,10 @@ class Readiness(NamedTuple):
     failure: Failure | None
 
 
-PORTS_TRIED = 32
-"""From the wanted port on: a machine may run a few agents."""
-
-
-def free_socket(address: str, port: int) -> socket.socket:
-    """A listening socket on `port`, or on the next free one after it. Raises: Terminal DRTP-4016."""
+def free_socket(address: str, port: int, ports: int = 1) -> socket.socket:
+    """A listening socket on the first free one of `ports`, from `port` on. Raises: Terminal DRTP-4016."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    for candidate in range(port, min(port + PORTS_TRIED, 65536)) if port else (0,):
+    for candidate in range(port, min(port + ports, 65536)) if port else (0,):
         listener = socket.socket(family, socket.SOCK_STREAM)
         try:
             listener.bind((address, candidate))
@@ -51,7 +47,8 @@ def free_socket(address: str, port: int) -> socket.socket:
             listener.close()
             if error.errno != errno.EADDRINUSE:
                 raise Terminal("DRTP-4016", f"{address}:{candidate} cannot be used: {error.strerror}.") from error
-    raise Terminal("DRTP-4016", f"{address}:{port} and the {PORTS_TRIED - 1} ports after it are taken.")
+    which = "is taken" if ports == 1 else f"and the {ports - 1} ports after it are taken"
+    raise Terminal("DRTP-4016", f"{address}:{port} {which}.")
 
 
 @asynccontextmanager

@@ -5,12 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from drtp.api.reports import AgentRegistration
 from drtp.tunnel import Target
 
 DRAIN_S = 30.0
 """What cloudflared taught people to expect of a graceful stop."""
+
+
+PORTS_TRIED = 32
+"""From the usual port on: a machine may run a few agents."""
+
+
+class LocalAddress(NamedTuple):
+    """Where local pages are. `ports`: how many are tried, from `port` on; 1 where somebody named this one."""
+
+    address: str
+    port: int
+    ports: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +33,7 @@ class AgentSettings:
     `targets`: service `<namespace>/<name>` -> the one place this machine lets visitors of it reach. Without
     `allow_target` a plan that names another one is refused. `named`: services that were named without a target,
     `<namespace>/<name>` or a name alone; nothing else is served then. `local_address`: where `/ready` and `/metrics`
-    are, `(address, port)`, the next free port if taken; None for neither.
+    are; None for neither.
     """
 
     state_dir: Path
@@ -28,7 +41,7 @@ class AgentSettings:
     allow_target: bool = False
     named: frozenset[str] = frozenset()
     registration: AgentRegistration = field(default_factory=AgentRegistration)
-    local_address: tuple[str, int] | None = None
+    local_address: LocalAddress | None = None
     local_hosts: tuple[str, ...] = ()
     """Host names beside localhost and the address itself that the status pages answer to (DNS rebinding)."""
     drain_s: float = DRAIN_S

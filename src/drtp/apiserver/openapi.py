@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from drtp.api import admission
 from drtp.api.jsonvalue import JsonObject, is_list, is_object
 from drtp.api.kinds import KindInfo
 from drtp.apiserver.discovery import Review, reviews_of, served
@@ -76,7 +77,8 @@ _LISTING = [
     *_asked(watch=_YES_OR_NO, allowWatchBookmarks=_YES_OR_NO, sendInitialEvents=_YES_OR_NO),
     {"name": "continue", "in": "query", "schema": _STRING},
 ]
-_PATCHES = ("json-patch+json", "merge-patch+json", "strategic-merge-patch+json", "apply-patch+yaml")
+_PATCHES = ("json-patch+json", "merge-patch+json", "apply-patch+yaml")
+_STRATEGIC = "strategic-merge-patch+json"
 
 
 def _root(group: str, version: str) -> str:
@@ -156,7 +158,7 @@ def _paths(info: KindInfo, version: str) -> JsonObject:
     listed = does.plain("list", _LISTING)
     if info.computed:
         return {many: _at(many, get=listed), one: _at(one, get=does.plain("get"))}
-    reading, changing = does.plain("get"), {"put": does.taking("put", _WRITING), "patch": does.patch()}
+    reading, changing = does.plain("get"), {"put": does.taking("put", _WRITING), "patch": does.patch(_patches(info))}
     some = does.plain("deletecollection", [*_DELETING, *_SELECTING])
     found = {
         many: _at(many, get=listed, post=does.taking("post", _WRITING), delete=some),
@@ -170,6 +172,11 @@ def _paths(info: KindInfo, version: str) -> JsonObject:
         asked = {"group": "authentication.k8s.io", "version": "v1", "kind": "TokenRequest"}
         found[f"{one}/token"] = _at(one, post=_Operations(asked, {"schema": _posted_schema(asked)}).taking("post", []))
     return found
+
+
+def _patches(info: KindInfo) -> Sequence[str]:
+    """Strategic merge is for Kubernetes' own kinds; kubectl sends it wherever it is offered."""
+    return _PATCHES if admission.prunes(info) else (*_PATCHES, _STRATEGIC)
 
 
 def _review_path(review: Review) -> tuple[str, JsonObject]:
@@ -222,8 +229,8 @@ class _Operations:
         """An operation that is sent the kind itself."""
         return self.plain(action, parameters) | {"requestBody": {"content": {"*/*": self._body}}}
 
-    def patch(self) -> JsonObject:
-        """What tells kubectl that `dryRun` and `fieldValidation` are understood."""
-        content: JsonObject = {f"application/{kind}": {"schema": {"type": "object"}} for kind in _PATCHES}
+    def patch(self, kinds: Sequence[str]) -> JsonObject:
+        """What tells kubectl that `dryRun` and `fieldValidation` are understood, and what its `apply` may send."""
+        content: JsonObject = {f"application/{kind}": {"schema": {"type": "object"}} for kind in kinds}
         content["application/json-patch+json"] = {"schema": {"type": "array", "items": {"type": "object"}}}
         return self.plain("patch", _APPLYING) | {"requestBody": {"content": content}}

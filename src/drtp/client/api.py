@@ -227,6 +227,16 @@ def resource_path(api_version: str, plural: str, namespace: str | None = None, n
     return f"{root}{scope}/{plural}" + (f"/{name}" if name else "")
 
 
+_OF_THE_CLUSTER = ("at the cluster scope", "the operator's to")
+"""How the API says that what was refused is no owner's to allow."""
+
+_THE_OPERATORS = (
+    "That is the operator's to do. If you are the operator, say so: --context FILE with the operator's kubeconfig, "
+    "such as the one that `drtp up` writes into its data directory."
+)
+_AN_OWNERS = "Ask an owner of the namespace, or choose another namespace."
+
+
 def error_of(status: int, body: bytes) -> DrtpError:
     """A Kubernetes `Status` as the error that says what to do next; its message is kept word by word."""
     try:
@@ -240,7 +250,7 @@ def error_of(status: int, body: bytes) -> DrtpError:
     if status in (400, 415, 422):
         return Invalid("DRTP-3010", what, faults=faults)
     if status == 403:
-        return Refused("DRTP-3010", what, "Ask an owner of the namespace, or choose another namespace.")
+        return Refused("DRTP-3010", what, _THE_OPERATORS if any(one in what for one in _OF_THE_CLUSTER) else _AN_OWNERS)
     kind, code = _KINDS.get(status, (Retryable, "DRTP-3001") if status >= 500 else (Terminal, "DRTP-3010"))
     return kind("DRTP-1002" if answer.get("reason") == "AlreadyExists" else code, what)
 

@@ -73,7 +73,8 @@ def _named(service: DRTPService, gateway: Gateway, world: World, suffix: str, no
         return Wanted(refusal=host)
     named = [one for one in gateway.spec.listeners if one.protocol in {"HTTP", "HTTPS", "TLS"}]
     if not any(hostnames.covers(one.hostname or hostnames.ANY, host) for one in named):
-        why = f"No listener of Gateway {gateway.metadata.name} has {host} (DRTP-6012)."
+        there = ", ".join(sorted({one.hostname for one in named if one.hostname})) or "none"
+        why = f"No listener of Gateway {gateway.metadata.name} has {host}; hostnames there: {there} (DRTP-6018)."
         return Wanted(refusal=no(Aspect.ACCEPTED, Reason.NO_MATCHING_LISTENER_HOSTNAME, why))
     claims = ((ClaimKind.HOSTNAME, host),)
     if service.spec.protocol is not Protocol.TLS:

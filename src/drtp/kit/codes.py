@@ -413,8 +413,9 @@ TUNNEL: dict[str, Code] = {
     ),
     "DRTP-4016": Code(
         "Local status address taken",
-        "No port near the wanted one is free for the agent's own status pages.",
-        "Choose another port for them, or 0 for any.",
+        "The address named for the local status pages cannot be had; or none was named, and no port near the usual one "
+        "is free.",
+        "Choose another with --inspector, port 0 for any that is free, or leave the pages out.",
     ),
     "DRTP-4017": Code(
         "Target never dialled",
@@ -560,9 +561,11 @@ GATEWAY: dict[str, Code] = {
         "Check the address; if it is yours, check that the service is exposed and enabled.",
     ),
     "DRTP-5002": Code(
-        "Service not connected",
-        "The service exists, but no agent serves it at the moment.",
-        "Try again in a moment; if it is yours, start `datumctl serve` where the service runs.",
+        "Service not reachable",
+        "There is such a service, but nobody answers for it at the moment: it is switched off, no agent serves it, or "
+        "it does not answer its agent.",
+        "Try again in a moment; if it is yours, `datumctl status` says which it is. Then `datumctl enable` it, run "
+        "`datumctl serve` where it runs, or start the service itself.",
     ),
     "DRTP-5003": Code(
         "Not allowed",
@@ -707,6 +710,12 @@ CONDITIONS: dict[str, Code] = {
         "The Gateway asked for does not exist, is not DRTP's, or has no listener for this protocol.",
         "Leave `gatewayRef` out to use the operator's Gateway, or name one that exists.",
     ),
+    "DRTP-6018": Code(
+        "Hostname not served",
+        "No listener of the Gateway has this hostname; the message names those that it has.",
+        "Ask for a name under one of those, or leave the hostname out and have one vended. For another domain the "
+        "operator adds a listener to the Gateway.",
+    ),
     "DRTP-6013": Code(
         "Pool exhausted",
         "No free port, name or address was found in the pool.",
@@ -821,6 +830,11 @@ COMMANDS: dict[str, Code] = {
         "Unknown part",
         "No part of this instance has that name.",
         "Name controlplane, a POP, gateway, envoy, hello, or all.",
+    ),
+    "DRTP-7048": Code(
+        "No control plane here",
+        "The data directory has no control plane in it.",
+        "Give the --data-dir that `drtp up` or `drtp controlplane` was started with.",
     ),
     "DRTP-7041": Code(
         "Not running here",

@@ -43,12 +43,12 @@ _BACKED_UP = "backup made"
 def back_up(directory: Path, target: Path) -> None:
     """Write a backup of the control plane in `directory` to the new file `target` (0600), whole or not at all.
 
-    Raises: Terminal (DRTP-1008) if there is no control plane, its store cannot be read, or a link stands where a file
+    Raises: Terminal if there is no control plane (DRTP-7048), its store cannot be read, or a link stands where a file
     or directory should: the backup would hold the link alone.
     """
     source = directory / STORE / FILE
     if not source.exists():
-        raise Terminal("DRTP-1008", f"There is no control plane in {directory}.")
+        raise Terminal("DRTP-7048", f"There is no control plane in {directory}.")
     with tempfile.TemporaryDirectory(prefix=".backup-", dir=target.parent) as scratch:
         # The store first: the authority's files are only ever added to, so what the store names is there afterwards.
         copy = Path(scratch) / FILE

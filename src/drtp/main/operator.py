@@ -27,6 +27,7 @@ cli = LazyGroup(
         "drain": "drtp.main.commands.tend:drain",
         "restart": "drtp.main.commands.restart:restart",
         "join": "drtp.main.commands.tend:join",
+        "kubeconfig": "drtp.main.commands.tend:kubeconfig",
         "backup": "drtp.main.commands.backup:backup",
         "restore": "drtp.main.commands.backup:restore",
         "ca": "drtp.main.commands.ca:ca",

@@ -122,10 +122,10 @@ _ACCEPTED: dict[Reason, Advice] = {
     ),
     Reason.NO_MATCHING_LISTENER_HOSTNAME: Advice(
         (SERVICE, ROUTE),
-        "No listener has the hostnames asked for.",
+        "No listener has the hostnames asked for. Of a service the message names those that there are.",
         "Use a hostname under one of the listeners', or have a listener added.",
         (_LISTENERS,),
-        "DRTP-6012",
+        "DRTP-6018",
     ),
     Reason.NO_MATCHING_PARENT: Advice(
         (ROUTE,),

@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 from drtp.agent import AgentHost, AgentPhase, AgentSettings, AgentView
+from drtp.agent.settings import LocalAddress
 from drtp.api.drtp import Action, ClientStatus, ProgrammingStatus, Role
 from drtp.api.reports import PopReport, RouteReport
 from drtp.api.snapshots import Access, AccessList, AccessListRule, DenyEntry, Entry
@@ -561,7 +562,7 @@ async def test_the_status_pages_tell_ready_and_metrics(world: World) -> None:
     async with (
         echo_service() as port,
         world.pop(entries={"route/c1": route()}) as pop,
-        world.agent(plan(pop, port), local_address=("127.0.0.1", 0)) as agent,
+        world.agent(plan(pop, port), local_address=LocalAddress("127.0.0.1", 0)) as agent,
     ):
         await until(lambda: seen(agent).ready)
         async with aiohttp.ClientSession() as session:

@@ -18,6 +18,7 @@ from drtp.agent import AgentHost, AgentPhase, PopView
 from drtp.agent.connector import ConnectorHost, ConnectorSettings
 from drtp.agent.connectplan import Port
 from drtp.agent.connectview import ConnectorView
+from drtp.agent.settings import LocalAddress
 from drtp.api.drtp import ClientStatus, EndpointMode
 from drtp.api.reports import ConnectorRegistration
 from drtp.api.snapshots import Caller, ConnectWay, Entry, PlanConnect
@@ -53,7 +54,7 @@ def plan(pop: Pop, reason: str = "") -> dict[str, Entry]:
     }
 
 
-def host_of(world: World, *ports: Port, inspector: tuple[str, int] | None = None) -> ConnectorHost:
+def host_of(world: World, *ports: Port, inspector: LocalAddress | None = None) -> ConnectorHost:
     settings = ConnectorSettings(
         state_dir=world.path / "connector",
         ports=ports or (PORT,),
@@ -161,7 +162,7 @@ async def test_a_port_is_taken_at_once_and_one_that_another_holds_ends_the_start
 
 async def test_what_the_plan_says_is_in_the_ready_page_and_a_restart_goes_on_from_disk(world: World) -> None:
     async with world.pop(entries={"route/c1": callable_route()}) as pop:
-        async with running(host_of(world, inspector=("127.0.0.1", 0))) as host:
+        async with running(host_of(world, inspector=LocalAddress("127.0.0.1", 0))) as host:
             await until(lambda: bool(seen(host).local_url))
             async with aiohttp.ClientSession() as http:
                 async with http.get(f"{seen(host).local_url}/ready") as answer:

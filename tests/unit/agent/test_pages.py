@@ -5,10 +5,13 @@ from __future__ import annotations
 import socket
 
 import aiohttp
+import pytest
 
 from drtp.agent.pages import Readiness, agent_readiness, free_socket, status_pages
+from drtp.agent.settings import PORTS_TRIED, LocalAddress
 from drtp.agent.view import AgentPhase, AgentView
 from drtp.kit.clock import SystemClock
+from drtp.kit.errors import Terminal
 
 
 def _nothing_yet() -> Readiness:
@@ -43,9 +46,15 @@ async def test_the_pages_answer_on_ipv6() -> None:
         assert (await fetch(f"{url}/ready"))[0] == 503
 
 
-def test_a_taken_port_leads_to_the_next() -> None:
+def test_a_port_that_was_named_and_is_taken_is_an_error() -> None:
+    with free_socket("127.0.0.1", 0) as first, pytest.raises(Terminal, match="DRTP-4016") as said:
+        free_socket(*LocalAddress("127.0.0.1", first.getsockname()[1]))
+    assert "is taken" in said.value.what
+
+
+def test_the_usual_port_being_taken_leads_to_the_next() -> None:
     with free_socket("127.0.0.1", 0) as first:
         port = first.getsockname()[1]
-        with free_socket("127.0.0.1", port) as second:
+        with free_socket("127.0.0.1", port, PORTS_TRIED) as second:
             assert second.getsockname()[1] > port
             assert isinstance(second, socket.socket)

@@ -146,6 +146,26 @@ async def test_strategic_merge_of_our_kinds_says_415(api: Served) -> None:
         assert (status, said["reason"]) == (415, "UnsupportedMediaType")
 
 
+@pytest.mark.parametrize(
+    ("group", "plural", "strategic"),
+    [
+        ("apis/datumapis.com/v1alpha", "drtpservices", False),
+        ("apis/gateway.networking.k8s.io/v1", "httproutes", False),
+        ("api/v1", "services", True),
+    ],
+)
+async def test_the_openapi_document_offers_strategic_merge_where_it_is_taken(
+    api: Served, group: str, plural: str, strategic: bool
+) -> None:
+    # kubectl sends what the document offers: offered in vain, the second `kubectl apply` of our kinds would fail.
+    _, document = await api.call("GET", f"/openapi/v3/{group}")
+    offered = document["paths"][f"/{group}/namespaces/{{namespace}}/{plural}/{{name}}"]["patch"]["requestBody"][
+        "content"
+    ]
+    assert ("application/strategic-merge-patch+json" in offered) == strategic
+    assert "application/merge-patch+json" in offered
+
+
 async def test_strategic_merge_joins_ports_by_number(api: Served) -> None:
     path = "/api/v1/namespaces/joe/services"
     ports = [{"name": "a", "port": 80}, {"name": "b", "port": 81}]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import ssl
 import stat
 from collections.abc import AsyncIterator
@@ -139,6 +140,20 @@ def test_status_becomes_the_error_that_says_what_to_do(status: int, body: bytes,
     assert error.code == code
     if isinstance(error, Invalid):
         assert error.faults == ("spec.port: too big",)
+
+
+@pytest.mark.parametrize(
+    ("message", "whom"),
+    [
+        ('namespaces is forbidden: User "local" cannot create resource "namespaces" at the cluster scope', "operator"),
+        ('namespaces "x" is forbidden: the label is the operator\'s to write', "operator"),
+        ('drtpservices is forbidden: User "eve" cannot list resource "drtpservices" in the namespace "joe"', "owner"),
+    ],
+)
+def test_a_refusal_names_who_could_allow_it(message: str, whom: str):
+    remedy = error_of(403, json.dumps({"message": message}).encode()).remedy
+    assert ("operator's kubeconfig" in remedy) == (whom == "operator")
+    assert ("an owner of the namespace" in remedy) == (whom == "owner")
 
 
 def test_paths_of_core_and_groups():

@@ -121,6 +121,16 @@ async def test_a_dedicated_address_has_any_port() -> None:
         assert tower.condition(tower.get(DRTPService, "eve", "far"), "Accepted") == (FALSE, "AddressUnavailable")
 
 
+async def test_a_hostname_that_no_listener_has_is_told_those_that_there_are() -> None:
+    async with Tower().running() as tower:
+        await tower.gateway()
+        await tower.apply(service(expose={"hostname": "www.elsewhere.example"}))
+        conditions = tower.get(DRTPService, "joe", "web").status.conditions
+        (accepted,) = (one for one in conditions if one.type == "Accepted")
+        assert accepted.reason == "NoMatchingListenerHostname"
+        assert f"hostnames there: *.{SUFFIX} (DRTP-6018)" in accepted.message
+
+
 async def test_another_tenant_cannot_add_a_path_to_a_hostname() -> None:
     async with Tower().running() as tower:
         await tower.gateway()

@@ -23,6 +23,7 @@ from drtp.api.snapshots import (
     ValueMatch,
     WeightedBackend,
 )
+from drtp.kit.codes import CODES
 from unit.gateway.gatewaykit import (
     ANYONE,
     DEADLINE_S,
@@ -123,6 +124,15 @@ async def test_a_header_spelt_with_underscores_forges_nothing_either(tmp_path: P
         assert "6.6.6.6" not in body
         assert "my_own: kept" in body
         writer.close()
+
+
+def test_the_page_of_an_unreachable_service_is_true_of_each_cause() -> None:
+    # Without endpoints a gateway knows none of them: disabled, without an agent, or silent on the agent's side.
+    entry = CODES["DRTP-5002"]
+    for cause in ("switched off", "no agent serves it", "does not answer its agent"):
+        assert cause in entry.what
+    for remedy in ("datumctl status", "datumctl enable", "datumctl serve", "start the service itself"):
+        assert remedy in entry.remedy
 
 
 async def test_each_visitor_has_its_own_upstream_connection(tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ async def test_nonsense_is_refused_and_changes_nothing(tmp_path: Path) -> None:
     for path in (tmp_path / "nonsense", tmp_path / "missing"):
         with pytest.raises(Terminal, match="DRTP-1008"):
             restore(path, where.directory)
-    with pytest.raises(Terminal, match="DRTP-1008"):
+    with pytest.raises(Terminal, match="DRTP-7048"):
         back_up(tmp_path / "nowhere", tmp_path / "backup")
     async with running_controlplane(where, SystemClock()) as tower:
         assert await tower.store.get(kept.key)

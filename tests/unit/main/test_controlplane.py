@@ -9,11 +9,15 @@ from typing import Any
 
 import aiohttp
 import pytest
+from click.testing import CliRunner
 
 from drtp.api.people import SYSTEM_MASTERS
+from drtp.client.api import ApiClient
+from drtp.client.context import load_kubeconfig
 from drtp.client.joining import parse_join
 from drtp.kit.clock import SystemClock
 from drtp.kit.errors import Refused, Terminal
+from drtp.main.commands.tend import kubeconfig
 from drtp.main.controlplane import running_controlplane
 from drtp.main.settings import settle
 from drtp.store.protocol import key_of
@@ -105,6 +109,19 @@ async def test_the_operator_socket_is_private_and_mints_join_strings(tmp_path: P
         status, answer = await operator(tower.settings, "GET", "/v1/check")
         assert (status, answer) == (200, {"faults": []})
     assert not tower.settings.operator_socket.exists()
+
+
+async def test_the_operator_gets_a_kubeconfig_that_may_do_everything(tmp_path: Path) -> None:
+    file = tmp_path / "operator.kubeconfig"
+    asked = settings(tmp_path)
+    async with running_controlplane(asked, SystemClock()):
+        argv = [str(file), "--data-dir", str(asked.directory), "--name", "ops"]
+        done = await asyncio.to_thread(CliRunner().invoke, kubeconfig, argv)
+        assert done.exit_code == 0, done.output
+        assert file.stat().st_mode & 0o777 == 0o600
+        async with ApiClient(load_kubeconfig(file)) as api:
+            named = {one["metadata"]["name"] for one in (await api.list("v1", "namespaces"))["items"]}
+    assert named >= {"default", "datum-system"}
 
 
 async def test_metrics_are_there_for_the_operator(tmp_path: Path) -> None:

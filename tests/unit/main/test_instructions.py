@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from drtp.main.datum.instructions import NAME_MAX, Start, instructions
+from drtp.main.datum.credentials import secret_file
+from drtp.main.datum.instructions import IMAGE, NAME_MAX, Start, instructions
 from drtp.main.datum.naming import in_project
 from drtp.main.shell import Misused
 
@@ -24,6 +27,35 @@ def test_each_is_shell_that_a_shell_can_read(kind: str) -> None:
     (line,) = (one for one in text.splitlines() if SECRET in one)
     # Alone on a line of a here-document, or a member of a manifest.
     assert line in {SECRET, f'stringData: {{secret: "{SECRET}"}}'}
+
+
+@pytest.mark.parametrize("kind", ["shell", "container", "systemd", "kubernetes"])
+def test_where_a_file_holds_the_secret_each_names_it_and_has_no_secret(kind: str) -> None:
+    text = instructions(replace(START, secret="", secret_file="./a secret"))[kind]
+    subprocess.run(["sh", "-n", "-c", text], check=True, timeout=10)
+    assert text.count("'./a secret'") == 1
+    assert "END_OF_SECRET" not in text
+    assert "stringData" not in text
+
+
+@pytest.mark.parametrize("kind", ["container", "kubernetes"])
+def test_the_usual_image_is_said_to_be_of_ones_own_making(kind: str) -> None:
+    assert "deploy/Containerfile" in instructions(replace(START, image=IMAGE))[kind]
+    assert "deploy/Containerfile" not in instructions(START)[kind]
+    assert (Path(__file__).parents[3] / "deploy" / "Containerfile").is_file()
+
+
+def test_the_file_that_output_goes_to_is_known_by_its_descriptor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "secret"
+    with file.open("w") as written:
+        descriptor = Path(f"/proc/self/fd/{written.fileno()}")
+        assert secret_file(descriptor) == str(file)
+        monkeypatch.chdir(tmp_path)
+        assert secret_file(descriptor) == "./secret"
+    assert secret_file(Path("/dev/null")) == "FILE"
+    assert secret_file(tmp_path / "nothing here") == "FILE"
 
 
 def test_the_manifest_is_what_it_says() -> None:

@@ -1,4 +1,4 @@
-"""`drtp drain, join`: the operator's calls to a running control plane, over its socket."""
+"""`drtp drain, join, kubeconfig`: the operator's calls to a running control plane, over its socket."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 import click
 import msgspec
 
+from drtp.api.people import SYSTEM_MASTERS
+from drtp.kit.secret import Secret
 from drtp.main.commands.options import OutputForm, output_option
 from drtp.main.embedded.layout import Layout
 from drtp.main.embedded.operator_client import OperatorClient
@@ -50,9 +52,30 @@ def join(role: str, name: str, *, data_dir: Path, lifetime: int, uses: int, outp
     click.echo(f"Good until {made['expiresAt']}. Give it to `drtp {role} --name {name} --join-file -`.", err=True)
 
 
-def _call(data_dir: Path, target: str, body: dict[str, Any]) -> dict[str, Any]:
+@click.command()
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@_data_dir
+@click.option("--name", default="operator", show_default=True, help="Whose it is, as the audit log names them.")
+@click.option("--days", type=click.IntRange(1, 365), default=30, show_default=True, help="How long it is good.")
+def kubeconfig(file: Path, data_dir: Path, *, name: str, days: int) -> None:
+    """Write an operator's kubeconfig to FILE.
+
+    It is for kubectl and for `datumctl --context FILE`, and may do everything: keep it safe.
+    """
+    # Late: the other commands need no YAML.
+    from drtp.client.context import Context, save_kubeconfig
+
+    facts = _call(data_dir, "/v1/access")
+    ask = {"name": name, "namespaces": ["default"], "groups": [SYSTEM_MASTERS], "lifetimeS": days * 86400}
+    token = Secret(str(_call(data_dir, "/v1/tokens", ask)["token"]))
+    ca = str(facts["ca"]).encode()
+    save_kubeconfig(file, Context(api=str(facts["api"]), ca_pem=ca, namespace="default", token=token))
+    click.echo(f"{file} is good for {days} days, for kubectl and `datumctl --context {file}`.", err=True)
+
+
+def _call(data_dir: Path, target: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
     layout = Layout(data_dir.absolute())
     # Below `drtp up` the control plane has a directory of its own.
     inner = layout.operator_socket
     socket = inner if inner.exists() else layout.root / "operator.sock"
-    return asyncio.run(OperatorClient(socket).call("POST", target, body))
+    return asyncio.run(OperatorClient(socket).call("GET" if body is None else "POST", target, body))

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from drtp.agent.settings import LocalAddress
 from drtp.kit.secret import Secret
 from drtp.main.commands.options import OutputForm, output_option
 from drtp.main.datum.connect_places import Place, address_of, check_apart, place_of
@@ -26,7 +27,7 @@ class ConnectSettings:
     state_dir: Path | None
     once: bool
     drain_s: float
-    inspector: tuple[str, int] | None
+    inspector: LocalAddress | None
     output: OutputForm
 
 
@@ -79,7 +80,7 @@ def connect(services: tuple[str, ...], output: OutputForm, **options: Any) -> in
         state_dir=options["state_dir"],
         once=options["once"],
         drain_s=options["drain"],
-        inspector=address_of(options["inspector"], "--inspector") if options["inspector"] else None,
+        inspector=LocalAddress(*address_of(options["inspector"], "--inspector")) if options["inspector"] else None,
         output=output,
     )
     return run_async(run_connect(settings, Invocation.current()))

@@ -41,7 +41,8 @@ from drtp.main.shell import run_async
 def service(name: str, *, namespace: str | None, output: OutputForm, **options: Any) -> int:
     """Define the service NAME, or PROJECT/NAME, and make a one-time secret for the agent that is to serve it.
 
-    The secret is printed once, on stdout alone; how to start an agent with it is told beside it.
+    The secret is printed once, on stdout. How to start an agent is told on stderr: with the secret in it, ready to
+    paste, where both are a terminal, else with the file that holds it.
     """
     return run_async(_service(Invocation.current(), name, namespace, options, output))
 
@@ -56,7 +57,7 @@ async def _service(
         made = await api.create(wanted, PLURAL, namespace=where)
         told: dict[str, Any] = {"service": f"{where}/{name}", "uid": made["metadata"]["uid"]}
         if not options["no_secret"]:
-            told |= await make_secret(api, where, name, SecretAsk.of(options))
+            told |= await make_secret(api, where, name, SecretAsk.of(options, output))
     if options["no_secret"] and output is OutputForm.TEXT:
         click.echo(f"{told['service']} ({told['uid']}) made", err=True)
     else:

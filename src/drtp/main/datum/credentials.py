@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -21,27 +23,47 @@ C = TypeVar("C", bound=Callable[..., Any])
 
 IDENTITY = "identity.datumapis.com/v1alpha"
 
+_SOME_FILE = "FILE"
+"""Where whoever reads the instructions has put the secret."""
+
 
 @dataclass(frozen=True)
 class SecretAsk:
-    """What the secret is to be good for. `kept_in`: the Secret that holds it, "" shows it."""
+    """What the secret is to be good for. `kept_in`: the Secret that holds it, "" shows it.
+
+    `secret_file`: what the instructions name in place of the secret; "" where they may have it in them.
+    """
 
     uses: int
     lifetime_s: int
     sources: tuple[str, ...]
     kept_in: str
     image: str
+    secret_file: str = ""
 
     @classmethod
-    def of(cls, options: dict[str, Any]) -> SecretAsk:
-        """From the options of `secret_options`."""
+    def of(cls, options: dict[str, Any], output: OutputForm) -> SecretAsk:
+        """From the options of `secret_options`, and where this program's output goes."""
+        to_a_terminal = sys.stdout.isatty() and sys.stderr.isatty()
         return cls(
             uses=options["uses"],
             lifetime_s=options["lifetime"] * 60,
             sources=options["sources"],
             kept_in=options["keep_in"] or "",
             image=options["image"],
+            secret_file="" if output is OutputForm.JSON or to_a_terminal else secret_file(Path("/proc/self/fd/1")),
         )
+
+
+def secret_file(descriptor: Path) -> str:
+    """The file that `descriptor` leads to, as a shell here names it; FILE where it is none or cannot be known."""
+    try:
+        path = descriptor.resolve(strict=True)
+    except OSError:
+        return _SOME_FILE
+    if not path.is_file():
+        return _SOME_FILE
+    return f"./{path.relative_to(Path.cwd())}" if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def secret_options(command: C) -> C:
@@ -71,14 +93,15 @@ def credentials(
 ) -> int:
     """Make a one-time secret for an agent that is to serve SERVICE, which is NAME or PROJECT/NAME.
 
-    It is printed once, on stdout alone, and kept nowhere.
+    It is printed on stdout, and kept nowhere. How to start an agent is told on stderr: with the secret in it, ready to
+    paste, where both are a terminal, else with the file that holds it.
     """
     if service_account is not None and service is None:
-        ask = SecretAsk.of(options)
+        ask = SecretAsk.of(options, output)
         return run_async(_account_secret(Invocation.current(), service_account, namespace, ask, output))
     if service is None or service_account is not None:
         raise Misused("DRTP-7002", "A secret is for one service, or for one service account.")
-    return run_async(_credentials(Invocation.current(), service, namespace, SecretAsk.of(options), output))
+    return run_async(_credentials(Invocation.current(), service, namespace, SecretAsk.of(options, output), output))
 
 
 async def _account_secret(
@@ -124,12 +147,13 @@ async def make_secret(api: ApiClient, namespace: str, service: str, ask: SecretA
     told |= {"uses": ask.uses}
     if ask.kept_in:
         return told | {"keptIn": ask.kept_in}
-    start = Start(namespace, service, status["secret"], ask.uses, ask.image)
+    shown = "" if ask.secret_file else status["secret"]
+    start = Start(namespace, service, shown, ask.uses, ask.image, ask.secret_file)
     return told | {"secret": status["secret"], "instructions": instructions(start)}
 
 
 def tell(made: dict[str, Any], output: OutputForm) -> None:
-    """The secret alone on stdout; for people the instructions beside it."""
+    """The secret alone on stdout; for people the instructions beside it, on stderr."""
     if output is OutputForm.JSON:
         click.echo(msgspec.json.encode(made).decode())
         return

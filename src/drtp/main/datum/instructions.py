@@ -1,7 +1,8 @@
 """How to start an agent with a one-time secret, as text to paste: for a shell, a container, systemd and Kubernetes.
 
-The secret is in a here-document or a manifest, never in the arguments of a program, and nothing else is needed on the
-machine. After the first start the agent lives on its state, and the secret is worth nothing.
+The secret is in a here-document or a manifest, or in the file that they name, never in the arguments of a program, and
+nothing else is needed on the machine. After the first start the agent lives on its state, and the secret is worth
+nothing.
 """
 
 from __future__ import annotations
@@ -17,16 +18,28 @@ NAME_MAX = 52
 
 _END = "END_OF_SECRET"
 
+_KEPT = """\
+apiVersion: v1
+kind: Secret
+metadata: {{name: {unit}}}
+stringData: {{secret: "{secret}"}}
+---
+"""
+
 
 @dataclass(frozen=True)
 class Start:
-    """What an agent is started for. `replicas`: as many as the secret lets in."""
+    """What an agent is started for. `replicas`: as many as the secret lets in.
+
+    `secret_file`: where the secret is; with it the text names that file and does not have the secret.
+    """
 
     namespace: str
     service: str
-    secret: str
+    secret: str = ""
     replicas: int = 1
     image: str = IMAGE
+    secret_file: str = ""
 
     @property
     def named(self) -> str:
@@ -49,23 +62,28 @@ def instructions(start: Start) -> dict[str, str]:
     }
 
 
+def _source(start: Start, standard_input: str) -> tuple[str, str]:
+    """What a command reads the secret from, and what has to follow the command's line for that."""
+    if start.secret_file:
+        return shlex.quote(start.secret_file), ""
+    return standard_input, f" <<'{_END}'\n{start.secret}\n{_END}"
+
+
 def _shell(start: Start) -> str:
     state = shlex.quote(f"./{start.unit}")
     serve = f"datumctl serve --service {shlex.quote(start.named)} --state-dir {state}"
+    source, document = _source(start, "-")
     return f"""\
 # The next starts: {serve}
-{serve} --secret-file - <<'{_END}'
-{start.secret}
-{_END}
+{serve} --secret-file {source}{document}
 """
 
 
 def _container(start: Start) -> str:
+    source, document = _source(start, "/dev/stdin")
     return f"""\
-umask 077
-cat > {start.unit}.secret <<'{_END}'
-{start.secret}
-{_END}
+# {_image_words(start)}
+install -m 600 {source} {start.unit}.secret{document}
 docker run --detach --restart unless-stopped --name {start.unit} \\
   --volume {start.unit}:/state --volume "$PWD/{start.unit}.secret:/run/secrets/drtp:ro" \\
   {shlex.quote(start.image)} \\
@@ -73,12 +91,17 @@ docker run --detach --restart unless-stopped --name {start.unit} \\
 """
 
 
+def _image_words(start: Start) -> str:
+    if start.image != IMAGE:
+        return f"{start.image} has datumctl on its path."
+    return f"The image {IMAGE} is one of your own making: deploy/Containerfile says how; --image names another."
+
+
 def _systemd(start: Start) -> str:
+    source, document = _source(start, "/dev/stdin")
     return f"""\
 sudo install -d -m 700 /etc/drtp
-sudo install -m 600 /dev/stdin /etc/drtp/{start.unit}.secret <<'{_END}'
-{start.secret}
-{_END}
+sudo install -m 600 {source} /etc/drtp/{start.unit}.secret{document}
 sudo install -m 644 /dev/stdin /etc/systemd/system/{start.unit}.service <<'END_OF_UNIT'
 [Unit]
 Description=DRTP agent of {start.named}
@@ -106,14 +129,14 @@ sudo systemctl enable --now {start.unit}.service
 
 
 def _kubernetes(start: Start) -> str:
+    before, secret = "", _KEPT.format(unit=start.unit, secret=start.secret)
+    if start.secret_file:
+        before = f"kubectl create secret generic {start.unit} --from-file=secret={shlex.quote(start.secret_file)}\n"
+        secret = ""
     return f"""\
-kubectl apply -f - <<'END_OF_MANIFEST'
-apiVersion: v1
-kind: Secret
-metadata: {{name: {start.unit}}}
-stringData: {{secret: "{start.secret}"}}
----
-apiVersion: apps/v1
+# {_image_words(start)}
+{before}kubectl apply -f - <<'END_OF_MANIFEST'
+{secret}apiVersion: apps/v1
 kind: StatefulSet
 metadata: {{name: {start.unit}}}
 spec:

@@ -12,6 +12,7 @@ from drtp.client.api import ApiClient
 from drtp.main.commands.options import OutputForm, output_option
 from drtp.main.datum.access import access, namespace_option
 from drtp.main.datum.invocation import Invocation, context_option
+from drtp.main.datum.naming import in_project
 from drtp.main.shell import run_async
 
 _IDENTITY = "identity.datumapis.com/v1alpha"
@@ -41,8 +42,12 @@ def agent(uid: str, namespace: str | None, reason: str, output: OutputForm) -> i
 @_reason_option
 @output_option
 def service(service: str, namespace: str | None, reason: str, output: OutputForm) -> int:
-    """Revoke every agent that serves SERVICE, and its unspent secrets. The service itself stays."""
-    return _run("service", service, namespace, reason, output)
+    """Revoke every agent that serves SERVICE, which is NAME or PROJECT/NAME, and its unspent secrets.
+
+    The service itself stays.
+    """
+    project, name = in_project(service, namespace, "")
+    return _run("service", name, project or None, reason, output)
 
 
 @revoke.command()

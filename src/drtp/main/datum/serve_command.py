@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from drtp.agent.settings import PORTS_TRIED, LocalAddress
 from drtp.client.joining import EdgeAddress
 from drtp.kit.secret import Secret
 from drtp.main.commands.options import Location, OutputForm, moved_option, output_option
@@ -17,7 +18,7 @@ from drtp.main.datum.invocation import Invocation, context_option, proxy_option
 from drtp.main.datum.serve_request import ServeRequest, ServeSettings, check, networks
 from drtp.main.shell import Misused, run_async
 
-INSPECTOR = ("127.0.0.1", 4040)
+INSPECTOR = LocalAddress("127.0.0.1", 4040, PORTS_TRIED)
 """Where ngrok's users look; the next free port if it is taken."""
 
 
@@ -72,7 +73,11 @@ INSPECTOR = ("127.0.0.1", 4040)
     "--drain", type=click.FloatRange(0), default=30.0, show_default=True, help="Seconds for visitors to finish."
 )
 @proxy_option
-@click.option("--inspector", metavar="ADDR:PORT", help="Local status pages.  [default: 127.0.0.1:4040]")
+@click.option(
+    "--inspector",
+    metavar="ADDR:PORT",
+    help="Local status pages.  [default: 127.0.0.1:4040, or the next free]",
+)
 @click.option("--no-inspector", is_flag=True, help="No local status pages.")
 @click.option(
     "-f",
@@ -196,7 +201,7 @@ def _is_enrolled(state_dir: Path | None) -> bool:
     return state_dir is not None and has_identity(state_dir)
 
 
-def _inspector(options: dict[str, Any]) -> tuple[str, int] | None:
+def _inspector(options: dict[str, Any]) -> LocalAddress | None:
     if options["no_inspector"]:
         return None
     written: str | None = options["inspector"]
@@ -205,4 +210,4 @@ def _inspector(options: dict[str, Any]) -> tuple[str, int] | None:
     host, _, port = written.rpartition(":")
     if not port.isdecimal() or int(port) > 65535:
         raise Misused("DRTP-7002", f"--inspector {written} is not address:port.", "Such as 127.0.0.1:4040.")
-    return host.strip("[]") or "127.0.0.1", int(port)
+    return LocalAddress(host.strip("[]") or "127.0.0.1", int(port))

@@ -7,6 +7,7 @@ import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
 
+from drtp.agent.settings import LocalAddress
 from drtp.api.drtp import Protocol, ProxyProtocol
 from drtp.client.joining import EdgeAddress
 from drtp.kit.secret import Secret
@@ -55,7 +56,7 @@ class ServeSettings:
     allow_target: bool = False
     moved: bool = False
     """The state directory was moved, and the original is gone."""
-    inspector: tuple[str, int] | None = None
+    inspector: LocalAddress | None = None
     drain_s: float = 30.0
     output: OutputForm = OutputForm.TEXT
 

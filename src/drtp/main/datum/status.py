@@ -75,7 +75,7 @@ async def _status(invocation: Invocation, service: str | None, namespace: str | 
     if output is OutputForm.JSON:
         click.echo(msgspec.json.encode(lines).decode())
     else:
-        _print(lines)
+        _print(lines, where)
     return Exit.UNAVAILABLE if service and not lines[0].ready else Exit.CLEAN
 
 
@@ -119,14 +119,19 @@ def line_of(service: DRTPService, connections: Sequence[DRTPConnection]) -> Serv
     )
 
 
+def nothing_in(project: str) -> str:
+    """What is said of a project without services: others may have some."""
+    return f"No services in project {project}. `datumctl serve localhost:8080` makes one; --namespace names another project."
+
+
 def _written(address: ServiceAddress) -> str:
     host = address.hostname or address.ip or ""
     return address.url or (host_port(host, address.port) if address.port else host)
 
 
-def _print(lines: list[ServiceLine]) -> None:
+def _print(lines: list[ServiceLine], project: str) -> None:
     if not lines:
-        click.echo("No services. `datumctl serve localhost:8080` makes one.", err=True)
+        click.echo(nothing_in(project), err=True)
         return
     rows = [
         (one.service if first else "", ("yes" if one.ready else "no") if first else "", address)
