@@ -13,7 +13,7 @@ import click
 import pytest
 
 from drtp.kit.errors import Conflict, DrtpError, Invalid, NotFound, Refused, Retryable, Terminal
-from drtp.main.shell import Exit, Misconfigured, Misused, exit_status, expected_error, explain, run
+from drtp.main.shell import Exit, Misconfigured, Misused, exit_status, expected_error, explain, run, until
 
 BIN = Path(sys.executable).parent
 
@@ -34,6 +34,23 @@ def program(*argv: str, home: Path, **more: str) -> subprocess.CompletedProcess[
 def test_the_page_is_that_of_the_code_that_the_api_gave() -> None:
     lines = click.unstyle(explain(Refused("DRTP-3010", "Not yours (DRTP-1012)", "Ask."))).splitlines()
     assert lines == ["error: Not yours", "   do: Ask.", "  see: DRTP-1012, docs/errors/DRTP-1012.md"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (("serve", "--nam", "x"), "error: No such option '--nam'. (Did you mean '--name'?)"),
+        (("serve", "8080", "--port"), "error: Option '--port' requires an argument."),
+        (("srve",), "error: No such command 'srve'. Did you mean 'serve'?"),
+    ],
+)
+def test_a_sentence_ends_once(tmp_path: Path, argv: tuple[str, ...], said: str) -> None:
+    done = program("datumctl", *argv, home=tmp_path)
+    assert done.stderr.splitlines()[0] == said
+
+
+def test_instants_are_told_to_the_second() -> None:
+    assert until("2026-12-27T03:40:00.917943+00:00") == until("2026-12-27T03:40:00Z") == "2026-12-27 03:40:00 UTC"
 
 
 def test_a_mistyped_command_is_told_its_neighbour(tmp_path: Path) -> None:

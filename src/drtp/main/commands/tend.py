@@ -14,6 +14,7 @@ from drtp.kit.secret import Secret
 from drtp.main.commands.options import OutputForm, output_option
 from drtp.main.embedded.layout import Layout
 from drtp.main.embedded.operator_client import OperatorClient
+from drtp.main.shell import until
 
 _data_dir = click.option(
     "--data-dir",
@@ -49,7 +50,9 @@ def join(role: str, name: str, *, data_dir: Path, lifetime: int, uses: int, outp
         click.echo(msgspec.json.encode(made).decode())
         return
     click.echo(made["secret"])
-    click.echo(f"Good until {made['expiresAt']}. Give it to `drtp {role} --name {name} --join-file -`.", err=True)
+    click.echo(
+        f"Good until {until(made['expiresAt'])}. Give it to `drtp {role} --name {name} --join-file -`.", err=True
+    )
 
 
 @click.command()

@@ -16,7 +16,7 @@ from drtp.client.signin import fresh_token
 from drtp.kit.errors import Refused
 from drtp.main.datum.access import access
 from drtp.main.datum.invocation import Invocation, context_option, proxy_option
-from drtp.main.shell import run_async
+from drtp.main.shell import run_async, until
 
 IDENTITY = "identity.datumapis.com/v1alpha"
 
@@ -110,5 +110,5 @@ async def _certify(invocation: Invocation, path: Path) -> int:
         key_pem=key,
     )
     save_kubeconfig(path, proven)
-    click.echo(f"{path} is good until {status['expires']}", err=True)
+    click.echo(f"{path} is good until {until(status['expires'])}", err=True)
     return 0

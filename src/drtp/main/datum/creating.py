@@ -25,7 +25,7 @@ from drtp.main.datum.invocation import Invocation, context_option
 from drtp.main.datum.passwords import create_password
 from drtp.main.datum.programs import service_account
 from drtp.main.datum.tokens import create_token
-from drtp.main.shell import Misused, run_async
+from drtp.main.shell import Misused, run_async, until
 from drtp.rules.permissions import ORGANIZATION_ROLES
 
 ROLES = {"admin": "admin", "editor": "edit", "viewer": "view"}
@@ -165,7 +165,7 @@ async def _user(invocation: Invocation, name: str, place: _Place, options: dict[
         save_kubeconfig(options["kubeconfig"], context)
     told = {"user": name, "uid": status["uid"], "project": where, "role": place.role, "expires": status["expires"]}
     told |= {"organization": where} if place.organization else {}
-    line = f"{name} is {place.role} in {where}, with {options['theirs']} until {status['expires']}"
+    line = f"{name} is {place.role} in {where}, with {options['theirs']} until {until(status['expires'])}"
     _said(options["output"], line, **told)
     return 0
 
