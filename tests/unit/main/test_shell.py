@@ -7,12 +7,15 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import pytest
 
 from drtp.kit.errors import Conflict, DrtpError, Invalid, NotFound, Refused, Retryable, Terminal
+from drtp.main.datumctl import cli as datumctl_cli
+from drtp.main.operator import cli as operator_cli
 from drtp.main.shell import Exit, Misconfigured, Misused, exit_status, expected_error, explain, run, until
 
 BIN = Path(sys.executable).parent
@@ -36,10 +39,34 @@ def test_the_page_is_that_of_the_code_that_the_api_gave() -> None:
     assert lines == ["error: Not yours", "   do: Ask.", "  see: DRTP-1012, docs/errors/DRTP-1012.md"]
 
 
+def _groups(group: click.Group, path: str) -> Iterator[tuple[str, click.Group]]:
+    """It and every group in it, by what one types."""
+    yield path, group
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        if isinstance(command, click.Group):
+            yield from _groups(command, f"{path} {name}")
+
+
+@pytest.mark.parametrize(("program", "cli"), [("drtp", operator_cli), ("datumctl", datumctl_cli)])
+def test_no_summary_in_the_help_is_cut(program: str, cli: click.Group) -> None:
+    cut = {
+        path: line
+        for path, group in _groups(cli, program)
+        for line in group.get_help(click.Context(group, info_name=path, terminal_width=80)).splitlines()
+        if line.endswith("...") and not line.startswith("Usage")
+    }
+    assert cut == {}
+
+
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (("serve", "--nam", "x"), "error: No such option '--nam'. (Did you mean '--name'?)"),
+        (
+            ("serve", "--nme", "x"),
+            "error: No such option '--nme'. (Did you mean one of: '--moved', '--name', '--once'?)",
+        ),
         (("serve", "8080", "--port"), "error: Option '--port' requires an argument."),
         (("srve",), "error: No such command 'srve'. Did you mean 'serve'?"),
     ],

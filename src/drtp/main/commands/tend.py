@@ -25,7 +25,7 @@ _data_dir = click.option(
 )
 
 
-@click.command()
+@click.command(short_help="Take a tunnel server out of use.")
 @click.argument("server")
 @_data_dir
 @click.option("--back", is_flag=True, help="Take it back into use.")
@@ -35,7 +35,7 @@ def drain(server: str, data_dir: Path, *, back: bool) -> None:
     click.echo(f"{server} {'is in use again' if back else 'takes no new connections'}", err=True)
 
 
-@click.command()
+@click.command(short_help="Make the string that a POP or gateway joins with.")
 @click.argument("role", type=click.Choice(["pop", "gateway"]))
 @click.argument("name")
 @_data_dir

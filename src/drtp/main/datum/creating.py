@@ -69,7 +69,7 @@ create.add_command(create_token)
 create.add_command(create_password)
 
 
-@create.command()
+@create.command(short_help="Make an organisation, with its own project.")
 @click.argument("name")
 @context_option
 @output_option
@@ -78,7 +78,7 @@ def organization(name: str, output: OutputForm) -> int:
     return run_async(_organization(Invocation.current(), name, output))
 
 
-@create.command()
+@create.command(short_help="Make a project, which is a namespace.")
 @click.argument("name")
 @context_option
 @click.option("--organization", help="Whose project it is; better: ORGANIZATION/NAME.")
@@ -91,7 +91,7 @@ def project(name: str, organization: str | None, output: OutputForm) -> int:
     return run_async(_project(Invocation.current(), own, owner, organization, output))
 
 
-@create.command()
+@create.command(short_help="Make a user with a role, or add a role.")
 @click.argument("name")
 @context_option
 @click.option("--organization", help="Whose projects the user works in, the later ones too.")

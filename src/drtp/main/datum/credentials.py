@@ -81,7 +81,7 @@ def secret_options(command: C) -> C:
     return command
 
 
-@click.command()
+@click.command(short_help="Make a one-time secret for an agent.")
 @click.argument("service", required=False)
 @context_option
 @namespace_option

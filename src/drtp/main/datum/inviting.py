@@ -33,7 +33,7 @@ def invitation(organization: str, role: str, days: int, output: OutputForm) -> i
     return run_async(_invitation(Invocation.current(), organization, role, days, output))
 
 
-@click.command()
+@click.command(short_help="Accept an invitation to an organisation.")
 @context_option
 @click.option(
     "--invitation-file",

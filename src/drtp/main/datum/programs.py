@@ -19,7 +19,7 @@ from drtp.main.datum.naming import in_project
 from drtp.main.shell import run_async, until
 
 
-@click.command("service-account")
+@click.command("service-account", short_help="Make a program's account in a project.")
 @click.argument("name")
 @context_option
 @namespace_option

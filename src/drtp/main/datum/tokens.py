@@ -22,7 +22,7 @@ ACCOUNT_DAYS_MAX = 90
 """What the API gives a program at most."""
 
 
-@click.command("token")
+@click.command("token", short_help="Make a token of your own, for a program.")
 @context_option
 @click.option("--project", "projects", multiple=True, help="Good in this project alone; repeat it.  [default: in all]")
 @click.option("--days", type=click.IntRange(1, 365), default=30, show_default=True, help="How long it is good.")
