@@ -76,13 +76,14 @@ install: .venv/.installed
 
 .venv/.requirements: requirements/all.txt tools/preflight
 	@PYTHON=$(PYTHON) tools/preflight
-	@echo "installing the locked requirements into .venv" >&2
+	@echo "1 of 3: installing the locked requirements into .venv" >&2
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/all.txt
+	@tools/stage $(BIN)/pip install --disable-pip-version-check --require-hashes --progress-bar off -r requirements/all.txt
 	@touch $@
 
 .venv/.installed: .venv/.requirements pyproject.toml $(RUST_SOURCES)
-	@echo "building the native core (some minutes the first time)" >&2
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
+	@echo "2 of 3: compiling the native core (up to 20 minutes the first time on a small machine)" >&2
+	@PATH="$(CURDIR)/$(BIN):$$PATH" tools/stage $(BIN)/pip install --verbose --disable-pip-version-check --no-build-isolation --no-deps --editable .
+	@echo "3 of 3: compiling the Python modules" >&2
 	@$(BIN)/python -m compileall -q src
 	@touch $@

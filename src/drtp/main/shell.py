@@ -93,6 +93,11 @@ def explain(error: DrtpError) -> str:
     return "\n".join([*lines, f"  see: {code}, {PAGES}/{code}.md"])
 
 
+def until(instant: str) -> str:
+    """An RFC 3339 instant in UTC as people read it, to the second."""
+    return f"{instant[:19].replace('T', ' ')} UTC"
+
+
 class LazyGroup(click.Group):
     """A group whose commands are imported when they are called: start-up time is part of the product."""
 
@@ -168,11 +173,16 @@ def _told(fault: Exception, name: str) -> Exit:
         click.echo(fault.format_message(), err=True)
         return Exit.USAGE
     if isinstance(fault, click.ClickException):
-        error: DrtpError = Misused("DRTP-7002", f"{fault.format_message().rstrip('.')}.", _help_for(fault, name))
+        error: DrtpError = Misused("DRTP-7002", _sentence(fault.format_message()), _help_for(fault, name))
     else:
         error = fault if isinstance(fault, DrtpError) else _unexpected(fault)
     click.echo(explain(error), err=True)
     return exit_status(error)
+
+
+def _sentence(text: str) -> str:
+    """With one full stop, where it has no end of its own."""
+    return text if text.endswith((".", "?", "?)", ".)")) else f"{text}."
 
 
 def _help_for(fault: click.ClickException, name: str) -> str:

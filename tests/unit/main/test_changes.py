@@ -206,6 +206,26 @@ def test_blockers_of_an_old_plan_are_not_said(capsys: pytest.CaptureFixture[str]
     assert "blocked" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("width", [60, 72, 80, 100])
+def test_no_word_but_a_name_is_cut_on_the_screen(width: int) -> None:
+    pop = replace(
+        VIEW.pops[0], name="worker-001-nyc-ac.embedded.tunnel.x", state=ClientStatus.CONNECTING,
+        round_trip_ms=5.1, round_trip_floor_ms=4.9, jitter_ms=10.25, loss=0.0,
+    )  # fmt: skip
+    flow = FlowRecord(
+        ended_unix_ms=1, visitor="198.51.100.207:50123", service="default/machine-8080-168f72", connection="c1",
+        bytes_in=5_000_000, bytes_out=1_234, duration_ms=12_345, outcome="finished",
+    )  # fmt: skip
+    paper = io.StringIO()
+    console = Console(file=paper, width=width, color_system=None)
+    console.print(picture(replace(VIEW, pops=(pop,), flows=(flow,)), {"web": "http://localhost:8080"}, width))
+    cut = [word for line in paper.getvalue().splitlines() for word in line.split()[1:] if "…" in word]
+    assert cut == []
+    assert "Connecting" in paper.getvalue()
+    assert "5.1 ms" in paper.getvalue()
+    assert "12345.0 ms" in paper.getvalue()
+
+
 @pytest.mark.parametrize("width", [40, 72, 120])
 def test_the_screen_fits_its_terminal_and_escapes_strangers(width: int) -> None:
     flow = FlowRecord(

@@ -28,7 +28,7 @@ _data_dir = click.option(
 )
 
 
-@click.group()
+@click.group(short_help="Read the audit log: who did what, and when.")
 def audit() -> None:
     """Read the audit log: who did what, from where, and whether it was allowed."""
 
@@ -82,7 +82,7 @@ def verify(file: Path | None, data_dir: Path | None, heads: tuple[str, ...], out
     return None
 
 
-@audit.command()
+@audit.command(short_help="Write the lines to stdout, oldest first.")
 @_data_dir
 @filters
 @click.option("--project", default="", help="Events of this project.")

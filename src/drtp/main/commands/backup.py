@@ -18,7 +18,7 @@ _data_dir = click.option(
 )
 
 
-@click.command()
+@click.command(short_help="Write a backup of the control plane.")
 @click.argument("file", type=_file)
 @_data_dir
 def backup(file: Path, data_dir: Path) -> None:
@@ -32,7 +32,7 @@ def backup(file: Path, data_dir: Path) -> None:
     )
 
 
-@click.command()
+@click.command(short_help="Put a backup in place of a control plane.")
 @click.argument("file", type=_file)
 @_data_dir
 def restore(file: Path, data_dir: Path) -> None:

@@ -47,7 +47,7 @@ def status(data_dir: Path, output: OutputForm) -> None:
     _tell(_call(data_dir, "GET"), output)
 
 
-@ca.command()
+@ca.command(short_help="Make new intermediates, or a new root.")
 @_data_dir
 @click.option("--root", is_flag=True, help="The root too, step by step, while everybody works.")
 @click.option(
@@ -83,7 +83,7 @@ def step(data_dir: Path, *, force: bool, output: OutputForm) -> None:
     _tell(_call(data_dir, "POST", {"do": "step", "force": force}), output)
 
 
-@ca.command()
+@ca.command(short_help="Return to the former root.")
 @_data_dir
 @output_option
 def rollback(data_dir: Path, output: OutputForm) -> None:

@@ -11,7 +11,7 @@ from drtp.main.shell import LazyGroup
 config = LazyGroup("Look at settings.", commands_at={"check": "drtp.main.commands.config:check"})
 
 
-@click.command()
+@click.command(short_help="Check files and directories.")
 @click.option("--context", type=click.Path(dir_okay=False, path_type=Path), envvar="DRTP_CONTEXT", help="Context file.")
 @click.option("-f", "--file", type=click.Path(dir_okay=False, path_type=Path), help="Services for `datumctl serve -f`.")
 @click.option(

@@ -12,7 +12,7 @@ from drtp.main.embedded.layout import Layout
 from drtp.main.embedded.operating import ask_supervisor
 
 
-@click.command()
+@click.command(short_help="Restart parts of a running `drtp up`.")
 @click.argument("parts", nargs=-1, required=True, metavar="PART...")
 @click.option(
     "--data-dir",

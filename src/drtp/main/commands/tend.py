@@ -14,6 +14,7 @@ from drtp.kit.secret import Secret
 from drtp.main.commands.options import OutputForm, output_option
 from drtp.main.embedded.layout import Layout
 from drtp.main.embedded.operator_client import OperatorClient
+from drtp.main.shell import until
 
 _data_dir = click.option(
     "--data-dir",
@@ -24,7 +25,7 @@ _data_dir = click.option(
 )
 
 
-@click.command()
+@click.command(short_help="Take a tunnel server out of use.")
 @click.argument("server")
 @_data_dir
 @click.option("--back", is_flag=True, help="Take it back into use.")
@@ -34,7 +35,7 @@ def drain(server: str, data_dir: Path, *, back: bool) -> None:
     click.echo(f"{server} {'is in use again' if back else 'takes no new connections'}", err=True)
 
 
-@click.command()
+@click.command(short_help="Make the string that a POP or gateway joins with.")
 @click.argument("role", type=click.Choice(["pop", "gateway"]))
 @click.argument("name")
 @_data_dir
@@ -49,7 +50,9 @@ def join(role: str, name: str, *, data_dir: Path, lifetime: int, uses: int, outp
         click.echo(msgspec.json.encode(made).decode())
         return
     click.echo(made["secret"])
-    click.echo(f"Good until {made['expiresAt']}. Give it to `drtp {role} --name {name} --join-file -`.", err=True)
+    click.echo(
+        f"Good until {until(made['expiresAt'])}. Give it to `drtp {role} --name {name} --join-file -`.", err=True
+    )
 
 
 @click.command()

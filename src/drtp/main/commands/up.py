@@ -24,7 +24,7 @@ from drtp.main.embedded.up import UpSettings, run_up
 from drtp.main.shell import run_async, set_up_logs
 
 
-@click.command()
+@click.command(short_help="Run everything on this machine.")
 @click.option(
     "--data-dir",
     type=click.Path(file_okay=False, path_type=Path),

@@ -25,7 +25,7 @@ _IDENTITY = "identity.datumapis.com/v1alpha"
 _everywhere = click.option("--all-projects", "-A", "everywhere", is_flag=True, help="All of it: for the operator.")
 
 
-@click.group()
+@click.group(short_help="Read the audit log: who did what, and when.")
 def audit() -> None:
     """Read the audit log: who did what, from where, and whether it was allowed."""
 
@@ -53,7 +53,7 @@ def list_(
     return run_async(_list(Invocation.current(), namespace, asked, limit, output, everywhere=everywhere))
 
 
-@audit.command()
+@audit.command(short_help="Have the whole chain checked.")
 @click.argument("file", required=False, type=click.Path(path_type=Path))
 @context_option
 @namespace_option
@@ -72,7 +72,7 @@ def verify(
     return run_async(_verify(Invocation.current(), namespace, heads, output, everywhere=everywhere))
 
 
-@audit.command()
+@audit.command(short_help="Write the lines to stdout, oldest first.")
 @context_option
 @namespace_option
 @_everywhere

@@ -16,7 +16,7 @@ from drtp.client.signin import fresh_token
 from drtp.kit.errors import Refused
 from drtp.main.datum.access import access
 from drtp.main.datum.invocation import Invocation, context_option, proxy_option
-from drtp.main.shell import run_async
+from drtp.main.shell import run_async, until
 
 IDENTITY = "identity.datumapis.com/v1alpha"
 
@@ -33,7 +33,7 @@ def auth() -> None:
     """Tokens, kubeconfigs and certificates, for other programs."""
 
 
-@auth.command("get-token")
+@auth.command("get-token", short_help="Print a token that is good now.")
 @context_option
 @proxy_option
 @click.option("--session", help="A host's session; this one has the context's only.")
@@ -62,7 +62,7 @@ def get_token(session: str | None, output: str) -> int:
     return 0
 
 
-@auth.command()
+@auth.command(short_help="Write a kubeconfig for this context.")
 @click.argument("path", type=click.Path(dir_okay=False, path_type=Path))
 @context_option
 def kubeconfig(path: Path) -> int:
@@ -72,7 +72,7 @@ def kubeconfig(path: Path) -> int:
     return 0
 
 
-@auth.command("control-plane")
+@auth.command("control-plane", short_help="Print where agents enrol.")
 @context_option
 @proxy_option
 def control_plane() -> int:
@@ -80,7 +80,7 @@ def control_plane() -> int:
     return run_async(_control_plane(Invocation.current()))
 
 
-@auth.command("client-certificate")
+@auth.command("client-certificate", short_help="Write a kubeconfig with a certificate.")
 @click.argument("path", type=click.Path(dir_okay=False, path_type=Path))
 @context_option
 @proxy_option
@@ -110,5 +110,5 @@ async def _certify(invocation: Invocation, path: Path) -> int:
         key_pem=key,
     )
     save_kubeconfig(path, proven)
-    click.echo(f"{path} is good until {status['expires']}", err=True)
+    click.echo(f"{path} is good until {until(status['expires'])}", err=True)
     return 0

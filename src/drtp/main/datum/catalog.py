@@ -22,7 +22,7 @@ _ENTRY_TITLES = ("publication", "title", "organization", "protocol", "access", "
 _REQUEST_TITLES = ("publication", "organization", "project", "subscription", "state", "since", "purpose")
 
 
-@click.group()
+@click.group(short_help="Find and share services across organisations.")
 def catalog() -> None:
     """Find services of other organisations, subscribe, and decide who may use yours."""
 
@@ -39,7 +39,7 @@ def list_command(namespace: str | None, output: OutputForm) -> int:
     return run_async(_list(Invocation.current(), namespace, output))
 
 
-@catalog.command()
+@catalog.command(short_help="Show a publication, and its subscribers.")
 @click.argument("publication")
 @context_option
 @namespace_option
@@ -79,7 +79,7 @@ def unsubscribe(subscription: str, namespace: str | None) -> int:
 # ---- the publisher's side --------------------------------------------------------------------------------------------
 
 
-@catalog.command()
+@catalog.command(short_help="Show who has subscribed.")
 @click.argument("publication", required=False)
 @context_option
 @namespace_option
@@ -89,7 +89,7 @@ def requests(publication: str | None, namespace: str | None, output: OutputForm)
     return run_async(_requests(Invocation.current(), publication, namespace, output))
 
 
-@catalog.command()
+@catalog.command(short_help="Let a subscriber use a publication.")
 @click.argument("publication")
 @click.argument("subscriber")
 @context_option
@@ -102,7 +102,7 @@ def approve(publication: str, subscriber: str, *, expires: str | None, **options
     return _decide(Decision.APPROVED, publication, subscriber, expires, options)
 
 
-@catalog.command()
+@catalog.command(short_help="Refuse a subscriber.")
 @click.argument("publication")
 @click.argument("subscriber")
 @context_option
@@ -114,7 +114,7 @@ def reject(publication: str, subscriber: str, **options: Any) -> int:
     return _decide(Decision.REJECTED, publication, subscriber, None, options)
 
 
-@catalog.command()
+@catalog.command(short_help="Take back what a subscriber was given.")
 @click.argument("publication")
 @click.argument("subscriber")
 @context_option

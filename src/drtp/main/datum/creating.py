@@ -25,7 +25,7 @@ from drtp.main.datum.invocation import Invocation, context_option
 from drtp.main.datum.passwords import create_password
 from drtp.main.datum.programs import service_account
 from drtp.main.datum.tokens import create_token
-from drtp.main.shell import Misused, run_async
+from drtp.main.shell import Misused, run_async, until
 from drtp.rules.permissions import ORGANIZATION_ROLES
 
 ROLES = {"admin": "admin", "editor": "edit", "viewer": "view"}
@@ -69,7 +69,7 @@ create.add_command(create_token)
 create.add_command(create_password)
 
 
-@create.command()
+@create.command(short_help="Make an organisation, with its own project.")
 @click.argument("name")
 @context_option
 @output_option
@@ -78,7 +78,7 @@ def organization(name: str, output: OutputForm) -> int:
     return run_async(_organization(Invocation.current(), name, output))
 
 
-@create.command()
+@create.command(short_help="Make a project, which is a namespace.")
 @click.argument("name")
 @context_option
 @click.option("--organization", help="Whose project it is; better: ORGANIZATION/NAME.")
@@ -91,7 +91,7 @@ def project(name: str, organization: str | None, output: OutputForm) -> int:
     return run_async(_project(Invocation.current(), own, owner, organization, output))
 
 
-@create.command()
+@create.command(short_help="Make a user with a role, or add a role.")
 @click.argument("name")
 @context_option
 @click.option("--organization", help="Whose projects the user works in, the later ones too.")
@@ -165,7 +165,7 @@ async def _user(invocation: Invocation, name: str, place: _Place, options: dict[
         save_kubeconfig(options["kubeconfig"], context)
     told = {"user": name, "uid": status["uid"], "project": where, "role": place.role, "expires": status["expires"]}
     told |= {"organization": where} if place.organization else {}
-    line = f"{name} is {place.role} in {where}, with {options['theirs']} until {status['expires']}"
+    line = f"{name} is {place.role} in {where}, with {options['theirs']} until {until(status['expires'])}"
     _said(options["output"], line, **told)
     return 0
 

@@ -20,7 +20,7 @@ from drtp.main.datum.target import parse_target
 from drtp.main.shell import run_async
 
 
-@click.command()
+@click.command(short_help="Define a service, with a one-time secret.")
 @click.argument("name")
 @context_option
 @namespace_option

@@ -17,7 +17,7 @@ from drtp.main.datum.access import access, namespace_option
 from drtp.main.datum.instructions import IMAGE, Start, instructions
 from drtp.main.datum.invocation import Invocation, context_option
 from drtp.main.datum.naming import in_project
-from drtp.main.shell import Misused, run_async
+from drtp.main.shell import Misused, run_async, until
 
 C = TypeVar("C", bound=Callable[..., Any])
 
@@ -81,7 +81,7 @@ def secret_options(command: C) -> C:
     return command
 
 
-@click.command()
+@click.command(short_help="Make a one-time secret for an agent.")
 @click.argument("service", required=False)
 @context_option
 @namespace_option
@@ -120,8 +120,9 @@ async def _account_secret(
         click.echo(msgspec.json.encode(told).decode())
         return 0
     click.echo(status["secret"])
-    until = f"{status['expires'][:16].replace('T', ' ')} UTC"
-    click.echo(f"\nGood until {until}: datumctl connect PROJECT/SERVICE --secret-file FILE", err=True)
+    click.echo(
+        f"\nGood until {until(status['expires'])}: datumctl connect PROJECT/SERVICE --secret-file FILE", err=True
+    )
     return 0
 
 
@@ -158,12 +159,12 @@ def tell(made: dict[str, Any], output: OutputForm) -> None:
         click.echo(msgspec.json.encode(made).decode())
         return
     agents = f"{made['uses']} agent{'s' if made['uses'] > 1 else ''}"
-    until = f"{made['expires'][:16].replace('T', ' ')} UTC"
+    good_until = until(made["expires"])
     if "secret" not in made:
-        click.echo(f"{made['service']}: in the Secret {made['keptIn']} until {until}, for {agents}", err=True)
+        click.echo(f"{made['service']}: in the Secret {made['keptIn']} until {good_until}, for {agents}", err=True)
         return
     click.echo(made["secret"])
-    click.echo(f"\n{made['service']} ({made['uid']})\nGood until {until}, for {agents}. Start one:", err=True)
+    click.echo(f"\n{made['service']} ({made['uid']})\nGood until {good_until}, for {agents}. Start one:", err=True)
     titles = {"shell": "in a shell", "container": "in a container", "systemd": "as a service of systemd"}
     for kind, text in made["instructions"].items():
         click.echo(f"\n# ---- {titles.get(kind, 'in Kubernetes')} ----\n{text}", err=True, nl=False)

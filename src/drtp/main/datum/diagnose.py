@@ -17,7 +17,7 @@ _COLOURS = {Verdict.OK: "green", Verdict.WARN: "yellow", Verdict.FAIL: "red"}
 _CHECK_WIDTH, _SUBJECT_WIDTH = 10, 34
 
 
-@click.command()
+@click.command(short_help="Look at the way to each tunnel server.")
 @click.argument("target", required=False)
 @context_option
 @proxy_option

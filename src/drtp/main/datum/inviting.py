@@ -16,7 +16,7 @@ from drtp.main.commands.options import OutputForm, output_option
 from drtp.main.datum.access import access
 from drtp.main.datum.credentials import IDENTITY
 from drtp.main.datum.invocation import Invocation, context_option
-from drtp.main.shell import Misused, run_async
+from drtp.main.shell import Misused, run_async, until
 from drtp.rules.permissions import ORGANIZATION_ROLES
 
 VARIABLE = "DRTP_INVITATION"
@@ -33,7 +33,7 @@ def invitation(organization: str, role: str, days: int, output: OutputForm) -> i
     return run_async(_invitation(Invocation.current(), organization, role, days, output))
 
 
-@click.command()
+@click.command(short_help="Accept an invitation to an organisation.")
 @context_option
 @click.option(
     "--invitation-file",
@@ -57,7 +57,7 @@ async def _invitation(invocation: Invocation, organization: str, role: str, days
         return 0
     click.echo(made["invitation"])
     click.echo(
-        f"\nFor one person, as {role} of {organization}, until {made['expires'][:16].replace('T', ' ')} UTC. "
+        f"\nFor one person, as {role} of {organization}, until {until(made['expires'])}. "
         "Whoever is signed in accepts it with\n  datumctl accept --invitation-file -",
         err=True,
     )

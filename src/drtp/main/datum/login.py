@@ -49,7 +49,7 @@ class _Wanted(NamedTuple):
     output: OutputForm
 
 
-@click.command()
+@click.command(short_help="Sign in, and keep it in the context.")
 @click.argument("api", required=False, metavar="[https://API]")
 @context_option
 @proxy_option

@@ -15,7 +15,7 @@ from drtp.main.datum.invocation import Invocation, context_option
 from drtp.main.shell import Misused, run_async
 
 
-@click.command("password")
+@click.command("password", short_help="Set a user's password.")
 @click.argument("name")
 @context_option
 def create_password(name: str) -> int:

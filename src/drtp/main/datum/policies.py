@@ -22,7 +22,7 @@ def policy() -> None:
     """Ask what access policies decide."""
 
 
-@policy.command()
+@policy.command(short_help="Decide whether somebody may reach a service.")
 @click.argument("service", metavar="[NAMESPACE/]SERVICE")
 @context_option
 @click.option(

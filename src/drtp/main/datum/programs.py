@@ -16,10 +16,10 @@ from drtp.main.commands.options import OutputForm, output_option
 from drtp.main.datum.access import access, namespace_option
 from drtp.main.datum.invocation import Invocation, context_option
 from drtp.main.datum.naming import in_project
-from drtp.main.shell import run_async
+from drtp.main.shell import run_async, until
 
 
-@click.command("service-account")
+@click.command("service-account", short_help="Make a program's account in a project.")
 @click.argument("name")
 @context_option
 @namespace_option
@@ -60,8 +60,8 @@ async def _service_account(
     if output is OutputForm.JSON:
         click.echo(msgspec.json.encode(told).decode())
     else:
-        until = f", with {theirs} until {told['expires']}" if theirs is not None else ""
-        click.echo(f"{told['serviceAccount']} is there{until}", err=True)
+        good = f", with {theirs} until {until(told['expires'])}" if theirs is not None else ""
+        click.echo(f"{told['serviceAccount']} is there{good}", err=True)
     return 0
 
 

@@ -62,7 +62,7 @@ def apply(filename: str, namespace: str | None) -> int:
     return run_async(_apply(Invocation.current(), filename, namespace))
 
 
-@click.command()
+@click.command(short_help="Delete resources, and cut their visitors.")
 @click.argument("kind", required=False)
 @click.argument("names", nargs=-1)
 @context_option

@@ -24,7 +24,7 @@ def revoke() -> None:
     """Take identities away: live connections are cut, new ones refused."""
 
 
-@revoke.command()
+@revoke.command(short_help="Revoke one agent.")
 @click.argument("uid")
 @context_option
 @namespace_option
@@ -35,7 +35,7 @@ def agent(uid: str, namespace: str | None, reason: str, output: OutputForm) -> i
     return _run("agent", uid, namespace, reason, output)
 
 
-@revoke.command()
+@revoke.command(short_help="Revoke every agent of a service.")
 @click.argument("service")
 @context_option
 @namespace_option
@@ -50,7 +50,7 @@ def service(service: str, namespace: str | None, reason: str, output: OutputForm
     return _run("service", name, project or None, reason, output)
 
 
-@revoke.command()
+@revoke.command(short_help="Shut a user's account.")
 @click.argument("name")
 @context_option
 @_reason_option
@@ -63,7 +63,7 @@ def user(name: str, reason: str, output: OutputForm) -> int:
     return _run("user", name, None, reason, output)
 
 
-@revoke.command()
+@revoke.command(short_help="Revoke a POP.")
 @click.argument("server")
 @context_option
 @_reason_option
@@ -73,7 +73,7 @@ def pop(server: str, reason: str, output: OutputForm) -> int:
     return _run("pop", server, None, reason, output)
 
 
-@revoke.command()
+@revoke.command(short_help="Revoke a gateway.")
 @click.argument("name")
 @context_option
 @_reason_option

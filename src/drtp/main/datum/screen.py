@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
+from rich.cells import cell_len
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
@@ -20,8 +21,10 @@ from drtp.main.datum.tables import size
 from drtp.main.shell import no_colour_wanted
 
 _FLOWS_SHOWN = 8
-_NARROW = 72
-"""Below this width the columns that one can live without are left out."""
+_NAME_MIN = 18
+"""Of a name: where it had less, the columns that one can live without are left out."""
+_GAP = 2
+"""Between two columns."""
 
 _LABEL = 11
 """Columns of the words on the left."""
@@ -164,21 +167,16 @@ def _failures(local: LocalView) -> str:
 
 def pops_table(pops: Iterable[PopView], width: int) -> Table:
     """One line for each tunnel server."""
-    narrow = width < _NARROW
-    table = Table(box=None, pad_edge=False, show_edge=False, header_style="dim")
-    table.add_column("POP", overflow="ellipsis", no_wrap=True)
-    for title in ("State", "Round trip") if narrow else ("Role", "State", *_MEASURED):
-        table.add_column(title, justify="right" if title in _MEASURED else "left", no_wrap=True)
+    whole: list[tuple[Text, ...]] = []
     for pop in pops:
         state = Text(pop.state.value, style=_COLOURS.get(pop.state, ""))
-        cells: list[RenderableType] = [printable(server_name(pop)), state, _millis(pop.round_trip_ms)]
-        if not narrow:
-            cells = [printable(server_name(pop)), pop.role.value, state, *_measures(pop)]
-        table.add_row(*cells)
-    return table
+        name, role = Text(printable(server_name(pop))), Text(pop.role.value)
+        whole.append((name, role, state, *map(Text, _measures(pop))))
+    return _fitting(("POP", "Role", "State", *_MEASURED), whole, (0, 2, 3), width)
 
 
 _MEASURED = ("Round trip", "Floor", "Jitter", "Loss")
+_NUMBERS = (*_MEASURED, "In", "Out", "Took")
 
 
 def _measures(pop: PopView) -> tuple[str, ...]:
@@ -189,18 +187,36 @@ def _measures(pop: PopView) -> tuple[str, ...]:
 
 
 def _flows(view: AgentView, width: int) -> Table:
-    narrow = width < _NARROW
-    table = Table(box=None, pad_edge=False, show_edge=False, header_style="dim")
-    table.add_column("Last visitors", overflow="ellipsis", no_wrap=True)
-    for title in ("In", "Out", "Took") if narrow else ("Service", "In", "Out", "Took", "End"):
-        table.add_column(title, justify="left" if title in ("Service", "End") else "right", no_wrap=True)
+    whole: list[tuple[Text, ...]] = []
     for flow in reversed(view.flows[-_FLOWS_SHOWN:]):
         numbers = (size(flow.bytes_in), size(flow.bytes_out), _millis(flow.duration_ms))
-        visitor = printable(flow.caller or flow.visitor)
-        table.add_row(visitor, *numbers) if narrow else table.add_row(
-            visitor, printable(flow.service), *numbers, printable(str(flow.outcome))
-        )
+        words = (flow.caller or flow.visitor, flow.service, *numbers, str(flow.outcome))
+        whole.append(tuple(Text(printable(word)) for word in words))
+    return _fitting(("Last visitors", "Service", "In", "Out", "Took", "End"), whole, (0, 2, 3, 4), width)
+
+
+def _fitting(titles: Sequence[str], rows: Sequence[Sequence[Text]], chosen: Sequence[int], width: int) -> Table:
+    """A table of `width` columns in which only the first column's words are ever cut.
+
+    Where that would leave them too little room the `chosen` columns alone are shown, the first among them.
+    """
+    natural = [max(cell_len(title), *(row[at].cell_len for row in rows), 0) for at, title in enumerate(titles)]
+    shown: Sequence[int] = range(len(titles))
+    if _room(natural, shown, width) < min(natural[0], _NAME_MIN):
+        shown = chosen
+    table = Table(box=None, pad_edge=False, show_edge=False, header_style="dim")
+    table.add_column(titles[0], overflow="ellipsis", no_wrap=True, max_width=max(1, _room(natural, shown, width)))
+    for at in shown[1:]:
+        justify = "right" if titles[at] in _NUMBERS else "left"
+        table.add_column(titles[at], justify=justify, no_wrap=True, width=natural[at])
+    for row in rows:
+        table.add_row(*(row[at] for at in shown))
     return table
+
+
+def _room(natural: Sequence[int], shown: Sequence[int], width: int) -> int:
+    """What the first column has left."""
+    return width - sum(natural[at] + _GAP for at in shown[1:])
 
 
 def row(label: str, words: str, style: str = "") -> Text:

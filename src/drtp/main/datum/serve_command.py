@@ -22,7 +22,7 @@ INSPECTOR = LocalAddress("127.0.0.1", 4040, PORTS_TRIED)
 """Where ngrok's users look; the next free port if it is taken."""
 
 
-@click.command()
+@click.command(short_help="Give a local service a public address.")
 @click.argument("target", required=False)
 @context_option
 @click.option("--name", envvar="DRTP_NAME", help="Name of the service; else made of machine and target.")

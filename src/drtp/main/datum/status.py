@@ -121,7 +121,7 @@ def line_of(service: DRTPService, connections: Sequence[DRTPConnection]) -> Serv
 
 def nothing_in(project: str) -> str:
     """What is said of a project without services: others may have some."""
-    return f"No services in project {project}. `datumctl serve localhost:8080` makes one; --namespace: another project."
+    return f"No services in project {project}. `datumctl serve localhost:8080` makes one, --namespace names another."
 
 
 def _written(address: ServiceAddress) -> str:

@@ -16,13 +16,13 @@ from drtp.main.datum.access import access
 from drtp.main.datum.auth import IDENTITY
 from drtp.main.datum.invocation import Invocation, context_option
 from drtp.main.datum.tables import table
-from drtp.main.shell import Misused, run_async
+from drtp.main.shell import Misused, run_async, until
 
 ACCOUNT_DAYS_MAX = 90
 """What the API gives a program at most."""
 
 
-@click.command("token")
+@click.command("token", short_help="Make a token of your own, for a program.")
 @context_option
 @click.option("--project", "projects", multiple=True, help="Good in this project alone; repeat it.  [default: in all]")
 @click.option("--days", type=click.IntRange(1, 365), default=30, show_default=True, help="How long it is good.")
@@ -104,7 +104,7 @@ async def _create(invocation: Invocation, spec: dict[str, Any], theirs: Path | N
         return 0
     if theirs is None:
         click.echo(status["token"])
-    click.echo(f"token {status['id']}, good until {status['expires']}", err=True)
+    click.echo(f"token {status['id']}, good until {until(status['expires'])}", err=True)
     return 0
 
 
@@ -131,7 +131,7 @@ async def _create_for(invocation: Invocation, account: str, days: int, theirs: P
     if output is OutputForm.JSON:
         click.echo(msgspec.json.encode(told).decode())
     else:
-        click.echo(f"token of {namespace}/{name}, good until {told['expires']}", err=True)
+        click.echo(f"token of {namespace}/{name}, good until {until(told['expires'])}", err=True)
     return 0
 
 
