@@ -80,7 +80,7 @@ def _core() -> list[tuple[str, ...]]:
     hello = f"HELLO {limits['first_frame_ms']} ms"
     streams = "`streamsMax` of the service"
     web_ms = limits["handshake_ms"] + limits["first_frame_ms"]
-    hello_bytes = _constants("tls/outer.rs")["HELLO_BYTES_MAX"]
+    hello_bytes = _constants("tls/hello.rs")["HELLO_BYTES_MAX"]
     message_bytes = _constants("through/web.rs")["MESSAGE_BYTES_MAX"]
     return [
         ("listener", "in all", "strangers: all / one address", "deadlines"),

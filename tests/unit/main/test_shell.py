@@ -16,16 +16,10 @@ import pytest
 
 from drtp.client.context import Context, save_context
 from drtp.kit.errors import Conflict, DrtpError, Invalid, NotFound, Refused, Retryable, Terminal
-<<<<<<< HEAD
 from drtp.kit.secret import Secret
-from drtp.main.shell import Exit, Misconfigured, Misused, exit_status, expected_error, explain, run
-||||||| 2ea7c1c
-from drtp.main.shell import Exit, Misconfigured, Misused, exit_status, expected_error, explain, run
-=======
 from drtp.main.datumctl import cli as datumctl_cli
 from drtp.main.operator import cli as operator_cli
 from drtp.main.shell import Exit, Misconfigured, Misused, exit_status, expected_error, explain, run, until
->>>>>>> h/user2
 
 BIN = Path(sys.executable).parent
 
@@ -48,7 +42,6 @@ def test_the_page_is_that_of_the_code_that_the_api_gave() -> None:
     assert lines == ["error: Not yours", "   do: Ask.", "  see: DRTP-1012, docs/errors/DRTP-1012.md"]
 
 
-<<<<<<< HEAD
 def test_words_of_several_lines_stay_so_and_begin_none() -> None:
     lines = click.unstyle(
         explain(Terminal("DRTP-7008", "It ended:\n  \x07 here\nerror: not ours", "Look."))
@@ -63,8 +56,8 @@ def test_a_bare_group_shows_its_help_as_help(tmp_path: Path, argv: tuple[str, ..
     assert done.stderr.startswith(f"Usage: {' '.join(argv)} ")
     assert "\nCommands:\n" in done.stderr
     assert "x0a" not in done.stderr
-||||||| 2ea7c1c
-=======
+
+
 def _groups(group: click.Group, path: str) -> Iterator[tuple[str, click.Group]]:
     """It and every group in it, by what one types."""
     yield path, group
@@ -104,7 +97,6 @@ def test_a_sentence_ends_once(tmp_path: Path, argv: tuple[str, ...], said: str) 
 
 def test_instants_are_told_to_the_second() -> None:
     assert until("2026-12-27T03:40:00.917943+00:00") == until("2026-12-27T03:40:00Z") == "2026-12-27 03:40:00 UTC"
->>>>>>> h/user2
 
 
 def test_a_mistyped_command_is_told_its_neighbour(tmp_path: Path) -> None:
