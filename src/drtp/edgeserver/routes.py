@@ -204,6 +204,8 @@ class Routes:
         try:
             return chain[0], self._authority.verify_edge(chain, ending), False
         except Refused:
+            if not self._authority.abandons:
+                raise
             name = self._authority.verify_abandoned(chain, ending)
         held = await self._identities.find(name.uid)
         if held is None or held.record.spec.key_now != key_of(chain[0]):

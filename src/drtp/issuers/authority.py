@@ -196,6 +196,11 @@ class Authority:
         """Whose chain this is, as of `at`; for certificates that TLS will not take any more. Raises: Refused."""
         return self._verified(chain, at, (*self._state.trusted, *self._retired()))
 
+    @property
+    def abandons(self) -> bool:
+        """Whether a root was rolled back under which somebody may still have a certificate."""
+        return any(number in self._roots for number in self._state.abandoned)
+
     def verify_abandoned(self, chain: list[x509.Certificate], at: datetime) -> SpiffeId:
         """As `verify_edge`, under a root that was rolled back. Somebody else may have its key, and have made the chain:
         only a key that is on record shows whose it is. Raises: Refused.
