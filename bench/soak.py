@@ -285,20 +285,24 @@ def _fifth(values: Sequence[float], number: int) -> list[float]:
     return list(values[number * size : (number + 1) * size])
 
 
-def _change(values: Sequence[float]) -> float:
-    """How much the last fifth's median is above the second's, as a share of it."""
-    second = statistics.median(_fifth(values, 1))
-    return statistics.median(_fifth(values, 4)) / second - 1 if second else 0.0
+def _change(name: str, one: Series) -> float:
+    """How much the last fifth is above the second, as a share of it: by the median, or by what is always allocated."""
+    level = _low if name == ALLOCATED else statistics.median
+    second = level(_fifth(one.written, 1))
+    return level(_fifth(one.written, 4)) / second - 1 if second else 0.0
+
+
+def _low(values: Sequence[float]) -> float:
+    """The lowest tenth: what is there whoever comes and goes."""
+    return statistics.quantiles(values, n=10)[0]
 
 
 def _more_descriptors(one: Series) -> float:
-    """Low deciles: a POP that has just been started again has next to none."""
-    low = [statistics.quantiles(_fifth(one.descriptors, number), n=10)[0] for number in (1, 4)]
-    return low[1] - low[0]
+    return _low(_fifth(one.descriptors, 4)) - _low(_fifth(one.descriptors, 1))
 
 
 def _flat(name: str, one: Series) -> bool:
-    return (name == "envoy" or _change(one.written) <= GROWTH_MAX) and _more_descriptors(one) <= DESCRIPTORS_MAX
+    return (name == "envoy" or _change(name, one) <= GROWTH_MAX) and _more_descriptors(one) <= DESCRIPTORS_MAX
 
 
 def _row(name: str, one: Series) -> str:
@@ -307,6 +311,6 @@ def _row(name: str, one: Series) -> str:
     middle = statistics.median(one.written[warm:])
     furthest = max(abs(value - middle) for value in one.written[warm:]) / middle
     return (
-        f"| {name} | {middle / MB:.1f} | {_change(one.written):+.1%} | {slope:+.1f} | {furthest:.1%} | "
+        f"| {name} | {middle / MB:.1f} | {_change(name, one):+.1%} | {slope:+.1f} | {furthest:.1%} | "
         f"{min(one.descriptors[warm:]):.0f} | {_more_descriptors(one):+.0f} |"
     )
