@@ -257,7 +257,8 @@ def test_every_change_is_an_event(bed: Bed) -> None:
         serving.program.event("enabled")
         bed.kubectl("delete", "drtpservice", "told", "-n", "default")
         assert serving.program.event("gone")["service"] == "told"
-        serving.stop()
+        assert serving.program.event("error")["code"] == "DRTP-2017"
+        assert serving.program.process.wait(10) == 77
 
 
 def test_a_second_ctrl_c_does_not_wait_for_visitors(bed: Bed) -> None:

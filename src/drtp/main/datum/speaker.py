@@ -75,6 +75,10 @@ class Form(Protocol):
         ...
 
 
+SERVICES_GONE = "DRTP-2017"
+"""What an agent ends with whose services were all deleted."""
+
+
 class JsonForm:
     """One JSON object a line on stdout."""
 
@@ -293,7 +297,10 @@ class Speaker:
         self._form.retrying(error, after_s)
 
     def failed(self, error: DrtpError) -> None:
-        """It ends with this error."""
+        """It ends with this error; before that every service that is gone for good is told to be."""
+        if error.code == SERVICES_GONE and self._announced:
+            for event in changes(self._before, msgspec.structs.replace(self._before, services=())):
+                self._form.changed(event)
         self._form.failed(error)
 
     def undone(self, event: Event) -> None:
