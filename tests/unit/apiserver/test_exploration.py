@@ -15,7 +15,7 @@ import pytest
 
 from unit.apiserver.exploring import Explorer, operations, planted
 
-CASES = int(os.environ.get("DRTP_EXPLORE_CASES") or 300)
+CASES = int(os.environ.get("DRTP_EXPLORE_CASES") or 150)
 OF_ONE = 8
 """Cases of an operation, at least; with few cases it is some operations, others each time."""
 
