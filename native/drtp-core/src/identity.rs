@@ -1,6 +1,6 @@
 //! Who a peer is: one SPIFFE URI of its leaf certificate, and nothing else (GHSA-mrpr-756c-xm47: never from another link of the chain).
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -49,15 +49,10 @@ pub struct PeerIdentity {
     pub not_after: i64,
 }
 
-/// The newest end of a certificate, Unix seconds, that each peer has shown, by uid. What one certificate began goes on for
-/// as long as the peer proves with others that it is still who it was.
-pub fn newest_proofs<'a>(peers: impl Iterator<Item = &'a PeerIdentity>) -> HashMap<String, i64> {
-    let mut proven = HashMap::new();
-    for peer in peers {
-        let newest = proven.entry(peer.uid.clone()).or_insert(peer.not_after);
-        *newest = peer.not_after.max(*newest);
-    }
-    proven
+/// Uids of peers that have shown a certificate whose end is one that `holds`. What one certificate began goes on for as long as
+/// the peer proves with another that it is still who it was.
+pub fn proven<'a>(peers: impl Iterator<Item = &'a PeerIdentity>, holds: impl Fn(i64) -> bool) -> HashSet<String> {
+    peers.filter(|peer| holds(peer.not_after)).map(|peer| peer.uid.clone()).collect()
 }
 
 /// A leaf that names nobody, or more than one.

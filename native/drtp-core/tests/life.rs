@@ -426,22 +426,27 @@ fn a_burst_of_visitors_of_a_named_service_asks_for_its_name_once() {
     }
 }
 
-#[test]
-fn a_session_is_replaced_before_its_certificates_end_and_nobody_notices() {
-    let world = World::new(service(echo));
-    // The same agent with a certificate that ends soon; it is renewed while the first session lives.
-    let uri = "spiffe://td/org/o/project/p/agent/a-1";
+/// The world's agent started anew with a certificate that ends soon, and a visitor on its first session; by now it has another
+/// certificate, and a session that took the place of that one.
+fn renewed(world: &World, lasts: Duration) -> (TunnelAgent, TcpStream) {
     world.agent.close();
     let echo_target = target(service(echo));
     let mut config = agent_config(&world.authority, "a-1", 5, echo_target.clone());
-    config.identity = world.authority.identity_until(uri, &[], Duration::from_secs(6));
+    config.identity = world.authority.identity_until("spiffe://td/org/o/project/p/agent/a-1", &[], lasts);
     let agent = TunnelAgent::new(config).unwrap();
     agent.apply(&whole(json!({"server/p-1": world.plan["server/p-1"], "service/c-1": plan_service(&echo_target)})));
     until_stats("the session", || world.pop.stats(), |s| s.sessions.first().is_some_and(|s| s.epoch == 5));
-    let mut visitor = echoed(world.endpoint);
+    let visitor = echoed(world.endpoint);
     agent.rotate(world.authority.agent("a-1")).unwrap();
     event(|n| agent.events(n), |e| matches!(e, Event::TunnelUp { .. }));
     event(|n| agent.events(n), |e| matches!(e, Event::TunnelUp { .. }));
+    (agent, visitor)
+}
+
+#[test]
+fn a_session_is_replaced_before_its_certificates_end_and_nobody_notices() {
+    let world = World::new(service(echo));
+    let (agent, mut visitor) = renewed(&world, Duration::from_secs(6));
     // The old session's visitor goes on there, a new one comes by the new session.
     visitor.write_all(b"still").unwrap();
     visitor.read_exact(&mut [0; 5]).unwrap();
@@ -460,18 +465,7 @@ fn a_session_is_replaced_before_its_certificates_end_and_nobody_notices() {
 #[test]
 fn an_agent_that_stops_waits_no_longer_for_visitors_of_a_replaced_session_than_for_others() {
     let world = World::new(service(echo));
-    world.agent.close();
-    let echo_target = target(service(echo));
-    let mut config = agent_config(&world.authority, "a-1", 5, echo_target.clone());
-    let uri = "spiffe://td/org/o/project/p/agent/a-1";
-    config.identity = world.authority.identity_until(uri, &[], Duration::from_secs(4));
-    let agent = TunnelAgent::new(config).unwrap();
-    agent.apply(&whole(json!({"server/p-1": world.plan["server/p-1"], "service/c-1": plan_service(&echo_target)})));
-    until_stats("the session", || world.pop.stats(), |s| s.sessions.first().is_some_and(|s| s.epoch == 5));
-    let mut visitor = echoed(world.endpoint);
-    agent.rotate(world.authority.agent("a-1")).unwrap();
-    event(|n| agent.events(n), |e| matches!(e, Event::TunnelUp { .. }));
-    event(|n| agent.events(n), |e| matches!(e, Event::TunnelUp { .. }));
+    let (agent, mut visitor) = renewed(&world, Duration::from_secs(4));
     let asked = Instant::now();
     agent.drain(Duration::from_millis(500));
     read_to_reset(&mut visitor);

@@ -11,7 +11,7 @@ use super::plan::ServerSpec;
 use super::{Agent, What};
 use crate::driver::LaneConn;
 use crate::driver::socket::Socket;
-use crate::driver::table::unix_ms;
+use crate::driver::table::unix_s;
 use crate::event::Event;
 use crate::identity::Role;
 use crate::message::{GoAway, GoAwayCode};
@@ -575,8 +575,4 @@ fn intercepted(reason: &str, way: &Way) -> String {
         return format!("DRTP-4055: something on the way answers in the tunnel server's place ({reason})");
     }
     reason.to_owned()
-}
-
-pub(super) fn unix_s() -> i64 {
-    (unix_ms() / 1_000) as i64
 }

@@ -9,13 +9,12 @@ use rustls::ClientConfig;
 
 use super::Agent;
 use super::dial::Purpose;
-use super::link::unix_s;
 use super::plan::{CallerSpec, ProxyMode, ServiceSpec};
 use crate::access::{Access, Asking};
 use crate::config::Target;
 use crate::driver::relay::{Outcome, Phase};
 use crate::driver::socket::Socket;
-use crate::driver::table::unix_ms;
+use crate::driver::table::{unix_ms, unix_s};
 use crate::event::Event;
 use crate::identity::Role;
 use crate::message::{Carries, ResetCode, uuid_text};

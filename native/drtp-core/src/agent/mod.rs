@@ -33,11 +33,11 @@ use resolve::Resolver;
 
 use crate::config::AgentConfig;
 use crate::driver::socket::Socket;
-use crate::driver::table::{Upcall, unix_ms};
+use crate::driver::table::{Upcall, unix_s};
 use crate::driver::{Core, LaneConn};
 use crate::event::Event;
 use crate::handle::{Command, Inbox};
-use crate::identity::{Role, newest_proofs};
+use crate::identity::{Role, proven};
 use crate::message::{GoAwayCode, ResetCode};
 use crate::report::{ApplyOutcome, EntryOutcome, FlowRecord};
 use crate::server::{Delta, random_token};
@@ -258,9 +258,10 @@ impl Agent {
         self.turn_with_the_clock();
         self.refresh_one_link();
         self.look_for_better_ways();
-        let now_s = (unix_ms() / 1_000) as i64;
-        let proven = newest_proofs(self.core.lanes.iter().filter_map(|(_, lane)| lane.peer.as_ref()));
-        let expired = |lane: &LaneConn| lane.peer.as_ref().is_some_and(|peer| proven[&peer.uid] < now_s);
+        let now_s = unix_s();
+        let peers = self.core.lanes.iter().filter_map(|(_, lane)| lane.peer.as_ref());
+        let proven = proven(peers, |not_after| not_after >= now_s);
+        let expired = |lane: &LaneConn| lane.peer.as_ref().is_some_and(|peer| !proven.contains(&peer.uid));
         let sessions: Vec<usize> = self.core.lanes.iter().filter(|(_, l)| expired(l)).map(|(_, l)| l.session).collect();
         for session in sessions {
             if let Some(machine) = self.core.table.session(session) {

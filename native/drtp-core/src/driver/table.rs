@@ -491,9 +491,15 @@ struct Live {
     by_stream: ById<u32>,
 }
 
+/// The wall clock, in Unix milliseconds.
 pub(crate) fn unix_ms() -> u64 {
     // A clock before 1970 reads as 0.
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
+/// The same in seconds, as certificates and schedules count.
+pub(crate) fn unix_s() -> i64 {
+    (unix_ms() / 1_000) as i64
 }
 
 /// `address:port`, with IPv4 in its own clothes.

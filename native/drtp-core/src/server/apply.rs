@@ -8,6 +8,7 @@ use super::listener::Bound;
 use super::{Delta, Door, Entrance, Route, Server};
 use crate::access::parse_net;
 use crate::driver::listener_token;
+use crate::driver::table::unix_s;
 use crate::event::Event;
 use crate::identity::Role;
 use crate::message::{GoAwayCode, ResetCode};
@@ -117,7 +118,7 @@ impl Server {
         }
         let index = if let Some(index) = self.by_key.get(key).copied() {
             let route = &mut self.routes[index];
-            route.access_edge = guard.edge(super::unix_s());
+            route.access_edge = guard.edge(unix_s());
             (route.spec, route.guard, route.plain_from) = (spec, guard, plain_from);
             index
         } else {
@@ -195,7 +196,7 @@ impl Server {
 
     /// Routes of which a schedule has begun or ended: their live visitors are held to what is in force now.
     pub(super) fn turn_with_the_clock(&mut self) {
-        let now = super::unix_s();
+        let now = unix_s();
         let turned = self.routes.iter().filter(|(_, route)| route.access_edge.is_some_and(|edge| edge <= now));
         for index in turned.map(|(index, _)| index).collect::<Vec<_>>() {
             self.routes[index].access_edge = self.routes[index].guard.edge(now);

@@ -11,7 +11,7 @@ mod joins;
 pub(crate) mod listener;
 mod report;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -27,12 +27,12 @@ use listener::{Bound, Listener, Reserve};
 use crate::access::{Asking, Caller, Countries, Verdict};
 use crate::config::ServerConfig;
 use crate::driver::relay::{Outcome, Phase};
-use crate::driver::table::{Table, Upcall};
+use crate::driver::table::{Table, Upcall, unix_ms, unix_s};
 use crate::driver::{Core, listener_token};
 use crate::error::CoreError;
 use crate::event::Event;
 use crate::handle::{Command, Inbox};
-use crate::identity::{PeerIdentity, Role, newest_proofs};
+use crate::identity::{PeerIdentity, Role, proven};
 use crate::message::{GoAwayCode, Hello, ResetCode};
 use crate::report::FlowRecord;
 use crate::session::{Budget, SessionConfig, State};
@@ -603,7 +603,7 @@ impl Server {
         let owner = state.owner;
         let was_open = state.phase != Phase::Preamble;
         let mut record = FlowRecord {
-            ended_unix_ms: crate::driver::table::unix_ms(),
+            ended_unix_ms: unix_ms(),
             bytes_in: state.bytes_read,
             bytes_out: state.bytes_written,
             duration_ms: self.core.now().saturating_duration_since(state.started).as_millis() as u64,
@@ -639,9 +639,8 @@ impl Server {
     fn sweep(&mut self) {
         let at = self.core.now() + SWEEP;
         self.core.role_timer(at, SWEEP_TIMER);
-        let proven = self.newest_proofs();
-        let ended =
-            |uid: &str, not_after: i64| expired(proven.get(uid).map_or(not_after, |newest| not_after.max(*newest)));
+        let proven = self.proven();
+        let ended = |uid: &str, not_after: i64| expired(not_after) && !proven.contains(uid);
         for (uid, session) in self.judged_sessions() {
             let peer = self.core.table.sessions.get(session).and_then(|session| session.peer.as_ref());
             if peer.is_some_and(|peer| ended(&uid, peer.not_after)) {
@@ -660,16 +659,13 @@ impl Server {
         self.retry_doors();
     }
 
-    /// Of peers with sessions, and of gateways that bring visitors on connections of their own.
-    fn newest_proofs(&mut self) -> HashMap<String, i64> {
+    /// Peers whose certificate holds: with sessions, or gateways that bring visitors on connections of their own.
+    fn proven(&mut self) -> HashSet<String> {
         self.gateways_seen.retain(|_, not_after| !expired(*not_after));
-        let mut proven =
-            newest_proofs(self.core.table.sessions.iter().filter_map(|(_, session)| session.peer.as_ref()));
-        for (uid, not_after) in &self.gateways_seen {
-            let newest = proven.entry(uid.clone()).or_insert(*not_after);
-            *newest = (*newest).max(*not_after);
-        }
-        proven
+        let peers = self.core.table.sessions.iter().filter_map(|(_, session)| session.peer.as_ref());
+        let mut found = proven(peers, |not_after| !expired(not_after));
+        found.extend(self.gateways_seen.keys().cloned());
+        found
     }
 
     /// What `route` says of a visitor, or of a caller, by all that is known here.
@@ -682,11 +678,6 @@ impl Server {
         let place = route.spec.place.as_ref();
         access.decide(&Asking { address, country, now: unix_s(), caller, place })
     }
-}
-
-/// The wall clock, in Unix seconds.
-fn unix_s() -> i64 {
-    (crate::driver::table::unix_ms() / 1_000) as i64
 }
 
 /// A certificate's end has come. Its last second is not waited for: what hangs on it is cut within the next two.
