@@ -6,50 +6,24 @@ is left here lets in everybody whom the POP might (`rules.asking.by_address`). L
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import datetime
-from typing import NamedTuple
 
 import msgspec
 
 from drtp.api.snapshots import Access, Entry, HttpHost, SniExposure, TcpExposure, UdpExposure
 from drtp.rules import asking
+from drtp.rules.timely import Timely
 
 
-class _Made(NamedTuple):
-    """Of an entry, until the next edge of a schedule in it."""
-
-    entry: Entry
-    carried: Entry
-    until: int | None
-
-
-class Clocked:
-    """Remembers what it has made, so that an entry that stays the same stays the very same object."""
+class Clocked(Timely):
+    """Until the next edge of a schedule in an entry."""
 
     def __init__(self) -> None:
-        self._made: dict[str, _Made] = {}
-
-    def at(self, entries: Mapping[str, Entry], now: datetime) -> dict[str, Entry]:
-        """Every entry as it is to be carried out at `now`."""
-        moment = int(now.timestamp())
-        made: dict[str, _Made] = {}
-        for key, entry in entries.items():
-            known = self._made.get(key)
-            if known is not None and known.entry is entry and (known.until is None or moment < known.until):
-                made[key] = known
-            else:
-                made[key] = _made(entry, moment)
-        self._made = made
-        return {key: one.carried for key, one in made.items()}
-
-    def is_due(self, now: datetime) -> bool:
-        """Whether a schedule has begun or ended since."""
-        moment = int(now.timestamp())
-        return any(one.until is not None and moment >= one.until for one in self._made.values())
+        super().__init__(_made)
 
 
-def _made(entry: Entry, moment: int) -> _Made:
+def _made(entry: Entry, now: datetime) -> tuple[Entry, float | None]:
+    moment = int(now.timestamp())
     if isinstance(entry, HttpHost):
         rules = tuple(
             msgspec.structs.replace(rule, access=asking.by_address(rule.access, moment)) for rule in entry.rules
@@ -59,11 +33,11 @@ def _made(entry: Entry, moment: int) -> _Made:
         carried = msgspec.structs.replace(entry, access=asking.by_address(entry.access, moment))
         accesses = [entry.access]
     else:
-        return _Made(entry, entry, None)
+        return entry, None
     if not any(_asks_more(access) for access in accesses):
-        return _Made(entry, entry, None)
+        return entry, None
     edges = (asking.edge(access, moment) for access in accesses)
-    return _Made(entry, carried, min((edge for edge in edges if edge is not None), default=None))
+    return carried, min((edge for edge in edges if edge is not None), default=None)
 
 
 def _asks_more(access: Access) -> bool:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 import pytest
 
-from drtp.api.snapshots import Caller, Entry, RouteEntry
+from drtp.api.snapshots import Access, Caller, Entry, RouteEntry
 from drtp.rules.ending import Ending
 from edge_world import route
 
@@ -35,6 +35,20 @@ def test_each_caller_is_there_until_its_end() -> None:
     assert carried(ending.at(entries, NOW + HOUR)) == ["x1", "x2"]
     assert carried(ending.at(entries, NOW + 2 * HOUR)) == ["x1"]
     assert not ending.is_due(NOW + 9 * HOUR)
+
+
+def test_a_caller_that_an_edge_decides_on_has_an_end_too() -> None:
+    entry = called(None)
+    entries: dict[str, Entry] = {
+        "route/c1": msgspec.structs.replace(entry, conditional=called(NOW + HOUR, NOW).callers, caller_access=Access())
+    }
+    ending = Ending()
+    for now, left in ((NOW, ["x0"]), (NOW + HOUR, [])):
+        found = ending.at(entries, now)["route/c1"]
+        assert isinstance(found, RouteEntry)
+        assert [(one.identity, one.until) for one in found.conditional] == [(name, None) for name in left]
+        assert found.caller_access == Access()
+    assert carried(ending.at(entries, NOW)) == ["x0"]
 
 
 def test_what_has_not_changed_is_the_very_same_entry() -> None:
