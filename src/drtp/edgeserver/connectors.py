@@ -11,10 +11,11 @@ import uuid
 from drtp.api.core import ORGANIZATION_LABEL
 from drtp.api.internal import Bound, CallerKind, CallerRecord
 from drtp.api.meta import Key
-from drtp.api.people import AUTHENTICATED, User, service_account_user
+from drtp.api.people import AUTHENTICATED, SERVICE_ACCOUNT_PREFIX, User, service_account_user
 from drtp.api.reports import CALLED_MAX, ConnectorRegistration
+from drtp.issuers.records import is_very
 from drtp.kit.errors import Refused
-from drtp.rules.callers import APP_PREFIX, account_of, wanted_names
+from drtp.rules.callers import account_of, wanted_names
 from drtp.store.protocol import NotFound, Store, Stored
 
 SERVICE_ACCOUNT = "ServiceAccount"
@@ -22,7 +23,7 @@ SERVICE_ACCOUNT = "ServiceAccount"
 
 def caller_of(user: User) -> CallerRecord:
     """The caller that a signed-in user is; a service account's token makes an application."""
-    kind = CallerKind.APP if user.name.startswith(APP_PREFIX) else CallerKind.USER
+    kind = CallerKind.APP if user.name.startswith(SERVICE_ACCOUNT_PREFIX) else CallerKind.USER
     within = tuple(sorted(user.within))
     return CallerRecord(kind, user.uid, user.name, user.groups, within, until=user.until)
 
@@ -45,12 +46,7 @@ async def account_behind(store: Store, bound: Bound) -> None:
 
 async def is_there(store: Store, caller: CallerRecord) -> bool:
     """Whether the caller's service account is there, and is the very one. A user always is: theirs is another end."""
-    if caller.kind is CallerKind.USER:
-        return True
-    try:
-        return (await store.get(Key(SERVICE_ACCOUNT, *account_of(caller)))).uid == caller.uid
-    except NotFound:
-        return False
+    return caller.kind is CallerKind.USER or await is_very(store, Key(SERVICE_ACCOUNT, *account_of(caller)), caller.uid)
 
 
 async def scope_of(store: Store, caller: CallerRecord) -> dict[str, str]:

@@ -9,15 +9,15 @@ from __future__ import annotations
 import msgspec
 
 from drtp.api.feed import EdgeRole
-from drtp.api.internal import ACCOUNT, EDGE_IDENTITY, Account, CallerKind, EdgeIdentity, EdgeIdentitySpec
+from drtp.api.internal import ACCOUNT, EDGE_IDENTITY, Account, EdgeIdentity, EdgeIdentitySpec
 from drtp.api.meta import Key
 from drtp.api.revoking import Because
-from drtp.edgeserver.connectors import SERVICE_ACCOUNT
+from drtp.edgeserver.connectors import SERVICE_ACCOUNT, is_there
 from drtp.edgeserver.identities import Identities
 from drtp.edgeserver.registrations import SERVER
 from drtp.edgeserver.revocation import Revocation
-from drtp.rules.callers import account_of
-from drtp.store.protocol import NotFound, Store, Stored
+from drtp.issuers.records import is_very
+from drtp.store.protocol import Store, Stored
 
 _PROGRAM_GONE = Because("control plane", "its service account was deleted")
 _SERVER_GONE = "its DRTPServer was deleted"
@@ -42,16 +42,14 @@ class Departures:
         """Look for what was deleted unseen. Reads every identity and account."""
         programs: set[str] = set()
         for uid, spec in await self._identified():
-            if spec.role is EdgeRole.POP and not await self._is_there(SERVER, "", spec.edge_name, uid):
+            if spec.role is EdgeRole.POP and not await is_very(self._store, Key(SERVER, "", spec.edge_name), uid):
                 await self._identities.revoke(uid, _SERVER_GONE)
             caller = spec.caller
-            if caller is not None and caller.kind is CallerKind.APP and caller.uid not in programs:
-                namespace, name = account_of(caller)
-                if not await self._is_there(SERVICE_ACCOUNT, namespace, name, caller.uid):
-                    programs.add(caller.uid)
+            if caller is not None and caller.uid not in programs and not await is_there(self._store, caller):
+                programs.add(caller.uid)
         for uid, service_account in await self._accounted():
             namespace, _, name = service_account.partition("/")
-            if not await self._is_there(SERVICE_ACCOUNT, namespace, name, uid):
+            if not await is_very(self._store, Key(SERVICE_ACCOUNT, namespace, name), uid):
                 programs.add(uid)
         for uid in sorted(programs):
             await self._revocation.program(uid, _PROGRAM_GONE)
@@ -68,10 +66,3 @@ class Departures:
         records = [msgspec.json.decode(one.raw, type=Account) for one in (await self._store.list(ACCOUNT)).items]
         open_ones = (one for one in records if one.spec.service_account and not one.spec.disabled)
         return [(one.metadata.name, one.spec.service_account) for one in open_ones]
-
-    async def _is_there(self, kind: str, namespace: str, name: str, uid: str) -> bool:
-        """Whether it is the very object, not a later one of its name."""
-        try:
-            return (await self._store.get(Key(kind, namespace, name))).uid == uid
-        except NotFound:
-            return False

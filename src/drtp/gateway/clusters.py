@@ -59,9 +59,9 @@ CONNECT_RETRIES: dict[str, object] = {
     "backoff_options": {"base_interval": "0.05s", "max_interval": "0.5s"},
 }
 KEEPALIVE: Json = {"keepalive_time": 3, "keepalive_interval": 1, "keepalive_probes": 3}
-"""To POPs: who waits in silence hears of a POP that has vanished after 6 s (over TCP as an end, decision 0014).
-No TCP_USER_TIMEOUT beside it: the kernel
-counts a full window into that, and would cut visitors whose service does not read for a while.
+"""To POPs: who waits in silence hears of a POP that has vanished after 6 s (over TCP as an end, decision
+0014). No TCP_USER_TIMEOUT beside it: the kernel counts a full window into that, and would cut visitors whose service
+does not read for a while.
 """
 CONNECTIONS_MAX = 100_000  # per service: unset, every cluster stops at 1,024
 

@@ -347,14 +347,13 @@ class Draft:
         """The front cluster under this name, and all it stands on."""
         introduces = carries is Carries.STREAM and not self._means.conceals
         straight = clusters.goes_straight(backend, introduces=introduces)
-        gateway = self._around.gateway
-        inputs = (backend.service, backend.app_protocol, clusters.endpoints_name(backend), straight, carries, gateway)
-        endpoints = clusters.endpoints_name(backend) if straight else ""
+        gateway, endpoints = self._around.gateway, clusters.endpoints_name(backend)
+        inputs = (backend.service, backend.app_protocol, endpoints, straight, carries, gateway)
 
         def front() -> Json:
             return clusters.front_cluster(name, backend, carries, gateway, straight=straight)
 
-        yield self._add(Kind.CLUSTER, name, inputs, front, endpoints=endpoints)
+        yield self._add(Kind.CLUSTER, name, inputs, front, endpoints=endpoints if straight else "")
         self._services[name] = backend.service
         lives = self._needs[entrykeys.backend(backend.service)]
         lives.append(Ref(Kind.CLUSTER, name))

@@ -31,6 +31,14 @@ def as_object(record: Record) -> dict[str, Any]:
     return msgspec.json.decode(msgspec.json.encode(record))
 
 
+async def is_very(store: Store, key: Key, uid: str) -> bool:
+    """Whether the object at `key` is there, and is this one, not a later one of its name."""
+    try:
+        return (await store.get(key)).uid == uid
+    except NotFound:
+        return False
+
+
 async def find(store: Store, kind: type[R], name: str) -> Held[R] | None:
     """The record of this name, or None."""
     try:

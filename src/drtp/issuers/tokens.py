@@ -20,7 +20,7 @@ from drtp.api.spiffe import PeerRole, identity_of
 from drtp.issuers.audit import AuditLog
 from drtp.issuers.digests import Pepper, new_credential
 from drtp.issuers.logins import Logins
-from drtp.issuers.records import as_object, find
+from drtp.issuers.records import as_object, find, is_very
 from drtp.issuers.secrets import Minted
 from drtp.kit.buckets import Buckets
 from drtp.kit.clock import Clock
@@ -303,10 +303,7 @@ async def stands(store: Store, uid: str) -> bool:
     if not held.record.spec.service_account:
         return True
     namespace, _, name = held.record.spec.service_account.partition("/")
-    try:
-        return (await store.get(Key("ServiceAccount", namespace, name))).uid == uid
-    except NotFound:
-        return False
+    return await is_very(store, Key("ServiceAccount", namespace, name), uid)
 
 
 def account_uid(name: str) -> str:

@@ -14,8 +14,6 @@ from drtp.api.people import SERVICE_ACCOUNT_PREFIX, SYSTEM_MASTERS, User
 from drtp.rules import permissions
 from drtp.rules.permissions import Grants, Wanted
 
-APP_PREFIX = SERVICE_ACCOUNT_PREFIX
-
 VERB, RESOURCE, SUBRESOURCE = "connect", "drtpservices", "connect"
 
 
@@ -26,7 +24,7 @@ def user_of(caller: CallerRecord) -> User:
 
 def account_of(app: CallerRecord) -> tuple[str, str]:
     """(namespace, name) of the service account that an application is."""
-    namespace, _, name = app.name.removeprefix(APP_PREFIX).partition(":")
+    namespace, _, name = app.name.removeprefix(SERVICE_ACCOUNT_PREFIX).partition(":")
     return namespace, name
 
 
