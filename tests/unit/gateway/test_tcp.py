@@ -91,6 +91,14 @@ async def test_a_pop_that_takes_introductions_hears_in_the_handshake_who_comes(t
         assert {entry.stream for entry in await ended} == ids
 
 
+async def _turned_away(port: int) -> None:
+    """A visitor hears nothing but the end."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    async with asyncio.timeout(10):
+        assert await _ending(reader) == b""
+    writer.close()
+
+
 async def _ended(book: FlowBook, count: int) -> list[LogEntry]:
     """The log entries of the next visitors who go."""
     found: list[LogEntry] = []
@@ -109,11 +117,8 @@ async def test_a_pop_without_names_below_its_own_gets_no_introduced_visitor(tmp_
         gateway(tmp_path / "g", authority.credentials()) as running,
     ):
         await running.programmed({**backend(endpoint.endpoint()), **tcp(port)})
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        async with asyncio.timeout(10):
-            assert await _ending(reader) == b""
+        await _turned_away(port)
         assert endpoint.visits == []
-        writer.close()
 
 
 async def test_pops_of_before_stand_beside_those_that_take_introductions(tmp_path: Path) -> None:
@@ -158,11 +163,8 @@ async def test_pop_with_another_name_in_its_certificate_gets_no_visitor(tmp_path
         gateway(tmp_path / "g", authority.credentials()) as running,
     ):
         await running.programmed({**backend(endpoint.endpoint()), **tcp(port)})
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        async with asyncio.timeout(10):
-            assert await _ending(reader) == b""
+        await _turned_away(port)
         assert endpoint.visits == []
-        writer.close()
 
 
 async def test_resetting_handshake_costs_no_visitor(tmp_path: Path) -> None:
@@ -205,11 +207,8 @@ async def test_silent_denied_visitor_gets_no_banner_and_reaches_no_pop(tmp_path:
     port = free_port()
     async with pop("p1") as endpoint, gateway(tmp_path) as running:
         await running.programmed({**backend(endpoint.endpoint()), **tcp(port, ELSEWHERE)})
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        async with asyncio.timeout(10):
-            assert await _ending(reader) == b""
+        await _turned_away(port)
         assert endpoint.accepted == 0
-        writer.close()
 
 
 async def test_access_change_keeps_live_connections_and_refuses_new_ones(tmp_path: Path) -> None:

@@ -367,14 +367,19 @@ def published_to(*organizations: str) -> dict[str, Any]:
     return body(DRTP, "DRTPPublication", "joe", "a", spec)
 
 
-async def test_an_organisation_on_the_publishers_list_connects_until_it_is_on_it_no_more() -> None:
+async def subscriber(bed: Bed) -> None:
+    """Bob may use subscriptions of eve, a project of lantern; his connector asks for a service of harbour's."""
+    for one in (project("joe", "harbour"), project("eve", "lantern")):
+        await bed.put(one)
     use = {"verbs": ["connect"], "apiGroups": ["datumapis.com"], "resources": ["drtpsubscriptions/connect"]}
+    await bed.store.update({**ROLE, "rules": [use]})
+    await bed.put(grant("eve", "bob"))
+    await bed.put(connector("c-1", "bob", "joe/a"))
+
+
+async def test_an_organisation_on_the_publishers_list_connects_until_it_is_on_it_no_more() -> None:
     async with served() as bed:
-        for one in (project("joe", "harbour"), project("eve", "lantern")):
-            await bed.put(one)
-        await bed.store.update({**ROLE, "rules": [use]})
-        await bed.put(grant("eve", "bob"))
-        await bed.put(connector("c-1", "bob", "joe/a"))
+        await subscriber(bed)
         await bed.put(connector("c-2", "stranger", "joe/a"))
         assert bed.plan("c-1").reason == "NotAllowed"
         await bed.put(published_to("lantern"))
@@ -393,13 +398,9 @@ def member(organization: str, user: str) -> dict[str, Any]:
 
 
 async def test_a_caller_is_of_the_organisation_of_the_project_it_comes_from_and_of_those_it_is_a_member_of() -> None:
-    use = {"verbs": ["connect"], "apiGroups": ["datumapis.com"], "resources": ["drtpsubscriptions/connect"]}
     async with served() as bed:
-        for one in (project("joe", "harbour"), project("eve", "lantern"), project("guild", "guild")):
-            await bed.put(one)
-        await bed.store.update({**ROLE, "rules": [use]})
-        await bed.put(grant("eve", "bob"))
-        await bed.put(connector("c-1", "bob", "joe/a"))
+        await bed.put(project("guild", "guild"))
+        await subscriber(bed)
         await bed.put(published_to("lantern"))
         for name, organizations in (("lantern", ["lantern"]), ("guild", ["guild"]), ("harbour", ["harbour"])):
             await bed.put(policy({"name": name, "action": "Allow", "organizations": organizations}))
@@ -414,18 +415,13 @@ async def test_a_caller_is_of_the_organisation_of_the_project_it_comes_from_and_
 
 
 async def test_the_end_of_a_subscription_goes_to_the_edges_and_a_way_without_one_counts_more() -> None:
-    use = {"verbs": ["connect"], "apiGroups": ["datumapis.com"], "resources": ["drtpsubscriptions/connect"]}
     async with served() as bed:
-        for one in (project("joe", "harbour"), project("eve", "lantern")):
-            await bed.put(one)
-        await bed.store.update({**ROLE, "rules": [use]})
-        await bed.put(grant("eve", "bob"))
-        await bed.put(connector("c-1", "bob", "joe/a"))
+        await subscriber(bed)
         await bed.put(published_to())
         asked = {"publicationRef": {"namespace": "joe", "name": "a"}, "expires": "2030-01-01T00:00:00Z"}
         held = await bed.store.create(body(DRTP, "DRTPSubscription", "eve", "a", asked))
-        subscriber = {"namespace": "eve", "name": "a", "uid": held.uid}
-        decided = {"publicationRef": {"name": "a"}, "subscriber": subscriber, "decision": "Approved"}
+        asker = {"namespace": "eve", "name": "a", "uid": held.uid}
+        decided = {"publicationRef": {"name": "a"}, "subscriber": asker, "decision": "Approved"}
         await bed.put(body(DRTP, "DRTPApproval", "joe", "a-eve", decided))
         assert bed.ends() == ["2030-01-01", "2030-01-01"]
         await bed.put(body(DRTP, "DRTPApproval", "joe", "a-eve", decided | {"expires": "2029-01-01T00:00:00Z"}))
