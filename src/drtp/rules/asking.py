@@ -116,9 +116,10 @@ def parts(one: AccessList) -> tuple[tuple[AccessClause, ...], Action]:
 
 @lru_cache(maxsize=16_384)
 def is_readable(one: AccessList) -> bool:
-    """Whether all of it can be read, and it is of one form only."""
+    """Whether all of it can be read, and is of one form: an edge that knows no clauses sees a default that denies."""
     clauses, _ = parts(one)
-    return not (one.rules and one.clauses) and all(_is_readable(clause) for clause in clauses)
+    former = bool(one.rules) or one.default is Action.ALLOW
+    return not (former and one.clauses) and all(_is_readable(clause) for clause in clauses)
 
 
 def _is_readable(clause: AccessClause) -> bool:

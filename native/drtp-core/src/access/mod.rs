@@ -376,6 +376,9 @@ impl Rules {
 fn compile_list(spec: &ListSpec, names: &mut Names, complaint: &mut Option<String>) -> List {
     let (default, rules) = match (spec.rules.is_empty(), spec.clauses.is_empty()) {
         (false, false) => (spec.default, Err("rules beside clauses".to_owned())),
+        (true, false) if spec.default == Action::Allow => {
+            (spec.default, Err("a default that allows, beside clauses".to_owned()))
+        }
         (true, false) => (spec.otherwise, compile_rules(spec.clauses.clone(), names)),
         _ => (spec.default, compile_rules(spec.rules.iter().cloned().map(ClauseSpec::from).collect(), names)),
     };
