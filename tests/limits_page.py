@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from drtp.api.reports import CALLED_MAX
 from drtp.apiserver import calls, signin, watches
 from drtp.apiserver import server as api
 from drtp.edgeserver import feed, routes
@@ -29,7 +30,13 @@ DESCRIPTORS = 65_536
 def current() -> str:
     """The page with its tables as the code has them."""
     text = PAGE.read_text(encoding="utf-8")
-    for name, rows in {"doors": _doors(), "core": _core(), "udp": _udp(), "envoy": _envoy()}.items():
+    for name, rows in {
+        "doors": _doors(),
+        "core": _core(),
+        "udp": _udp(),
+        "connect": _connect(),
+        "envoy": _envoy(),
+    }.items():
         text = re.sub(rf"(<!-- {name} -->\n).*?(<!-- end -->)", rf"\g<1>{_table(rows)}\g<2>", text, flags=re.DOTALL)
     return text
 
@@ -124,6 +131,17 @@ def _udp() -> list[tuple[str, ...]]:
             "answers to an unproven visitor",
             f"{flow['UNPROVEN_FACTOR']} times its bytes, at least {_size(flow['UNPROVEN_BYTES'])}",
         ),
+    ]
+
+
+def _connect() -> list[tuple[str, ...]]:
+    port, flow = (_constants(f"agent/{name}.rs") for name in ("port", "../driver/flow"))
+    return [
+        ("what", "how much"),
+        ("services of a connector", f"{CALLED_MAX}"),
+        ("connections of a port, or flows", f"{port['CONNECTIONS_MAX']:,}"),
+        ("UDP: a silent flow", "60 s"),
+        ("UDP: waiting for a flow's stream", f"{_flow(flow, '')} of a flow"),
     ]
 
 

@@ -10,6 +10,7 @@ mod driver;
 mod error;
 mod event;
 pub mod frame;
+pub mod framed;
 mod handle;
 mod identity;
 mod introduction;

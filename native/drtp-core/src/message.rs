@@ -10,6 +10,8 @@ pub const CAPABILITY_DATAGRAMS: u32 = 1;
 pub const CAPABILITY_LANES: u32 = 2;
 /// Capability bit: streams that are sealed from end to end are understood.
 pub const CAPABILITY_SEALED: u32 = 4;
+/// Capability bit: sealed streams of datagrams are understood.
+pub const CAPABILITY_SEALED_DATAGRAMS: u32 = 8;
 /// Longest connection id taken. UIDs are UUIDs (36); the slack is for other uid forms.
 const CONNECTION_BYTES_MAX: usize = 128;
 
@@ -58,6 +60,10 @@ pub enum ResetCode {
     Idle = 13,
     /// The end-to-end encryption broke: not who was expected, changed bytes, or an end without a word.
     Unsealed = 14,
+    /// Inside the encryption came what is no datagram.
+    Misframed = 15,
+    /// The agent is of a version that does not know what the stream carries.
+    TooOld = 16,
 }
 
 impl ResetCode {
@@ -78,6 +84,8 @@ impl ResetCode {
             12 => Self::Lost,
             13 => Self::Idle,
             14 => Self::Unsealed,
+            15 => Self::Misframed,
+            16 => Self::TooOld,
             _ => Self::Cancelled,
         }
     }
@@ -100,6 +108,8 @@ impl ResetCode {
             Self::Lost => "tunnel lost",
             Self::Idle => "idle",
             Self::Unsealed => "end-to-end encryption broke",
+            Self::Misframed => "malformed datagram",
+            Self::TooOld => "the other end is too old for UDP",
         }
     }
 }
@@ -214,6 +224,8 @@ pub enum Carries {
     Datagrams,
     /// Bytes of a TLS connection between connector and agent: DATA frames, which nobody between them can read.
     Sealed,
+    /// The same, and inside are datagrams ([`crate::framed`]). Silence ends it, as a flow.
+    SealedDatagrams,
 }
 
 impl Carries {
@@ -222,6 +234,20 @@ impl Carries {
             Self::Bytes => 0,
             Self::Datagrams => 1,
             Self::Sealed => 2,
+            Self::SealedDatagrams => 3,
+        }
+    }
+
+    /// Only its two ends can read it.
+    pub const fn is_sealed(self) -> bool {
+        matches!(self, Self::Sealed | Self::SealedDatagrams)
+    }
+
+    /// What the local service sees of it: sealed bytes are bytes by then.
+    pub const fn inside(self) -> Self {
+        match self {
+            Self::Bytes | Self::Sealed => Self::Bytes,
+            Self::Datagrams | Self::SealedDatagrams => Self::Datagrams,
         }
     }
 }
@@ -279,6 +305,7 @@ impl Open {
             Ok(0) | Err(_) => Carries::Bytes,
             Ok(1) => Carries::Datagrams,
             Ok(2) => Carries::Sealed,
+            Ok(3) => Carries::SealedDatagrams,
             Ok(_) => return Err(MessageError::Field),
         };
         Ok(Self { connection, visitor, destination, stream_id, deadline_ms, carries })

@@ -73,6 +73,8 @@ pub struct SessionStats {
     /// Agent side: the way to it, as in [`crate::Event::TunnelUp`].
     #[serde(skip_serializing_if = "String::is_empty")]
     pub way: String,
+    /// Its POP carries sealed datagrams; agent side.
+    pub carries_datagrams: bool,
     /// What went wrong last, agent side.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
@@ -98,6 +100,12 @@ pub struct ConnectionStats {
     pub bytes_in: u64,
     /// Service to visitor, bytes.
     pub bytes_out: u64,
+    /// Agent, connector: datagrams of UDP, visitor to service.
+    pub datagrams_in: u64,
+    /// The same, service to visitor.
+    pub datagrams_out: u64,
+    /// The same, dropped at this end.
+    pub datagrams_dropped: u64,
     /// POP: endpoint bound.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bound: Option<String>,

@@ -15,6 +15,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use crate::config::{Identity, TargetTls, WebIdentity};
 use crate::error::CoreError;
 use crate::identity::{IdentityError, PeerIdentity};
+use crate::message::Carries;
 
 mod hello;
 mod outer;
@@ -28,6 +29,8 @@ use outer::web_config;
 pub const ALPN: &[u8] = b"drtp/1";
 /// ALPN of the TLS inside a sealed stream: a lane's handshake is never taken for one, nor the other way round.
 pub const ALPN_SEALED: &[u8] = b"drtp-sealed/1";
+/// The same where datagrams are inside: both ends have said so to each other, and no POP in their place.
+pub const ALPN_SEALED_DATAGRAMS: &[u8] = b"drtp-sealed-datagrams/1";
 /// What sealing adds to each record of 16 KiB, rounded up.
 const RECORD_SLACK: usize = 64;
 /// Plain bytes per record.
@@ -53,6 +56,15 @@ impl From<rustls::Error> for TlsError {
     }
 }
 
+/// TLS inside a stream: an agent is the server, a connector the client.
+#[derive(Clone)]
+pub struct Ends {
+    /// The agent's.
+    pub server: Arc<ServerConfig>,
+    /// The connector's.
+    pub client: Arc<ClientConfig>,
+}
+
 /// Our certificate in the three uses that the core makes of it.
 #[derive(Clone)]
 pub struct Credentials {
@@ -62,10 +74,10 @@ pub struct Credentials {
     pub endpoint: Arc<ServerConfig>,
     /// Dialling a POP.
     pub tunnel_client: Arc<ClientConfig>,
-    /// The agent's end of sealed streams.
-    pub sealed_server: Arc<ServerConfig>,
-    /// The connector's end of them.
-    pub sealed_client: Arc<ClientConfig>,
+    /// Both ends of sealed streams.
+    pub sealed: Ends,
+    /// The same where datagrams are inside.
+    pub sealed_datagrams: Ends,
     /// Whoever comes to the agents' door without `drtp/1`: a WebSocket is offered, and inside it `tunnel_server`.
     pub web: Arc<ServerConfig>,
     /// Who we are.
@@ -128,18 +140,26 @@ impl Credentials {
             .map_err(wrong)?;
         tunnel_client.alpn_protocols = vec![ALPN.to_vec()];
         tunnel_client.resumption = Resumption::disabled();
-        let (mut sealed_server, mut sealed_client) = (endpoint.clone(), tunnel_client.clone());
-        sealed_server.alpn_protocols = vec![ALPN_SEALED.to_vec()];
-        sealed_client.alpn_protocols = vec![ALPN_SEALED.to_vec()];
+        let ends = |alpn: &[u8]| {
+            let (mut server, mut client) = (endpoint.clone(), tunnel_client.clone());
+            server.alpn_protocols = vec![alpn.to_vec()];
+            client.alpn_protocols = vec![alpn.to_vec()];
+            Ends { server: Arc::new(server), client: Arc::new(client) }
+        };
         Ok(Self {
             web,
-            sealed_server: Arc::new(sealed_server),
-            sealed_client: Arc::new(sealed_client),
+            sealed: ends(ALPN_SEALED),
+            sealed_datagrams: ends(ALPN_SEALED_DATAGRAMS),
             tunnel_server: Arc::new(tunnel_server),
             endpoint: Arc::new(endpoint),
             tunnel_client: Arc::new(tunnel_client),
             own,
         })
+    }
+
+    /// What both ends of a sealed stream say, by what it carries.
+    pub fn ends(&self, carries: Carries) -> &Ends {
+        if carries.inside() == Carries::Datagrams { &self.sealed_datagrams } else { &self.sealed }
     }
 
     /// With another certificate for whoever looks into TLS on the way: one that the public trusts.

@@ -4,17 +4,18 @@
 mod world;
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use drtp_core::message::{Open, ResetCode};
+use drtp_core::framed;
+use drtp_core::message::{Carries, Open, ResetCode};
 use drtp_core::session::{Budget, Event, Session, SessionConfig};
 use drtp_core::{AgentConfig, CoreLimits, Flow, GatewayConfig, Identity, TunnelAgent, TunnelConnector};
 use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig, ServerConnection};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
@@ -423,4 +424,210 @@ fn a_stream_that_a_pop_takes_elsewhere_is_refused_by_the_caller() {
     let dialled = std::iter::from_fn(|| panel.got.recv_timeout(Duration::from_millis(200)).ok());
     assert_eq!(dialled.filter(|got| !got.0.is_empty()).count(), 0);
     assert_eq!(panel.connector.stats().recent[0].outcome, "end-to-end encryption broke");
+}
+
+/// A POP that has a caller's key as well, and says inside the seal what it likes.
+struct Rogue {
+    lane: Lane,
+    caller: Arc<ClientConfig>,
+    flows: Vec<(u32, ClientConnection, Vec<u8>)>,
+    ended: Vec<(u32, ResetCode)>,
+    _agent: TunnelAgent,
+}
+
+impl Rogue {
+    fn new(service: SocketAddr) -> Self {
+        let authority = Authority::new();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let target = target(service);
+        let names = ["a-1.agent.td"];
+        let config = AgentConfig {
+            identity: authority.identity("spiffe://td/org/o/project/p/agent/a-1", &names),
+            ..agent_config(&authority, "a-1", 1, target.clone())
+        };
+        let agent = TunnelAgent::new(config).unwrap();
+        let served = json!({"protocol": "UDP", "sealedOnly": true,
+            "callers": [{"identity": "x-1", "kind": "user", "name": "joe"}]});
+        let plan = json!({
+            "server/p-1": plan_server(listener.local_addr().unwrap()),
+            "service/c-1": with(plan_service(&target), served),
+        });
+        assert_ok(&agent.apply(&whole(plan)));
+        let lane = Lane::new(listener.accept().unwrap().0, &tls_of(&authority.pop()));
+        let caller = caller_of(&authority.identity("spiffe://td/user/u-1/connector/x-1", &[]));
+        let mut rogue = Self { lane, caller, flows: Vec::new(), ended: Vec::new(), _agent: agent };
+        rogue.turn_until("the agent", |rogue| rogue.lane.session.takes_streams());
+        rogue
+    }
+
+    fn begin(&mut self, carries: Carries) -> u32 {
+        let open = Open {
+            connection: CONNECTION.to_owned(),
+            visitor: None,
+            destination: None,
+            stream_id: [7; 16],
+            deadline_ms: 60_000,
+            carries,
+        };
+        let stream = self.lane.session.open(open, Instant::now()).unwrap();
+        let mut tls = ClientConnection::new(Arc::clone(&self.caller), "a-1.agent.td".try_into().unwrap()).unwrap();
+        tls.set_buffer_limit(None);
+        self.flows.push((stream, tls, Vec::new()));
+        stream
+    }
+
+    fn say(&mut self, stream: u32, plain: &[u8]) {
+        let (_, tls, _) = self.flows.iter_mut().find(|(id, ..)| *id == stream).unwrap();
+        tls.writer().write_all(plain).unwrap();
+    }
+
+    fn turn(&mut self) {
+        for news in self.lane.read() {
+            match news {
+                News::Hello => self.lane.session.accept([1; 16], Instant::now()),
+                News::Data(stream, bytes) => {
+                    self.lane.session.consumed(stream, bytes.len() as u64, Instant::now());
+                    let Some((_, tls, plain)) = self.flows.iter_mut().find(|(id, ..)| *id == stream) else { continue };
+                    let mut rest = bytes.as_slice();
+                    while !rest.is_empty() {
+                        tls.read_tls(&mut rest).unwrap();
+                        if tls.process_new_packets().is_err() {
+                            break;
+                        }
+                    }
+                    let _ = tls.reader().read_to_end(plain);
+                }
+                News::Reset(stream, code) => self.ended.push((stream, code)),
+                News::Open(..) | News::Fin(_) => {}
+            }
+        }
+        for (stream, tls, _) in &mut self.flows {
+            let mut sealed = Vec::new();
+            while tls.wants_write() {
+                tls.write_tls(&mut sealed).unwrap();
+            }
+            send(&mut self.lane.session, *stream, &sealed);
+        }
+        self.lane.write();
+    }
+
+    fn turn_until(&mut self, what: &str, mut fact: impl FnMut(&Self) -> bool) {
+        until(what, || {
+            self.turn();
+            fact(self)
+        });
+    }
+
+    /// The answers that came to a flow.
+    fn answers(&self, stream: u32) -> Vec<Vec<u8>> {
+        let (_, _, plain) = self.flows.iter().find(|(id, ..)| *id == stream).unwrap();
+        let (mut found, mut at) = (Vec::new(), 0);
+        while let Ok(Some(datagram)) = framed::first(&plain[at..]) {
+            at += framed::HEAD_BYTES + datagram.len();
+            found.push(datagram.to_vec());
+        }
+        found
+    }
+}
+
+fn caller_of(identity: &Identity) -> Arc<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(identity.roots_pem.as_bytes()).unwrap()).unwrap();
+    let chain = CertificateDer::pem_slice_iter(identity.chain_pem.as_bytes()).collect::<Result<_, _>>().unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_client_auth_cert(chain, PrivateKeyDer::from_pem_slice(identity.key_pem.as_bytes()).unwrap())
+        .unwrap();
+    config.alpn_protocols = vec![b"drtp-sealed-datagrams/1".to_vec()];
+    Arc::new(config)
+}
+
+fn framed_of(datagrams: &[&[u8]]) -> Vec<u8> {
+    let mut out = Vec::new();
+    datagrams.iter().for_each(|datagram| framed::put(&mut out, datagram));
+    out
+}
+
+/// Answers each datagram with itself, and reports it.
+fn udp_echo() -> (SocketAddr, Receiver<Vec<u8>>) {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let (address, (report, got)) = (socket.local_addr().unwrap(), channel());
+    std::thread::spawn(move || {
+        let mut buffer = vec![0; 65_536];
+        while let Ok((count, from)) = socket.recv_from(&mut buffer) {
+            let _ = report.send(buffer[..count].to_vec());
+            let _ = socket.send_to(&buffer[..count], from);
+        }
+    });
+    (address, got)
+}
+
+#[test]
+fn a_caller_who_says_what_is_no_datagram_loses_that_flow_alone() {
+    let (service, _got) = udp_echo();
+    let mut rogue = Rogue::new(service);
+    let (good, bad) = (rogue.begin(Carries::SealedDatagrams), rogue.begin(Carries::SealedDatagrams));
+    rogue.say(good, &framed_of(&[b"one", b""]));
+    rogue.say(bad, &framed_of(&[b"two"]));
+    rogue.turn_until("the answers", |rogue| rogue.answers(good).len() == 2 && rogue.answers(bad).len() == 1);
+    // Longer than any datagram.
+    rogue.say(bad, &[0xff, 0xe4]);
+    rogue.turn_until("the end", |rogue| !rogue.ended.is_empty());
+    assert_eq!(rogue.ended, [(bad, ResetCode::Misframed)]);
+    rogue.say(good, &framed_of(&[b"three"]));
+    rogue.turn_until("another answer", |rogue| rogue.answers(good).len() == 3);
+    assert_eq!(rogue.answers(good), [b"one".to_vec(), Vec::new(), b"three".to_vec()]);
+}
+
+#[test]
+fn half_a_datagram_is_none_and_the_rest_makes_it_one() {
+    let (service, got) = udp_echo();
+    let mut rogue = Rogue::new(service);
+    let flow = rogue.begin(Carries::SealedDatagrams);
+    let (whole, large) = (pattern(60_000, 5), pattern(65_507, 6));
+    let wire = framed_of(&[&whole, b"x", &large]);
+    for piece in wire.chunks(7_001) {
+        rogue.say(flow, piece);
+        rogue.turn();
+    }
+    rogue.turn_until("the answers", |rogue| rogue.answers(flow).len() == 3);
+    let heard: Vec<Vec<u8>> = got.try_iter().collect();
+    assert!(heard == [whole, b"x".to_vec(), large]);
+}
+
+#[test]
+fn a_datagram_beside_the_seal_reaches_nobody() {
+    let (service, got) = udp_echo();
+    let mut rogue = Rogue::new(service);
+    let flow = rogue.begin(Carries::SealedDatagrams);
+    rogue.lane.session.datagram(flow, b"before the handshake");
+    rogue.say(flow, &framed_of(&[b"sealed"]));
+    rogue.turn_until("the answer", |rogue| rogue.answers(flow).len() == 1);
+    rogue.lane.session.datagram(flow, b"after it");
+    rogue.say(flow, &framed_of(&[b"sealed, too"]));
+    rogue.turn_until("the answer", |rogue| rogue.answers(flow).len() == 2);
+    assert_eq!(got.try_iter().collect::<Vec<_>>(), [b"sealed".to_vec(), b"sealed, too".to_vec()]);
+}
+
+#[test]
+fn another_kind_than_the_services_is_refused_before_a_word_is_said() {
+    let (service, got) = udp_echo();
+    let mut rogue = Rogue::new(service);
+    // In clear; bytes; and datagrams by name, whose TLS says bytes.
+    let kinds = [Carries::Datagrams, Carries::Bytes, Carries::Sealed].map(|carries| rogue.begin(carries));
+    rogue.turn_until("the refusals", |rogue| rogue.ended.len() == 3);
+    let codes: Vec<ResetCode> =
+        kinds.iter().map(|kind| rogue.ended.iter().find(|(id, _)| id == kind).unwrap().1).collect();
+    assert_eq!(codes, [ResetCode::Denied, ResetCode::Denied, ResetCode::NoRoute]);
+    let mut other = ClientConfig::clone(&rogue.caller);
+    other.alpn_protocols = vec![b"drtp-sealed/1".to_vec()];
+    rogue.caller = Arc::new(other);
+    rogue.flows.clear();
+    let misnamed = rogue.begin(Carries::SealedDatagrams);
+    rogue.say(misnamed, &framed_of(&[b"x"]));
+    rogue.turn_until("the refusal", |rogue| rogue.ended.iter().any(|(id, _)| *id == misnamed));
+    assert_eq!(got.try_iter().count(), 0);
 }

@@ -5,6 +5,7 @@
 use std::fmt::Write;
 
 pub mod differential;
+mod framed;
 mod frames;
 pub mod mutate;
 mod proxy;
@@ -13,6 +14,7 @@ mod session;
 mod snapshots;
 mod talks;
 
+pub use framed::framed;
 pub use frames::frames;
 pub use proxy::proxy;
 pub use session::session;
@@ -23,8 +25,14 @@ pub use talks::talks;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets; each has a folder of its name under `corpus`.
-pub const TARGETS: [Target; 5] =
-    [("frames", frames), ("proxy", proxy), ("session", session), ("snapshots", snapshots), ("talks", talks)];
+pub const TARGETS: [Target; 6] = [
+    ("framed", framed),
+    ("frames", frames),
+    ("proxy", proxy),
+    ("session", session),
+    ("snapshots", snapshots),
+    ("talks", talks),
+];
 
 /// A target by its name.
 pub fn target(name: &str) -> Option<fn(&[u8])> {

@@ -14,12 +14,29 @@ const ID: &str = "0f8fad5b-d9cb-469f-a165-70867728950e";
 /// The seeds of one target.
 pub fn of(target: &str) -> Vec<Seed> {
     match target {
+        "framed" => framed(),
         "frames" => frames().into_iter().map(|(name, wire)| (name, [vec![3], wire].concat())).collect(),
         "proxy" => proxy().into_iter().map(|(name, wire)| (name, [vec![0, 20], wire].concat())).collect(),
         "session" => session(),
         "talks" => talks(),
         _ => snapshots(),
     }
+}
+
+fn framed() -> Vec<Seed> {
+    let of = |piece: u8, datagrams: &[&[u8]]| {
+        let mut out = vec![piece];
+        datagrams.iter().for_each(|datagram| drtp_core::framed::put(&mut out, datagram));
+        out
+    };
+    let cut = of(2, &[b"whole", b"not whole"]);
+    vec![
+        ("some", of(3, &[b"one", b"", b"three"])),
+        ("none", of(1, &[b"", b"", b""])),
+        ("cut", cut[..cut.len() - 1].to_vec()),
+        ("longest", of(200, &[&[7; 65_507]])[..300].to_vec()),
+        ("too-long", vec![4, 0, 1, 9, 0xff, 0xe4, 1, 2, 3]),
+    ]
 }
 
 fn hello() -> Hello {

@@ -35,6 +35,11 @@ fn run(name: &str, mutations: usize) {
 }
 
 #[test]
+fn any_framed_datagrams() {
+    run("framed", FAST);
+}
+
+#[test]
 fn any_frames() {
     run("frames", FAST);
 }

@@ -136,7 +136,7 @@ class ConnectorHost:
         self._phase = AgentPhase.CONNECTING
         try:
             # Before anything else: a port that is taken is said at once, and one that is free is ours.
-            await self._apply(running, None)
+            await self._apply(running, self._feed.snapshot.value)
             async with self._pages(), asyncio.TaskGroup() as group:
                 tasks = [
                     group.create_task(work)
@@ -181,7 +181,7 @@ class ConnectorHost:
             self._dirty.set()
 
     async def _apply(self, running: _Running, snapshot: Snapshot | None) -> None:
-        plan = read_connect_plan(snapshot, self._settings.ports)
+        plan = read_connect_plan(snapshot, self._settings.ports, running.plan)
         ways = ways_of(plan.servers, self._proxies, None)
         delta = delta_between(running.applied, plan.documents)
         changed = ways if ways != running.ways else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from drtp.agent.view import AgentPhase, CertificateView, Failure, FeedView, PopView
+from drtp.api.drtp import Protocol
 from drtp.api.meta import Model
 from drtp.tunnel import FlowRecord
 
@@ -12,11 +13,13 @@ from drtp.tunnel import FlowRecord
 class PortView(Model, frozen=True, omit_defaults=False):
     """One service as it is presented here. `local`: address and port, or path; "" while it cannot listen.
 
-    `ready`: a connection finds a POP that both sides have. `reason` and `message` are why not, with a code.
+    `protocol`: what comes there. `ready`: a connection finds a POP that both sides have. `reason` and `message` are why
+    not, with a code. Of UDP streams are flows, and datagrams are counted; dropped at this end.
     """
 
     service: str
     local: str = ""
+    protocol: Protocol = Protocol.TCP
     ready: bool = False
     reason: str = ""
     code: str = ""
@@ -27,6 +30,9 @@ class PortView(Model, frozen=True, omit_defaults=False):
     denied_total: int = 0
     bytes_in: int = 0
     bytes_out: int = 0
+    datagrams_in: int = 0
+    datagrams_out: int = 0
+    datagrams_dropped: int = 0
 
 
 class ConnectorView(Model, frozen=True, omit_defaults=False):

@@ -9,7 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from drtp.agent.view import AgentView
-from drtp.api.drtp import ClientStatus
+from drtp.api.drtp import ClientStatus, Protocol
 from drtp.kit.latest import Latest
 
 
@@ -43,6 +43,10 @@ def _services(view: AgentView) -> Iterator[Metric]:
     moved = CounterMetricFamily(
         "drtp_agent_bytes", "Payload; in is visitor to service.", labels=["service", "direction"]
     )
+    datagrams = CounterMetricFamily(
+        "drtp_agent_datagrams", "Of UDP; in is visitor to service.", labels=["service", "direction"]
+    )
+    dropped = CounterMetricFamily("drtp_agent_datagrams_dropped", "Of UDP, at this end.", labels=["service"])
     for service in view.services:
         ready.add_metric([service.key], float(service.ready))
         streams.add_metric([service.key], service.streams)
@@ -53,7 +57,11 @@ def _services(view: AgentView) -> Iterator[Metric]:
             jitter.add_metric([service.key], service.local.jitter_ms / 1000)
         moved.add_metric([service.key, "in"], service.bytes_in)
         moved.add_metric([service.key, "out"], service.bytes_out)
-    yield from (ready, streams, opened, failures, connect, jitter, moved)
+        if service.protocol is Protocol.UDP:
+            datagrams.add_metric([service.key, "in"], service.datagrams_in)
+            datagrams.add_metric([service.key, "out"], service.datagrams_out)
+            dropped.add_metric([service.key], service.datagrams_dropped)
+    yield from (ready, streams, opened, failures, connect, jitter, moved, datagrams, dropped)
 
 
 def _pops(view: AgentView) -> Iterator[Metric]:

@@ -124,6 +124,9 @@ def _service_view(
         denied_total=counts.denied_total,
         bytes_in=counts.bytes_in,
         bytes_out=counts.bytes_out,
+        datagrams_in=counts.datagrams_in,
+        datagrams_out=counts.datagrams_out,
+        datagrams_dropped=counts.datagrams_dropped,
         rates=rates,
     )
 

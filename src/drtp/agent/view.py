@@ -83,7 +83,10 @@ class LocalView(Model, frozen=True, omit_defaults=False):
 
 
 class ServiceView(Model, frozen=True, omit_defaults=False):
-    """One service of this agent. `ready`: the control plane says so and at least one path is ready."""
+    """One service of this agent. `ready`: the control plane says so and at least one path is ready.
+
+    Datagrams are of a UDP service, dropped at this end.
+    """
 
     connection: str
     connection_name: str
@@ -102,6 +105,9 @@ class ServiceView(Model, frozen=True, omit_defaults=False):
     denied_total: int = 0
     bytes_in: int = 0
     bytes_out: int = 0
+    datagrams_in: int = 0
+    datagrams_out: int = 0
+    datagrams_dropped: int = 0
     rates: Rates = Rates()
 
     @property

@@ -103,7 +103,8 @@ class EdgeIdentitySpec(Model, frozen=True):
     public keys of that certificate and of the one before (hex). `used_generation`: the newest one that has connected;
     an older one coming later is a copied key, and locks the identity. `key_superseded` is the key that a new enrolment
     of the same edge replaced: it is refused, but no sign of a copy.
-    A connector's `caller` is whose it is, and `wants` are the services (`<namespace>/<name>`) that it asked for last.
+    A connector's `caller` is whose it is, and `wants` are the services (`<namespace>/<name>`) that it asked for last;
+    `datagrams`: UDP ones, too.
     `bundle`: the digest of the roots that the edge says it trusts; "" from edges before that.
     `addresses`, `version`, `hostname`: from the newest Hello (a gateway's public listeners are reached at `addresses`).
     """
@@ -129,6 +130,7 @@ class EdgeIdentitySpec(Model, frozen=True):
     hostname: str = ""
     caller: CallerRecord | None = None
     wants: tuple[str, ...] = ()
+    datagrams: bool = False
     bundle: str = ""
 
     @property

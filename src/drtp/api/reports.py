@@ -173,11 +173,15 @@ CALLED_MAX = 64
 
 
 class ConnectorRegistration(Model, frozen=True, tag="connector", tag_field="type"):
-    """What a connector says of itself at each connect. `services`: what it wants to present, `<namespace>/<name>`."""
+    """What a connector says of itself at each connect. `services`: what it wants to present, `<namespace>/<name>`.
+
+    `datagrams`: it presents UDP services, too; those from before that do not.
+    """
 
     hostname: str = ""
     version: str = ""
     services: Annotated[tuple[Text253, ...], Meta(max_length=CALLED_MAX)] = ()
+    datagrams: bool = False
 
 
 Registration = PopRegistration | AgentRegistration | GatewayRegistration | ConnectorRegistration

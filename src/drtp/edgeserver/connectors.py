@@ -67,7 +67,8 @@ def organization_uid(project: Stored) -> str:
     return str(uuid.uuid5(uuid.NAMESPACE_OID, f"organization {organization}"))
 
 
-def seen_of(said: ConnectorRegistration) -> dict[str, str | tuple[str, ...]]:
+def seen_of(said: ConnectorRegistration) -> dict[str, str | bool | tuple[str, ...]]:
     """What a connector says of itself, cut to size. What it asks for is no claim: that is decided where it is used."""
     wants = tuple(f"{namespace}/{name}" for namespace, name in wanted_names(said.services[:CALLED_MAX]))
-    return {"version": said.version[:64], "hostname": said.hostname[:253], "wants": wants}
+    seen = {"version": said.version[:64], "hostname": said.hostname[:253]}
+    return {**seen, "wants": wants, "datagrams": said.datagrams}

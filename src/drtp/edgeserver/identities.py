@@ -147,7 +147,7 @@ class Identities:
             )
             return
 
-    async def connected(self, uid: str, presented: str, **seen: str | tuple[str, ...]) -> EdgeIdentitySpec:
+    async def connected(self, uid: str, presented: str, **seen: str | bool | tuple[str, ...]) -> EdgeIdentitySpec:
         """A feed came with the key `presented`; `seen` are fields of the record to update from the Hello.
 
         Raises: Refused as `renew`. A key older than one that has connected is a copy, and locks the identity.

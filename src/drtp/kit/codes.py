@@ -522,9 +522,10 @@ TUNNEL: dict[str, Code] = {
         "The event says where: the owner looks whether the local service is up (`datumctl status` on its side).",
     ),
     "DRTP-4064": Code(
-        "UDP is not carried by connect",
-        "The service is a UDP service. connect protects every byte from end to end by TLS, which UDP has no place for.",
-        "Reach it by its public address, if its owner exposes it.",
+        "Place does not fit the protocol",
+        "Datagrams of a UDP service come to a port: not to a Unix socket, and not to standard input. A UDP port takes "
+        "no connections.",
+        "Present a UDP service with --local, any other without udp://.",
     ),
     "DRTP-4065": Code(
         "End-to-end encryption broke",
@@ -551,6 +552,18 @@ TUNNEL: dict[str, Code] = {
         "Login needed to connect",
         "This connector's certificate has ended, and only its user can get another.",
         "Log in, then run the command again.",
+    ),
+    "DRTP-4070": Code(
+        "Too old for UDP",
+        "The service is a UDP service, and something between here and there does not carry UDP to connect yet: the "
+        "control plane, the tunnel servers of the service, or its agent.",
+        "Ask the operator to upgrade control plane and tunnel servers, and the owner to upgrade the agent. Other "
+        "services are not concerned.",
+    ),
+    "DRTP-4071": Code(
+        "Malformed datagram",
+        "Inside the encryption came what is no datagram. Its flow was ended; the other ones go on.",
+        "The command at the other end has a fault: report it, with both versions.",
     ),
 }
 

@@ -54,6 +54,7 @@ class Asks(NamedTuple):
     """Of a connector's record, what its plan depends on beside who it is."""
 
     wants: tuple[str, ...]
+    datagrams: bool
 
 
 class ReadGrants:
@@ -218,7 +219,7 @@ def connector(unit: Unit, read: Reader, settings: ProjectionSettings) -> Result:
         admitted = cast("Admitted | None", facts_of.get(asked_for(namespace, name)))
         plan = PlanConnect(namespace=namespace, name=name, reason=NOT_ALLOWED)
         if admitted is not None:
-            plan = _plan(read, admitted, (namespace, name), servers)
+            plan = _plan(read, admitted, (namespace, name), servers, datagrams=told.datagrams)
         result.entries[edge, entrykeys.connect(namespace, name)] = plan
     for server in servers.values():
         if (port := facts.tunnel_port(server)) is not None:
@@ -236,8 +237,10 @@ def connector(unit: Unit, read: Reader, settings: ProjectionSettings) -> Result:
     return result
 
 
-def _plan(read: Reader, caller: Admitted, named: tuple[str, str], servers: dict[str, DRTPServer]) -> PlanConnect:
-    """A service that the caller may call; its POPs are put into `servers`."""
+def _plan(
+    read: Reader, caller: Admitted, named: tuple[str, str], servers: dict[str, DRTPServer], *, datagrams: bool
+) -> PlanConnect:
+    """A service that the caller may call; its POPs are put into `servers`. `datagrams`: its connector can carry UDP."""
     namespace, name = named
     service = read.get(DRTPService, namespace, name)
     gone = service is None or service.metadata.deletion_timestamp is not None
@@ -266,7 +269,7 @@ def _plan(read: Reader, caller: Admitted, named: tuple[str, str], servers: dict[
         ways.append(ConnectWay(connection=one.metadata.uid, agent=agent.uid, servers=tuple(there), away=away))
         origin.append(one.metadata)
     reason = ""
-    if service.spec.protocol is Protocol.UDP:
+    if service.spec.protocol is Protocol.UDP and not datagrams:
         reason = UDP
     elif not service.spec.enabled:
         reason = DISABLED

@@ -140,7 +140,7 @@ def identity(unit: Unit, read: Reader, _settings: ProjectionSettings) -> Result:
     spec = known.spec
     result = Result(value=facts.Standing(spec.role, spec.namespace, spec.denied))
     if spec.role is EdgeRole.CONNECTOR and spec.caller is not None and not spec.denied:
-        result.facts["connector", unit[1]] = connects.Asks(spec.wants)
+        result.facts["connector", unit[1]] = connects.Asks(spec.wants, spec.datagrams)
         for wanted in callers.wanted_names(spec.wants):
             result.facts[connects.asked_for(*wanted)] = spec.caller
     return result

@@ -30,7 +30,10 @@ class LaneStats(Model, frozen=True):
 
 
 class SessionStats(Model, frozen=True):
-    """A session with one peer: an agent's uid at the POP, a server's uid at the agent. `way` as in `TunnelUp`."""
+    """A session with one peer: an agent's uid at the POP, a server's uid at the agent. `way` as in `TunnelUp`.
+
+    `carries_datagrams`: its POP carries sealed datagrams; those from before that do not.
+    """
 
     peer: str
     address: str
@@ -40,6 +43,7 @@ class SessionStats(Model, frozen=True):
     streams: int = 0
     lanes: tuple[LaneStats, ...] = ()
     way: str = ""
+    carries_datagrams: bool = False
     message: str | None = None
 
     @property
@@ -81,7 +85,10 @@ class LocalStats(Model, frozen=True):
 
 
 class ConnectionStats(Model, frozen=True):
-    """One connection. `bytes_in` is visitor to service. `live`: a POP accepts visitors; an agent's plan enables it."""
+    """One connection. `bytes_in` is visitor to service. `live`: a POP accepts visitors; an agent's plan enables it.
+
+    Datagrams are of UDP, at an agent or connector; dropped at that end.
+    """
 
     connection: str
     service: str
@@ -91,6 +98,9 @@ class ConnectionStats(Model, frozen=True):
     would_refuse_total: int = 0
     bytes_in: int = 0
     bytes_out: int = 0
+    datagrams_in: int = 0
+    datagrams_out: int = 0
+    datagrams_dropped: int = 0
     bound: str | None = None
     live: bool = False
     local: LocalStats | None = None

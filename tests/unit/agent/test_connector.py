@@ -19,7 +19,7 @@ from drtp.agent.connector import ConnectorHost, ConnectorSettings
 from drtp.agent.connectplan import Port
 from drtp.agent.connectview import ConnectorView
 from drtp.agent.settings import LocalAddress
-from drtp.api.drtp import ClientStatus, EndpointMode
+from drtp.api.drtp import ClientStatus, EndpointMode, Protocol
 from drtp.api.reports import ConnectorRegistration
 from drtp.api.snapshots import Caller, ConnectWay, Entry, PlanConnect
 from drtp.kit.errors import Terminal
@@ -46,12 +46,10 @@ def callable_route() -> Entry:
     return msgspec.structs.replace(route(access=NOBODY, mode=EndpointMode.MTLS), callers=CALLERS)
 
 
-def plan(pop: Pop, reason: str = "") -> dict[str, Entry]:
+def plan(pop: Pop, reason: str = "", protocol: Protocol = Protocol.TCP) -> dict[str, Entry]:
     ways = () if reason else (ConnectWay("c1", "a1", ("p1",)),)
-    return {
-        "server/p1": plan_server("p1", pop.listener_port),
-        "connect/joe/echo": PlanConnect(namespace="joe", name="echo", service="s1", ways=ways, reason=reason),
-    }
+    told = PlanConnect(namespace="joe", name="echo", service="s1", protocol=protocol, ways=ways, reason=reason)
+    return {"server/p1": plan_server("p1", pop.listener_port), "connect/joe/echo": told}
 
 
 def host_of(world: World, *ports: Port, inspector: LocalAddress | None = None) -> ConnectorHost:
@@ -137,6 +135,48 @@ async def test_an_end_by_the_clock_cuts_its_caller_with_no_control_plane_to_say_
             writer.close()
             with contextlib.suppress(OSError):  # a connection that was reset already has no end to write
                 assert await call(host, b"more") == b""
+
+
+async def test_a_udp_service_is_presented_at_a_udp_port_that_outlives_a_refusal(world: World) -> None:
+    loop = asyncio.get_running_loop()
+    with socket.socket(type=socket.SOCK_DGRAM) as service:
+        service.bind(("127.0.0.1", 0))
+        service.setblocking(False)
+
+        async def answered(place: str, words: bytes) -> bytes:
+            with socket.socket(type=socket.SOCK_DGRAM) as program:
+                program.setblocking(False)
+                program.connect(("127.0.0.1", int(place.rpartition(":")[2])))
+                async with asyncio.timeout(10):
+                    await loop.sock_sendall(program, words)
+                    question, caller = await loop.sock_recvfrom(service, 100)
+                    await loop.sock_sendto(service, question, caller)
+                    return await loop.sock_recv(program, 100)
+
+        port = service.getsockname()[1]
+        udp = msgspec.structs.replace(callable_route(), protocol=Protocol.UDP)
+        async with world.pop(entries={"route/c1": udp}) as pop:
+            served = msgspec.structs.replace(
+                plan_service(port), callers=CALLERS, sealed_only=True, protocol=Protocol.UDP
+            )
+            entries: dict[str, Entry] = {"server/p1": plan_server("p1", pop.listener_port), "service/c1": served}
+            targets = {"joe/echo": Target(host="127.0.0.1", port=port)}
+            async with world.agent(entries, targets=targets) as agent, running(host_of(world)) as host:
+                told = plan(pop, protocol=Protocol.UDP)
+                tell(world, host, told)
+                await until(lambda: seen(host).ready and seen(host).ports[0].protocol is Protocol.UDP)
+                await until(lambda: any(pop.state is ClientStatus.CONNECTED for pop in pops_of(agent)))
+                place = seen(host).ports[0].local
+                assert await answered(place, b"words") == b"words"
+                tell(world, host, {"connect/joe/echo": PlanConnect(namespace="joe", name="echo", reason="NotAllowed")})
+                await until(lambda: seen(host).ports[0].code == "DRTP-4060")
+                await until(lambda: seen(host).ports[0].streams == 0)
+                assert (seen(host).ports[0].local, seen(host).ports[0].protocol) == (place, Protocol.UDP)
+                tell(world, host, told)
+                await until(lambda: seen(host).ready)
+                # From another source: the first one was refused, and is left alone for a moment.
+                assert await answered(place, b"again") == b"again"
+                await until(lambda: seen(host).ports[0].datagrams_out == 2)
 
 
 def pops_of(agent: AgentHost) -> tuple[PopView, ...]:

@@ -8,7 +8,7 @@ from drtp.agent.connectplan import ConnectPlan, Port, port_views, read_connect_p
 from drtp.agent.connectview import ConnectorView, PortView
 from drtp.agent.picture import views_of
 from drtp.agent.view import AgentPhase, FeedView
-from drtp.api.drtp import Role
+from drtp.api.drtp import Protocol, Role
 from drtp.api.snapshots import ConnectWay, Generation, PlanConnect, PlanServer, Snapshot
 from drtp.main.datum.connect_speaker import ConnectSpeaker, Event, JsonConnectForm
 from drtp.tunnel import ConnectionStats, FlowRecord, SessionPhase, SessionStats, Stats
@@ -48,7 +48,7 @@ def test_every_agent_on_every_pop_is_a_way() -> None:
 
 
 def test_each_obstacle_has_its_code() -> None:
-    codes = {"NotAllowed": "4060", "AgentAway": "4061", "UdpNotSealed": "4064", "Disabled": "4067", "New": "4061"}
+    codes = {"NotAllowed": "4060", "AgentAway": "4061", "UdpNotSealed": "4070", "Disabled": "4067", "New": "4061"}
     for reason, code in codes.items():
         said = view(read_connect_plan(snapshot(reason), (PORT,)))
         assert (said.ready, said.reason, said.code) == (False, reason, f"DRTP-{code}")
@@ -89,6 +89,7 @@ def test_the_ready_event_comes_first_and_then_one_for_each_change() -> None:
         "event": "ready",
         "service": "joe/pg",
         "local": "127.0.0.1:5432",
+        "protocol": "TCP",
         "pops": ["nyc"],
         "encrypted": True,
         "seconds": 1.5,
@@ -105,17 +106,96 @@ def test_the_ready_event_comes_first_and_then_one_for_each_change() -> None:
 def test_a_connection_that_was_refused_is_said_once_and_an_orderly_end_never() -> None:
     heard = Heard()
     speaker = ConnectSpeaker(heard, 0.0)
-    ends = ("finished", "local service refused", "end-to-end encryption broke", "reset by the other end")
+    ends = (
+        "finished",
+        "local service refused",
+        "end-to-end encryption broke",
+        "reset by the other end",
+        "idle",
+        "the other end is too old for UDP",
+        "malformed datagram",
+    )
     flows = tuple(
         FlowRecord(ended_unix_ms=number, visitor="", service="joe/pg", connection="", outcome=end)
         for number, end in enumerate(ends, 1)
     )
     speaker.follow(ConnectorView(flows=flows), 1.0)
     speaker.follow(ConnectorView(flows=flows), 2.0)
-    assert [event["code"] for event in heard.events] == ["DRTP-4063", "DRTP-4065"]
+    codes = [f"DRTP-{number}" for number in (4063, 4065, 4070, 4071)]
+    assert [event["code"] for event in heard.events] == codes
 
 
 def test_counts_are_the_cores_own() -> None:
     counts = ConnectionStats(connection=PORT.key, service="joe/pg", streams=2, streams_total=7, bytes_in=5)
     seen = view(read_connect_plan(snapshot(), (PORT,)), Stats(sessions=UP.sessions, connections=(counts,)))
     assert (seen.streams, seen.streams_total, seen.bytes_in) == (2, 7, 5)
+
+
+DNS = Port("joe/dns", port=5353)
+
+
+def told(protocol: Protocol = Protocol.UDP, reason: str = "") -> Snapshot:
+    """The control plane's word on `joe/dns`; of what is not allowed it says nothing."""
+    ways = () if reason else (ConnectWay("c-1", "a-1", ("s-1",)),)
+    said = PlanConnect(namespace="joe", name="dns", service="u", protocol=protocol, ways=ways, reason=reason)
+    nothing = PlanConnect(namespace="joe", name="dns", reason=reason)
+    entry = nothing if reason == "NotAllowed" else said
+    return Snapshot(Generation(1, 1), {"server/s-1": SERVER, "connect/joe/dns": entry})
+
+
+def bearing(*, datagrams: bool = True) -> Stats:
+    session = SessionStats(peer="s-1", address="127.0.0.1:7000", state=SessionPhase.OPEN, carries_datagrams=datagrams)
+    return Stats(sessions=(session,))
+
+
+def presented(port: Port, plan: ConnectPlan, stats: Stats | None = None) -> PortView:
+    stats = stats or bearing()
+    (one,) = port_views((port,), plan, stats, views_of(plan.servers, stats), {port.key: "127.0.0.1:5353"})
+    return one
+
+
+def test_a_port_is_what_its_service_is_and_stays_so_while_nothing_is_told() -> None:
+    plan = read_connect_plan(None, (DNS,))
+    assert plan.documents[DNS.key]["protocol"] == "TCP"
+    plan = read_connect_plan(told(), (DNS,), plan)
+    assert plan.documents[DNS.key]["protocol"] == "UDP"
+    assert presented(DNS, plan).ready
+    for nothing in (told(reason="NotAllowed"), Snapshot(Generation(1, 1), {})):
+        plan = read_connect_plan(nothing, (DNS,), plan)
+        assert (plan.documents[DNS.key]["protocol"], plan.documents[DNS.key]["ways"]) == ("UDP", [])
+        assert presented(DNS, plan).protocol is Protocol.UDP
+    plan = read_connect_plan(told(Protocol.TCP), (DNS,), plan)
+    assert plan.documents[DNS.key]["protocol"] == "TCP"
+
+
+def test_a_place_that_does_not_fit_has_its_code_and_leads_nowhere() -> None:
+    path, asked = Port("joe/dns", path=Path("/run/dns.sock")), Port("joe/dns", port=5353, datagrams=True)
+    assert DNS.key != asked.key
+    for port, snapshot, reason, protocol in (
+        (path, told(), "NoDatagrams", "TCP"),
+        (asked, told(Protocol.TCP), "NoConnections", "UDP"),
+        (asked, told(), "", "UDP"),
+        (asked, told(reason="NotAllowed"), "NotAllowed", "UDP"),
+    ):
+        plan = read_connect_plan(snapshot, (port,))
+        document = plan.documents[port.key]
+        assert (document["protocol"], bool(document["ways"])) == (protocol, not reason)
+        seen = presented(port, plan)
+        assert (seen.reason, seen.code == "DRTP-4064") == (reason, reason.startswith("No") and reason != "NotAllowed")
+
+
+def test_pops_that_carry_no_datagrams_are_none_of_a_udp_service() -> None:
+    plan = read_connect_plan(told(), (DNS,))
+    seen = presented(DNS, plan, bearing(datagrams=False))
+    assert (seen.ready, seen.reason, seen.code, seen.pops) == (False, "TooOld", "DRTP-4070", ())
+    assert presented(DNS, plan, Stats()).code == "DRTP-4066"
+    tcp = read_connect_plan(told(Protocol.TCP), (DNS,))
+    assert presented(DNS, tcp, bearing(datagrams=False)).ready
+
+
+def test_two_protocols_at_one_number_are_two_places() -> None:
+    heard = Heard()
+    udp = presented(DNS, read_connect_plan(told(), (DNS,)))
+    tcp = presented(DNS, read_connect_plan(told(Protocol.TCP), (DNS,)))
+    ConnectSpeaker(heard, 0.0).follow(ConnectorView(ports=(udp, tcp)), 1.0)
+    assert [(event["event"], event["protocol"]) for event in heard.events] == [("ready", "UDP"), ("ready", "TCP")]

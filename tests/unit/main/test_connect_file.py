@@ -17,6 +17,7 @@ services:
 - {service: joe/redis, local: '10.1.0.1:6379', allow-remote: [10.1.0.0/16]}
 - {service: web, unix: run/web.sock}
 - {service: joe/ssh=2222}
+- {service: joe/dns, local: 'udp://2222'}
 """
 FAULTS = """
 services:
@@ -29,6 +30,7 @@ services:
 - {service: joe/e, local: 7001}
 - {service: joe/f, local: 7001}
 - {service: [joe/g]}
+- {service: joe/h, local: 'udp://'}
 """
 
 
@@ -40,6 +42,7 @@ def test_each_service_has_a_place_of_its_own(tmp_path: Path) -> None:
         Place("joe", "redis", "10.1.0.1", 6379, allow=("10.1.0.0/16",)),
         Place(None, "web", path=tmp_path / "run/web.sock"),
         Place("joe", "ssh", port=2222),
+        Place("joe", "dns", port=2222, datagrams=True),
     )
     file.write_text("[{service: joe/postgres}]")
     assert places_in(file) == (Place("joe", "postgres"),)
@@ -51,7 +54,7 @@ def test_every_fault_is_named_with_its_place(tmp_path: Path) -> None:
     with pytest.raises(Invalid) as refused:
         places_in(file)
     places = [fault.partition(": ")[0] for fault in refused.value.faults]
-    assert places == [*(f"services[{number}]" for number in range(6)), "services[8].service", "services"]
+    assert places == [*(f"services[{number}]" for number in range(6)), "services[8].service", "services[9]", "services"]
     assert "10.0.0.0" not in str(refused.value.faults)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from drtp.api.drtp import Protocol
 from drtp.api.internal import CallerRecord, EdgeRole
 from drtp.api.snapshots import PlanConnect, PlanServer, PlanService, RouteEntry
 from drtp.projections.projector import Projector
@@ -236,6 +237,19 @@ async def test_a_disabled_service_and_an_absent_agent_are_said_to_those_who_may(
         await bed.put(service("a", "joe", "TCP"))
         await bed.drop(body(INTERNAL, "EdgeIdentity", "", "agent-1", {}))
         assert bed.plan("c-1").reason == "AgentAway"
+
+
+async def test_a_udp_service_is_told_its_ways_to_connectors_that_carry_udp_alone() -> None:
+    async with served() as bed:
+        await bed.put(grant("joe", "bob"))
+        await bed.put(service("a", "joe", "UDP"))
+        await bed.put(connector("c-1", "bob", "joe/a", datagrams=True))
+        await bed.put(connector("c-0", "bob", "joe/a"))
+        now, before = bed.plan("c-1"), bed.plan("c-0")
+        assert (now.protocol, now.reason, [way.agent for way in now.ways]) == (Protocol.UDP, "", ["agent-1"])
+        assert (before.protocol, before.reason, before.ways) == (Protocol.UDP, "UdpNotSealed", ())
+        assert bed.callers() == [("c-0", "c-1"), ("c-0", "c-1")]
+        assert bed.served_plan().protocol is Protocol.UDP
 
 
 async def test_a_way_says_where_its_agent_has_no_session() -> None:

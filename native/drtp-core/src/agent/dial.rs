@@ -128,7 +128,7 @@ impl Agent {
                     Ok(None) => Ok(()),
                     Err(error) => Err(error),
                 },
-                Carries::Datagrams => match connected(address) {
+                Carries::Datagrams | Carries::SealedDatagrams => match connected(address) {
                     Ok(socket) => return self.connected(dial, socket),
                     Err(error) => Err(error),
                 },

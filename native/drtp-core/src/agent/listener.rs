@@ -4,13 +4,14 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use mio::Interest;
 use mio::net::UdpSocket;
 use serde::Deserialize;
 use socket2::{Domain, Socket as RawSocket, Type};
 
+use super::refusals::{REFUSED_FOR, Refusals};
 use super::{Agent, What};
 use crate::access::{Access, AccessSpec, block_of};
 use crate::driver::batch::{Reading, gather, split};
@@ -28,13 +29,10 @@ use crate::server::random_token;
 const FLOWS_MAX: usize = 4_096;
 const FLOWS_PER_SOURCE_MAX: u32 = 256;
 const FLOWS_IN_ALL_MAX: usize = 32_768;
-/// A visitor whom a POP refused is not offered again for this long.
-const REFUSED_FOR: Duration = Duration::from_secs(1);
-const REFUSALS_MAX: usize = 4_096;
 /// Bursts wait here while the driver is elsewhere; the system gives less where it must.
 const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 
-const fn minute_ms() -> u32 {
+pub(super) const fn minute_ms() -> u32 {
     60_000
 }
 
@@ -79,6 +77,9 @@ struct EndpointSpec {
     priority: u32,
 }
 
+/// What becomes of datagrams of `each` bytes from one visitor, at the socket of an index.
+type Take = fn(&mut Agent, usize, SocketAddr, &[u8], usize);
+
 /// One public UDP socket.
 pub(super) struct Listener {
     key: String,
@@ -88,7 +89,7 @@ pub(super) struct Listener {
     socket: Option<Arc<UdpSocket>>,
     flows: HashMap<SocketAddr, usize>,
     by_source: HashMap<IpAddr, u32>,
-    refusals: HashMap<SocketAddr, Instant>,
+    refusals: Refusals,
     totals: ConnectionStats,
 }
 
@@ -118,7 +119,7 @@ impl Agent {
                 socket: None,
                 flows: HashMap::new(),
                 by_source: HashMap::new(),
-                refusals: HashMap::new(),
+                refusals: Refusals::default(),
                 totals,
             });
             self.listener_by_key.insert(key.to_owned(), index);
@@ -171,7 +172,7 @@ impl Agent {
         let now = self.core.now();
         let mut shut = Vec::new();
         for (index, listener) in &mut self.listeners {
-            listener.refusals.retain(|_, until| *until > now);
+            listener.refusals.forget_over(now);
             if listener.socket.is_none() && listener.spec.enabled {
                 shut.push(index);
             }
@@ -198,9 +199,15 @@ impl Agent {
         for relay in std::mem::take(&mut self.core.table.blocked) {
             self.core.table.flush_later(relay);
         }
-        let Some(socket) = self.listeners.get(index).and_then(|listener| listener.socket.clone()) else { return };
+        if let Some(socket) = self.listeners.get(index).and_then(|listener| listener.socket.clone()) {
+            self.read_datagrams(index, &socket, Self::datagrams);
+        }
+    }
+
+    /// Reads what one UDP socket of many visitors has; `take` gets each message, by the index of the socket's owner.
+    pub(super) fn read_datagrams(&mut self, index: usize, socket: &UdpSocket, take: Take) {
         let mut reading = std::mem::take(&mut self.core.datagrams);
-        let more = (0..READS_PER_TURN).all(|_| self.read_listener(index, &socket, &mut reading));
+        let more = (0..READS_PER_TURN).all(|_| self.read_once(index, socket, &mut reading, take));
         self.core.datagrams = reading;
         if more {
             let now = self.core.now();
@@ -209,12 +216,12 @@ impl Agent {
     }
 
     /// One call; false when there is no more.
-    fn read_listener(&mut self, index: usize, socket: &UdpSocket, reading: &mut Reading) -> bool {
+    fn read_once(&mut self, index: usize, socket: &UdpSocket, reading: &mut Reading, take: Take) -> bool {
         match self.core.batches.receive(socket, reading) {
             Ok(()) => {
                 for number in 0..reading.count() {
                     let (from, bytes, each) = reading.message(number);
-                    self.datagrams(index, from, bytes, each);
+                    take(self, index, from, bytes, each);
                     self.core.relieve();
                 }
                 !reading.is_drained()
@@ -246,7 +253,8 @@ impl Agent {
         }
     }
 
-    fn is_carried(&self, relay: usize) -> bool {
+    /// A flow whose POP takes new ones, so that it stays where it is.
+    pub(super) fn is_carried(&self, relay: usize) -> bool {
         let state = self.core.table.relays.get(relay).filter(|relay| !relay.dead);
         state.is_some_and(|state| self.core.table.takes_streams(state.session))
     }
@@ -261,7 +269,7 @@ impl Agent {
         }
         let of_source = listener.by_source.get(&source).copied().unwrap_or(0);
         let full = listener.flows.len() >= FLOWS_MAX || self.core.table.relays.len() >= FLOWS_IN_ALL_MAX;
-        if full || of_source >= FLOWS_PER_SOURCE_MAX || listener.refusals.contains_key(&visitor) {
+        if full || of_source >= FLOWS_PER_SOURCE_MAX || listener.refusals.holds(&visitor, now) {
             return Err(ResetCode::Busy);
         }
         let socket = listener.socket.clone().ok_or(ResetCode::Disabled)?;
@@ -374,8 +382,8 @@ impl Agent {
                 listener.flows.remove(&visitor);
                 leave(&mut listener.by_source, block_of(visitor.ip()));
             }
-            if outcome.is_err_and(is_refusal) && listener.refusals.len() < REFUSALS_MAX {
-                listener.refusals.insert(visitor, now + REFUSED_FOR);
+            if outcome.is_err_and(is_refusal) {
+                listener.refusals.add(visitor, now + REFUSED_FOR);
             }
         }
         self.emit(Event::FlowEnded { flow: Box::new(record) });
@@ -399,9 +407,14 @@ impl Agent {
 }
 
 /// A POP or an agent will say the same again at once.
-fn is_refusal(code: ResetCode) -> bool {
-    use ResetCode::{Busy, Denied, Disabled, NoRoute, TargetForbidden};
-    matches!(code, Busy | Denied | Disabled | NoRoute | TargetForbidden)
+pub(super) fn is_refusal(code: ResetCode) -> bool {
+    use ResetCode::{
+        Busy, Denied, Disabled, Misframed, NoRoute, TargetForbidden, Timeout, TooOld, Unresolved, Unsealed,
+    };
+    matches!(
+        code,
+        Busy | Denied | Disabled | Misframed | NoRoute | TargetForbidden | Timeout | TooOld | Unresolved | Unsealed
+    )
 }
 
 fn leave(by_source: &mut HashMap<IpAddr, u32>, source: IpAddr) {
@@ -421,7 +434,7 @@ fn trace_id() -> [u8; 16] {
 }
 
 /// Exclusive: an address in use is the caller's to report.
-fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
+pub(super) fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
     let socket = RawSocket::new(Domain::for_address(address), Type::DGRAM, None)?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;

@@ -12,13 +12,14 @@ use super::dial::Purpose;
 use super::plan::{CallerSpec, ProxyMode, ServiceSpec};
 use crate::access::{Access, Asking};
 use crate::config::Target;
+use crate::driver::flow::Flow;
 use crate::driver::relay::{Outcome, Phase};
 use crate::driver::socket::Socket;
 use crate::driver::table::{unix_ms, unix_s};
 use crate::event::Event;
 use crate::identity::Role;
 use crate::message::{Carries, ResetCode, uuid_text};
-use crate::proxy::{Transport, write_v1, write_v2, write_v2_of};
+use crate::proxy::{Transport, write_v1, write_v2_of};
 use crate::report::{FlowRecord, LocalStats};
 use crate::tls::{Tls, local_client};
 
@@ -44,6 +45,9 @@ pub(super) struct Service {
     pub(super) denied_total: u64,
     pub(super) bytes_in: u64,
     pub(super) bytes_out: u64,
+    pub(super) datagrams_in: u64,
+    pub(super) datagrams_out: u64,
+    pub(super) datagrams_dropped: u64,
 }
 
 impl Service {
@@ -64,6 +68,9 @@ impl Service {
             denied_total: 0,
             bytes_in: 0,
             bytes_out: 0,
+            datagrams_in: 0,
+            datagrams_out: 0,
+            datagrams_dropped: 0,
         };
         service.aim(target);
         service
@@ -125,12 +132,14 @@ impl Agent {
         let deadline_ms = open.deadline_ms.clamp(1, self.config.limits.dial_ms);
         let within = Duration::from_millis(u64::from(deadline_ms));
         let carries = open.carries;
+        // One in clear is a flow already.
+        let flow = (carries == Carries::SealedDatagrams).then(|| Flow::opened_by(open, self.core.now()));
         self.core.table.relays[relay].owner = service;
         let known = &mut self.services[service];
         let refusal = match &known.target {
             _ if !known.spec.enabled => Err(ResetCode::Disabled),
-            _ if known.spec.sealed_only && carries != Carries::Sealed => Err(ResetCode::Denied),
-            _ if known.spec.carries() != carried(carries) => Err(ResetCode::NoRoute),
+            _ if known.spec.sealed_only && !carries.is_sealed() => Err(ResetCode::Denied),
+            _ if known.spec.carries() != carries.inside() => Err(ResetCode::NoRoute),
             Err(_) => Err(ResetCode::TargetForbidden),
             Ok(target) => Ok((target.host.clone(), target.port)),
         };
@@ -138,8 +147,9 @@ impl Agent {
             Ok((host, port)) => {
                 known.visitors.insert(relay);
                 known.streams_total += 1;
-                if carries == Carries::Sealed {
-                    return self.caller_came(relay);
+                if carries.is_sealed() {
+                    self.core.table.relays[relay].flow = flow;
+                    return self.caller_came(relay, carries);
                 }
                 self.dial(Purpose::Visitor { relay, service }, &host, port, within);
             }
@@ -205,12 +215,16 @@ impl Agent {
 
     /// The target of a flow is known: what waits goes out, each datagram behind its PROXY header if the service asks.
     pub(super) fn flow_connected(&mut self, relay: usize, service: usize, socket: UdpSocket) {
+        let caller = self.caller_of(relay).map(CallerSpec::label);
         let Some(state) = self.core.table.relays.get(relay).filter(|relay| !relay.dead) else { return };
         let (Some(open), Some(known)) = (state.open.as_ref(), self.services.get(service)) else { return };
         let header = match known.spec.proxy_protocol {
             // Version 1 is text for TCP alone; admission refuses it for UDP.
             ProxyMode::None | ProxyMode::V1 => Vec::new(),
-            ProxyMode::V2 => write_v2(Transport::Datagrams, open.visitor, open.destination, &uuid_text(open.stream_id)),
+            ProxyMode::V2 => {
+                let id = uuid_text(open.stream_id);
+                write_v2_of(Transport::Datagrams, open.visitor, open.destination, &id, caller.as_deref())
+            }
         };
         let (session, id) = (state.session, state.stream);
         if self.core.attach_flow(relay, socket, header).is_err() {
@@ -353,14 +367,9 @@ impl Agent {
         };
         service.bytes_in += record.bytes_in;
         service.bytes_out += record.bytes_out;
+        service.datagrams_in += record.datagrams_in;
+        service.datagrams_out += record.datagrams_out;
+        service.datagrams_dropped += record.datagrams_dropped;
         self.remember(record);
-    }
-}
-
-/// What the local service sees of it: sealed bytes are bytes by then.
-const fn carried(carries: Carries) -> Carries {
-    match carries {
-        Carries::Datagrams => Carries::Datagrams,
-        Carries::Bytes | Carries::Sealed => Carries::Bytes,
     }
 }

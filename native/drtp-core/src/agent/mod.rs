@@ -2,6 +2,7 @@
 //! the flows of its UDP listeners; and a connector, which brings what comes to its local ports.
 
 mod course;
+mod datagram_door;
 mod dial;
 mod link;
 mod listener;
@@ -9,6 +10,7 @@ mod local;
 mod plan;
 mod policy;
 mod port;
+mod refusals;
 mod report;
 mod resolve;
 mod sealed;
@@ -255,6 +257,7 @@ impl Agent {
         self.later(at, What::Sweep);
         self.probe_due();
         self.sweep_listeners();
+        self.sweep_ports();
         self.turn_with_the_clock();
         self.refresh_one_link();
         self.look_for_better_ways();

@@ -1,5 +1,6 @@
 //! A connector's ports: a local program connects, and its bytes go sealed through the nearest POP to an agent of the
 //! service. Nothing listens but what the plan's host asks for, and each connection is judged by where it comes from.
+//! Of a UDP service a port takes datagrams ([`super::datagram_door`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -8,6 +9,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::Deserialize;
 
+use super::datagram_door::DatagramDoor;
+use super::listener::minute_ms;
 use super::{Agent, What};
 use crate::access::parse_net;
 use crate::driver::hop::SuddenEnd;
@@ -22,7 +25,7 @@ use crate::server::listener::{Bound, Listener, out_of_descriptors};
 use crate::server::{BindSpec, Place, random_token};
 use crate::tls::Tls;
 
-/// Connections of one port at once; further ones are reset.
+/// Connections of one port at once, or flows; further ones are reset, or dropped.
 const CONNECTIONS_MAX: usize = 16_384;
 /// Accepting goes on after this when descriptors ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -38,8 +41,14 @@ const UNKNOWN_MS: f64 = 1e6;
 pub(super) struct PortSpec {
     /// `<namespace>/<name>`.
     service: String,
+    /// The service's.
+    #[serde(default)]
+    protocol: String,
     bind: BindSpec,
-    /// Who may connect to a TCP port, CIDRs.
+    /// UDP: how long a flow may be silent.
+    #[serde(default = "minute_ms")]
+    pub(super) idle_ms: u32,
+    /// Who may use an address, CIDRs.
     #[serde(default)]
     allow: Vec<String>,
     /// In order of preference where no round trip tells better.
@@ -55,17 +64,33 @@ struct WayTo {
     server: String,
 }
 
+impl PortSpec {
+    /// What comes there.
+    fn carries(&self) -> Carries {
+        if self.protocol == "UDP" { Carries::Datagrams } else { Carries::Bytes }
+    }
+
+    /// Whether it is another socket than that of `other`.
+    fn differs_in_place(&self, other: &Self) -> bool {
+        self.bind != other.bind || self.carries() != other.carries()
+    }
+}
+
 pub(super) struct Port {
     key: String,
-    spec: PortSpec,
+    pub(super) spec: PortSpec,
     allow: Vec<IpNet>,
     place: Place,
+    /// For connections.
     listener: Option<Listener>,
+    /// For datagrams.
+    pub(super) door: Option<DatagramDoor>,
+    /// Or flows.
     connections: BTreeSet<usize>,
     /// The agent that each connection is to end at.
     meant: BTreeMap<usize, String>,
     turn: usize,
-    totals: ConnectionStats,
+    pub(super) totals: ConnectionStats,
 }
 
 impl Agent {
@@ -79,8 +104,7 @@ impl Agent {
             self.remove_port(key);
             return fail("a port is an address, or a path".to_owned());
         };
-        let moved = |port: &Port| port.spec.bind != spec.bind;
-        if self.port_by_key.get(key).is_some_and(|index| moved(&self.ports[*index])) {
+        if self.port_by_key.get(key).is_some_and(|index| self.ports[*index].spec.differs_in_place(&spec)) {
             self.remove_port(key);
         }
         let index = if let Some(index) = self.port_by_key.get(key).copied() {
@@ -90,8 +114,9 @@ impl Agent {
         } else {
             let totals = ConnectionStats { connection: key.to_owned(), ..ConnectionStats::default() };
             let (connections, meant) = (BTreeSet::new(), BTreeMap::new());
-            let (key_owned, listener) = (key.to_owned(), None);
-            let port = Port { key: key_owned, spec, allow, place, listener, connections, meant, turn: 0, totals };
+            let (listener, door, turn) = (None, None, 0);
+            let key_owned = key.to_owned();
+            let port = Port { key: key_owned, spec, allow, place, listener, door, connections, meant, turn, totals };
             let index = self.ports.insert(port);
             self.port_by_key.insert(key.to_owned(), index);
             index
@@ -107,7 +132,16 @@ impl Agent {
 
     fn open_port(&mut self, index: usize) -> std::io::Result<()> {
         let port = &mut self.ports[index];
-        if port.listener.is_some() {
+        if port.is_open() {
+            return Ok(());
+        }
+        if port.spec.carries() == Carries::Datagrams {
+            let Place::Ip(address) = port.place else {
+                return Err(std::io::Error::new(std::io::ErrorKind::Unsupported, "no datagram comes by a path"));
+            };
+            let door = DatagramDoor::open(address, self.core.poll.registry(), listener_token(index))?;
+            port.place = Place::Ip(door.bound().unwrap_or(address));
+            port.door = Some(door);
             return Ok(());
         }
         let bound = Bound::bind(&port.place)?;
@@ -127,6 +161,7 @@ impl Agent {
         self.ports.remove(index);
     }
 
+    /// A UDP port is shut when it is removed alone: flows that are open answer there.
     fn shut_port(&mut self, index: usize) {
         let port = &mut self.ports[index];
         if port.listener.take().is_some() {
@@ -157,6 +192,9 @@ impl Agent {
     // ---- connections -----------------------------------------------------------------------------------------------
 
     pub(super) fn port_news(&mut self, index: usize) {
+        if self.ports.get(index).is_some_and(|port| port.door.is_some()) {
+            return self.door_news(index);
+        }
         loop {
             let accepted = match self.ports.get(index).and_then(|port| port.listener.as_ref()) {
                 // Programs close when they have no more to say.
@@ -178,57 +216,71 @@ impl Agent {
 
     /// Dropping the socket resets it.
     fn connection_came(&mut self, index: usize, socket: Socket, peer: Option<SocketAddr>) {
-        let begun = self.begin_connection(index, socket, peer);
-        let (now_ms, port) = (unix_ms(), &mut self.ports[index]);
-        match begun {
-            Ok(relay) => {
-                port.connections.insert(relay);
-                port.totals.streams_total += 1;
-            }
+        match self.begin_connection(index, socket, peer) {
+            Ok(relay) => self.ports[index].took(relay),
             Err(code) => {
+                let port = &mut self.ports[index];
                 port.totals.denied_total += 1;
-                let record = FlowRecord {
-                    ended_unix_ms: now_ms,
-                    visitor: peer.map(|address| address.to_string()).unwrap_or_default(),
-                    service: port.spec.service.clone(),
-                    outcome: code.words().to_owned(),
-                    ..FlowRecord::default()
-                };
+                let record = port.refusal(peer, code);
                 self.remember(record);
             }
         }
     }
 
     fn begin_connection(&mut self, index: usize, socket: Socket, peer: Option<SocketAddr>) -> Result<usize, ResetCode> {
+        self.may_begin(index, peer)?;
+        let relay = Relay::new(Phase::Sealing, index, self.core.table.next_serial(), self.core.now());
+        let dial_ms = self.config.limits.dial_ms;
+        self.seal_to_agent(index, relay, Some(socket), (Carries::Sealed, dial_ms))
+    }
+
+    /// Whether somebody, a peer where there is an address, may have another connection or flow.
+    pub(super) fn may_begin(&self, index: usize, peer: Option<SocketAddr>) -> Result<(), ResetCode> {
         let port = &self.ports[index];
-        if !peer.is_none_or(|peer| port.admits(peer.ip())) || self.draining() {
+        if !peer.is_none_or(|peer| port.admits(peer.ip())) {
             return Err(ResetCode::Denied);
         }
-        if port.connections.len() >= CONNECTIONS_MAX {
-            return Err(ResetCode::Busy);
+        if self.draining() {
+            return Err(ResetCode::GoingAway);
         }
-        let (way, session) = self.choose_way(index).ok_or(ResetCode::Lost)?;
+        if port.connections.len() < CONNECTIONS_MAX { Ok(()) } else { Err(ResetCode::Busy) }
+    }
+
+    /// Opens a relay's stream through the nearest POP, and begins TLS with the agent inside it. `carries`: what, and the
+    /// deadline in milliseconds that its OPEN says.
+    pub(super) fn seal_to_agent(
+        &mut self,
+        index: usize,
+        relay: Relay,
+        socket: Option<Socket>,
+        (carries, deadline_ms): (Carries, u32),
+    ) -> Result<usize, ResetCode> {
+        let (way, session) = self.choose_way(index, carries)?;
         let name = format!("{}.agent.{}", way.agent, self.credentials.own.trust_domain);
-        let tls = Tls::client(&self.credentials.sealed_client, &name).map_err(|_| ResetCode::Unsealed)?;
-        let limits = self.config.limits;
+        let tls = Tls::client(&self.credentials.ends(carries).client, &name).map_err(|_| ResetCode::Unsealed)?;
         let open = Open {
             connection: way.connection,
             visitor: None,
             destination: None,
             stream_id: random_token(),
-            deadline_ms: limits.dial_ms,
-            carries: Carries::Sealed,
+            deadline_ms,
+            carries,
         };
-        let (serial, now) = (self.core.table.next_serial(), self.core.now());
-        let relay = self.core.table.relays.insert(Relay::new(Phase::Sealing, index, serial, now));
-        let within = Duration::from_millis(u64::from(limits.handshake_ms) + u64::from(limits.dial_ms));
+        let (limits, now) = (self.config.limits, self.core.now());
+        let serial = relay.serial;
+        let relay = self.core.table.relays.insert(relay);
+        let until = now + Duration::from_millis(u64::from(limits.handshake_ms) + u64::from(limits.dial_ms));
         let fail = |agent: &mut Self, code| {
             agent.core.table.relays[relay].owner = usize::MAX;
             agent.core.table.end_relay(relay, Err(code));
             Err(code)
         };
-        if self.core.attach(relay, socket, Some(now + within)).is_err() {
-            return fail(self, ResetCode::Busy);
+        if let Some(socket) = socket {
+            if self.core.attach(relay, socket, Some(until)).is_err() {
+                return fail(self, ResetCode::Busy);
+            }
+        } else {
+            self.core.relay_deadline(relay, serial, until);
         }
         if let Err(code) = self.core.table.open_stream(relay, session, &open) {
             return fail(self, code);
@@ -239,13 +291,14 @@ impl Agent {
         Ok(relay)
     }
 
-    /// The nearest POP that has a session and carries sealed streams; those about as near take turns.
-    fn choose_way(&mut self, index: usize) -> Option<(WayTo, usize)> {
+    /// The nearest POP that has a session and carries such streams; those about as near take turns.
+    fn choose_way(&mut self, index: usize, carries: Carries) -> Result<(WayTo, usize), ResetCode> {
         let ways = self.ports[index].spec.ways.iter().enumerate();
         let live: Vec<(usize, usize)> =
             ways.filter_map(|(number, way)| Some((number, self.session_with(&way.server)?))).collect();
+        let none = if live.is_empty() { ResetCode::Lost } else { ResetCode::TooOld };
         let mut measured = |(number, session): (usize, usize)| {
-            let machine = self.core.table.session(session).filter(|machine| machine.bears_sealed())?;
+            let machine = self.core.table.session(session).filter(|machine| machine.bears(carries))?;
             let far_ms = machine.round_trip().map_or(UNKNOWN_MS, |trip| trip.as_secs_f64() * 1e3);
             Some((number, session, far_ms))
         };
@@ -254,8 +307,8 @@ impl Agent {
         let near: Vec<_> = found.iter().filter(|(_, _, far)| *far <= shortest * NEAR_FACTOR + NEAR_MS).collect();
         let port = &mut self.ports[index];
         port.turn = port.turn.wrapping_add(1);
-        let (number, session, _) = **near.get(port.turn % near.len().max(1))?;
-        Some((port.spec.ways[number].clone(), session))
+        let (number, session, _) = **near.get(port.turn % near.len().max(1)).ok_or(none)?;
+        Ok((port.spec.ways[number].clone(), session))
     }
 
     /// The other end of a connection's stream has shown who it is.
@@ -282,49 +335,92 @@ impl Agent {
             return;
         }
         port.meant.remove(&relay);
-        port.totals.bytes_in += state.bytes_read;
-        port.totals.bytes_out += state.bytes_written;
+        let (now, flow, source) = (self.core.table.now, state.flow.as_ref(), state.who.address());
+        if let (Some(door), Some(source)) = (port.door.as_mut(), source) {
+            door.gone(source, relay, outcome, state.is_sealing(), now);
+        }
+        count(&mut port.totals, state);
         let record = FlowRecord {
             ended_unix_ms: unix_ms(),
+            visitor: source.map(|address| address.to_string()).unwrap_or_default(),
+            datagrams_in: flow.map_or(0, |flow| flow.datagrams_read),
+            datagrams_out: flow.map_or(0, |flow| flow.datagrams_written),
+            datagrams_dropped: flow.map_or(0, |flow| flow.dropped),
             service: port.spec.service.clone(),
             connection: port.key.clone(),
             stream_id: uuid_text(state.who.stream_id),
             bytes_in: state.bytes_read,
             bytes_out: state.bytes_written,
-            duration_ms: self.core.table.now.saturating_duration_since(state.started).as_millis() as u64,
+            duration_ms: now.saturating_duration_since(state.started).as_millis() as u64,
             outcome: outcome.map_or_else(ResetCode::words, |()| "finished").to_owned(),
             ..FlowRecord::default()
         };
         self.remember(record);
     }
 
+    /// Refusals at UDP ports that are over are forgotten.
+    pub(super) fn sweep_ports(&mut self) {
+        let now = self.core.now();
+        self.ports.iter_mut().filter_map(|(_, port)| port.door.as_mut()).for_each(|door| door.forget_over(now));
+    }
+
     pub(super) fn port_stats(&self) -> impl Iterator<Item = ConnectionStats> + '_ {
         self.ports.iter().map(|(_, port)| {
+            let mut totals = port.totals.clone();
             let live = port.connections.iter().filter_map(|relay| self.core.table.relays.get(*relay));
-            let (read, written) =
-                live.fold((0, 0), |(read, written), relay| (read + relay.bytes_read, written + relay.bytes_written));
+            live.for_each(|relay| count(&mut totals, relay));
             let usable = port.spec.ways.iter().any(|way| self.session_with(&way.server).is_some());
             ConnectionStats {
                 service: port.spec.service.clone(),
                 streams: port.connections.len() as u64,
-                bytes_in: port.totals.bytes_in + read,
-                bytes_out: port.totals.bytes_out + written,
                 bound: Some(port.bound()),
-                live: port.listener.is_some() && usable,
-                ..port.totals.clone()
+                live: port.is_open() && usable,
+                ..totals
             }
         })
     }
 }
 
+/// What a connection or flow has moved so far, from the program's side.
+fn count(totals: &mut ConnectionStats, relay: &Relay) {
+    totals.bytes_in += relay.bytes_read;
+    totals.bytes_out += relay.bytes_written;
+    if let Some(flow) = &relay.flow {
+        totals.datagrams_in += flow.datagrams_read;
+        totals.datagrams_out += flow.datagrams_written;
+        totals.datagrams_dropped += flow.dropped;
+    }
+}
+
 impl Port {
+    fn is_open(&self) -> bool {
+        self.listener.is_some() || self.door.is_some()
+    }
+
+    /// One more connection or flow.
+    pub(super) fn took(&mut self, relay: usize) {
+        self.connections.insert(relay);
+        self.totals.streams_total += 1;
+    }
+
+    /// Somebody was not let in.
+    pub(super) fn refusal(&self, peer: Option<SocketAddr>, code: ResetCode) -> FlowRecord {
+        FlowRecord {
+            ended_unix_ms: unix_ms(),
+            visitor: peer.map(|address| address.to_string()).unwrap_or_default(),
+            service: self.spec.service.clone(),
+            outcome: code.words().to_owned(),
+            ..FlowRecord::default()
+        }
+    }
+
     fn admits(&self, ip: IpAddr) -> bool {
         self.allow.iter().any(|net| net.contains(&ip))
     }
 
     fn bound(&self) -> String {
         match &self.place {
-            Place::Tcp(address) => address.to_string(),
+            Place::Ip(address) => address.to_string(),
             Place::Unix(path) => path.display().to_string(),
         }
     }

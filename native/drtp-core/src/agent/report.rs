@@ -1,6 +1,9 @@
 //! The agent's statistics.
 
 use super::Agent;
+use crate::driver::flow::Flow;
+use crate::driver::relay::Relay;
+use crate::message::Carries;
 use crate::report::{ConnectionStats, SessionStats, Stats};
 
 impl Agent {
@@ -37,13 +40,16 @@ impl Agent {
         report.lanes = self.core.lane_stats(session);
         self.core.table.state_words(session).clone_into(&mut report.state);
         report.since_unix_ms = self.core.table.sessions.get(session).map_or(0, |sess| sess.since_unix_ms);
-        report.streams = self.core.table.session(session).map_or(0, |machine| machine.stream_count() as u64);
+        if let Some(machine) = self.core.table.session(session) {
+            report.streams = machine.stream_count() as u64;
+            report.carries_datagrams = machine.bears(Carries::SealedDatagrams);
+        }
         report
     }
 
     fn service_stats(&self, index: usize) -> ConnectionStats {
         let service = &self.services[index];
-        let now = |count: fn(&crate::driver::relay::Relay) -> u64| -> u64 {
+        let now = |count: fn(&Relay) -> u64| -> u64 {
             service.visitors.iter().filter_map(|relay| self.core.table.relays.get(*relay)).map(count).sum()
         };
         ConnectionStats {
@@ -55,9 +61,18 @@ impl Agent {
             would_refuse_total: 0,
             bytes_in: service.bytes_in + now(|relay| relay.bytes_written),
             bytes_out: service.bytes_out + now(|relay| relay.bytes_read),
+            // Read from the service is what it answered.
+            datagrams_in: service.datagrams_in + now(|relay| of_flow(relay, |flow| flow.datagrams_written)),
+            datagrams_out: service.datagrams_out + now(|relay| of_flow(relay, |flow| flow.datagrams_read)),
+            datagrams_dropped: service.datagrams_dropped + now(|relay| of_flow(relay, |flow| flow.dropped)),
             bound: None,
             live: service.spec.enabled && service.target.is_ok(),
             local: Some(service.local.clone()),
         }
     }
+}
+
+/// A figure of a relay's flow; 0 for a connection.
+fn of_flow(relay: &Relay, figure: fn(&Flow) -> u64) -> u64 {
+    relay.flow.as_deref().map_or(0, figure)
 }

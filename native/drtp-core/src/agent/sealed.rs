@@ -9,15 +9,15 @@ use super::dial::Purpose;
 use super::plan::CallerSpec;
 use crate::driver::relay::Phase;
 use crate::identity::Role;
-use crate::message::ResetCode;
+use crate::message::{Carries, ResetCode};
 use crate::tls::Tls;
 
 impl Agent {
     /// A caller came: TLS first, in which this agent is the server.
-    pub(super) fn caller_came(&mut self, relay: usize) {
+    pub(super) fn caller_came(&mut self, relay: usize, carries: Carries) {
         let limits = self.config.limits;
         let within = Duration::from_millis(u64::from(limits.handshake_ms) + u64::from(limits.dial_ms));
-        let Ok(tls) = Tls::server(&self.credentials.sealed_server) else {
+        let Ok(tls) = Tls::server(&self.credentials.ends(carries).server) else {
             return self.core.table.end_relay(relay, Err(ResetCode::Unsealed));
         };
         let until = self.core.now() + within;

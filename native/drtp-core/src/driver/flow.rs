@@ -1,4 +1,7 @@
 //! A flow: one UDP visitor's datagrams at this end. Its relay keeps the books; here is where the datagrams go and wait.
+//!
+//! A sealed flow's are framed inside a stream of bytes. What waits for that stream's credit loses its oldest, as what waits
+//! for a lane does; what came by it waits in the stream until the socket can take it, so credit holds the sender back.
 
 use std::io;
 use std::net::SocketAddr;
@@ -7,12 +10,15 @@ use std::time::{Duration, Instant};
 
 use mio::net::UdpSocket;
 
-use super::Core;
 use super::batch::{Batches, Reading, refuses_runs, split};
+use super::relay::{Backlog, Phase};
+use super::relays::classify;
 use super::socket::would_block;
 use super::table::Table;
 use super::waiting::{Front, Waiting};
-use crate::message::ResetCode;
+use super::{Core, Read};
+use crate::framed;
+use crate::message::{Open, ResetCode};
 
 /// What one flow may have waiting for its socket. In bytes it is several reads of a lane, each of which is sent on before
 /// the next; small datagrams of one read may be a thousand.
@@ -23,6 +29,9 @@ const DATAGRAMS_SOON: usize = 512;
 const BYTES_SOON: usize = 64 * 1024;
 /// Calls that read one socket in one turn, so that others get theirs; each reads many datagrams.
 pub(crate) const READS_PER_TURN: usize = 8;
+/// The side of the visitor decides how long a flow may be silent, up to this; the others wait a little longer.
+const IDLE_MAX: Duration = Duration::from_secs(600);
+const GRACE: Duration = Duration::from_secs(5);
 /// While its session drains a flow may be silent for so long.
 const DRAIN_IDLE: Duration = Duration::from_secs(1);
 /// Answers before the visitor has proved that it hears them: so many times what it sent, and so much in any case.
@@ -54,6 +63,8 @@ pub(crate) struct Flow {
     /// In front of each datagram to the local service.
     pub(crate) header: Vec<u8>,
     waiting: Waiting,
+    /// Sealed: for the stream's credit.
+    unsent: Waiting,
     /// Its path takes no runs.
     one_by_one: bool,
     guard: Guard,
@@ -106,19 +117,74 @@ impl Flow {
             dropped: 0,
             header: Vec::new(),
             waiting: Waiting::default(),
+            unsent: Waiting::default(),
             one_by_one: false,
             guard,
         })
     }
 
+    /// At the far end of its OPEN; its target is not known yet.
+    pub(crate) fn opened_by(open: &Open, now: Instant) -> Box<Self> {
+        let idle = Duration::from_millis(u64::from(open.deadline_ms)).min(IDLE_MAX) + GRACE;
+        Self::new(Taker::Nobody, idle, Guard::Proven, now)
+    }
+
     /// Keeps a datagram until the turn's end, or until the socket takes it. True: it should be sent before the turn's end.
     fn keep(&mut self, bytes: &[u8]) -> bool {
         self.waiting.push(&self.header, bytes);
-        while self.waiting.count() > DATAGRAMS_MAX || self.waiting.bytes() > BYTES_MAX {
-            self.waiting.forget(1);
-            self.dropped += 1;
+        self.dropped += shorten(&mut self.waiting, BYTES_MAX);
+        is_filling(&self.waiting)
+    }
+
+    /// The same for a sealed flow's stream. `bytes_max`: fewer where all flows together have much waiting.
+    fn keep_unsent<'a>(&mut self, datagrams: impl Iterator<Item = &'a [u8]>, bytes_max: usize) -> bool {
+        for datagram in datagrams {
+            self.unsent.push(&[], datagram);
+            self.dropped += shorten(&mut self.unsent, bytes_max.min(BYTES_MAX));
         }
-        self.waiting.count() >= DATAGRAMS_SOON || self.waiting.bytes() >= BYTES_SOON
+        is_filling(&self.unsent)
+    }
+
+    /// Datagrams wait for the stream's credit.
+    pub(crate) fn has_unsent(&self) -> bool {
+        !self.unsent.is_empty()
+    }
+
+    pub(crate) fn unsent_bytes(&self) -> usize {
+        self.unsent.bytes()
+    }
+
+    /// It is over: what waits for the stream goes nowhere. Gives its bytes.
+    pub(crate) fn forget_unsent(&mut self) -> usize {
+        self.dropped += self.unsent.count() as u64;
+        std::mem::take(&mut self.unsent).bytes()
+    }
+
+    /// The oldest that wait for the stream go into `frames`: one, and others as far as there is `room`.
+    fn frame(&mut self, frames: &mut Vec<u8>, room: usize) {
+        let mut count = 0;
+        for datagram in self.unsent.each() {
+            if count > 0 && frames.len() + framed::HEAD_BYTES + datagram.len() > room {
+                break;
+            }
+            framed::put(frames, datagram);
+            count += 1;
+        }
+        self.unsent.forget(count);
+    }
+
+    /// Takes whole datagrams out of `backlog`, as many as the socket should have at once; gives the bytes that they took.
+    /// True: there may be more.
+    fn unpack(&mut self, backlog: &mut Backlog) -> Result<(usize, bool), framed::TooLong> {
+        let mut taken = 0;
+        while !is_filling(&self.waiting) {
+            let Some(datagram) = framed::first(backlog.waiting())? else { return Ok((taken, false)) };
+            let whole = framed::HEAD_BYTES + datagram.len();
+            self.waiting.push(&self.header, datagram);
+            backlog.took(whole);
+            taken += whole;
+        }
+        Ok((taken, true))
     }
 
     /// What came before the target was known gets its header now.
@@ -134,6 +200,11 @@ impl Flow {
         self.taker = Taker::Relay(other);
         self.datagrams_written += self.waiting.count() as u64;
         std::mem::take(&mut self.waiting)
+    }
+
+    /// Datagrams wait for the socket.
+    pub(crate) fn has_waiting(&self) -> bool {
+        !self.waiting.is_empty()
     }
 
     /// Bytes that wait.
@@ -187,6 +258,21 @@ impl Flow {
     }
 }
 
+/// Drops the oldest beyond what may wait; how many.
+fn shorten(waiting: &mut Waiting, bytes_max: usize) -> u64 {
+    let mut dropped = 0;
+    while waiting.count() > DATAGRAMS_MAX || waiting.bytes() > bytes_max {
+        waiting.forget(1);
+        dropped += 1;
+    }
+    dropped
+}
+
+/// It should be sent before the turn's end.
+fn is_filling(waiting: &Waiting) -> bool {
+    waiting.count() >= DATAGRAMS_SOON || waiting.bytes() >= BYTES_SOON
+}
+
 impl Taker {
     fn send(&self, batches: &Batches, front: &Front<'_>) -> io::Result<()> {
         match self {
@@ -203,8 +289,8 @@ impl Table {
     pub(super) fn take_datagram(&mut self, relay: usize, bytes: &[u8]) {
         let now = self.now;
         let Some(state) = self.relays.get_mut(relay).filter(|relay| !relay.dead) else { return };
-        // A stream of bytes takes none.
-        let Some(flow) = state.flow.as_mut() else { return };
+        // A stream of bytes takes none, and a sealed flow none that is not inside the seal.
+        let Some(flow) = state.flow.as_mut().filter(|_| state.sealed.is_none()) else { return };
         flow.last = now;
         if let Taker::Relay(other) = flow.taker {
             flow.datagrams_written += 1;
@@ -240,6 +326,9 @@ impl Table {
             flow.datagrams_read += 1;
         }
         state.bytes_read += bytes.len() as u64;
+        if state.sealed.is_some() {
+            return self.keep_unsent(relay, split(bytes, each));
+        }
         let (index, stream) = (state.session, state.stream);
         if let Some(session) = self.session(index) {
             let soon = session.datagrams(stream, split(bytes, each));
@@ -248,6 +337,21 @@ impl Table {
             }
         }
         self.touch(index);
+    }
+
+    /// Datagrams wait for the credit of a sealed flow's stream. Many flows that nobody reads may not take the machine.
+    fn keep_unsent<'a>(&mut self, relay: usize, datagrams: impl Iterator<Item = &'a [u8]>) {
+        let room = self.parked_max.saturating_sub(self.unsent) as usize;
+        let Some(flow) = self.relays.get_mut(relay).and_then(|relay| relay.flow.as_mut()) else { return };
+        if flow.unsent.is_bare() {
+            flow.unsent.furnish(self.spare_queues.pop().unwrap_or_default());
+        }
+        let before = flow.unsent_bytes();
+        let soon = flow.keep_unsent(datagrams, before + room);
+        self.unsent = self.unsent + flow.unsent_bytes() as u64 - before as u64;
+        if soon {
+            self.full_senders.push(relay);
+        }
     }
 
     /// When a flow has been silent for its time; `None` for what is no flow.
@@ -262,7 +366,7 @@ impl Core {
     pub(crate) fn watch_silence(&mut self, relay: usize) {
         let Some(serial) = self.table.relays.get(relay).map(|relay| relay.serial) else { return };
         if let Some(at) = self.table.silent_at(relay, serial) {
-            self.relay_deadline(relay, serial, at);
+            self.silence_deadline(relay, serial, at);
         }
     }
 
@@ -290,16 +394,90 @@ impl Core {
         for relay in std::mem::take(&mut self.table.full_flows) {
             self.flush_flow(relay);
         }
+        for relay in std::mem::take(&mut self.table.full_senders) {
+            if let Some(lane) = self.queue_for_lane(relay) {
+                self.pump_lane(lane);
+                self.flush_lane(lane);
+            }
+        }
     }
 
-    /// Sends what a flow has waiting.
+    /// Sends what a flow has waiting. Nothing goes out before a sealed one's other end is proven.
     pub(super) fn flush_flow(&mut self, index: usize) {
-        let Some(relay) = self.table.relays.get_mut(index).filter(|relay| !relay.dead) else { return };
+        loop {
+            match self.unpack(index) {
+                Ok(more) => {
+                    self.flush_waiting(index);
+                    let relay = self.table.relays.get(index).filter(|relay| !relay.dead);
+                    if !more || relay.and_then(|relay| relay.flow.as_ref()).is_none_or(|flow| flow.has_waiting()) {
+                        return;
+                    }
+                }
+                Err(code) => return self.table.end_relay(index, Err(code)),
+            }
+        }
+    }
+
+    /// Datagrams that came sealed go to the queue for the socket, and their credit returns. True: there are more.
+    fn unpack(&mut self, index: usize) -> Result<bool, ResetCode> {
+        let now = self.table.now;
+        let Some(relay) = self.table.relays.get_mut(index).filter(|relay| relay.sealed.is_some()) else {
+            return Ok(false);
+        };
+        if relay.dead || relay.phase != Phase::Open {
+            return Ok(false);
+        }
+        let (session, stream) = (relay.session, relay.stream);
+        let (Some(flow), Some(backlog)) = (relay.flow.as_mut(), relay.backlog.as_mut()) else { return Ok(false) };
+        if flow.waiting.is_bare() {
+            flow.waiting.furnish(self.table.spare_queues.pop().unwrap_or_default());
+        }
+        let (taken, more) = flow.unpack(backlog).map_err(|_| ResetCode::Misframed)?;
+        if taken > 0 {
+            flow.last = now;
+            self.table.unpark(index, taken as u64);
+            self.table.reclaim(index);
+            if let Some(machine) = self.table.session(session) {
+                machine.consumed(stream, taken as u64, now);
+            }
+            self.table.touch(session);
+        }
+        Ok(more)
+    }
+
+    /// Datagrams that wait for a sealed flow's stream go into it, as far as its credit goes.
+    pub(super) fn send_framed(&mut self, index: usize, room: usize) -> Read {
+        let Some(relay) = self.table.relays.get_mut(index).filter(|relay| !relay.dead) else { return Read::Stop };
+        let (Some(flow), Some(sealed)) = (relay.flow.as_mut(), relay.sealed.as_ref()) else { return Read::Stop };
+        if room == 0 || sealed.waiting() > 0 {
+            return Read::Stop;
+        }
+        let mut frames = std::mem::take(&mut self.frames);
+        frames.clear();
+        let before = flow.unsent_bytes();
+        flow.frame(&mut frames, room);
+        self.table.unsent -= (before - flow.unsent_bytes()) as u64;
+        relay.bulk = classify(relay.bulk, frames.len());
+        let (session, more) = (relay.session, flow.has_unsent());
+        let emptied = (!more).then(|| flow.unsent.strip());
+        if let Some(buffer) = emptied {
+            self.table.reclaim_queue(buffer);
+        }
+        self.table.touch(session);
+        self.table.send_from(index, &frames);
+        self.frames = frames;
+        if more { Read::More } else { Read::Stop }
+    }
+
+    fn flush_waiting(&mut self, index: usize) {
+        let Some(relay) = self.table.relays.get_mut(index).filter(|relay| !relay.dead && !relay.is_sealing()) else {
+            return;
+        };
         let Some(flow) = relay.flow.as_mut() else { return };
         let (went, refused) = flow.flush(&self.batches);
         relay.bytes_written += went;
         let emptied = flow.waiting.is_empty().then(|| flow.waiting.strip());
-        let waits_for_listener = flow.parked() > 0 && matches!(flow.taker, Taker::Visitor(..));
+        let waits_for_listener = flow.has_waiting() && matches!(flow.taker, Taker::Visitor(..));
         if waits_for_listener {
             self.table.blocked.push(index);
         }

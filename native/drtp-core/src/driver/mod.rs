@@ -150,6 +150,8 @@ pub(crate) struct Core {
     mourned: [usize; 3],
     scratch: Vec<u8>,
     batch: Vec<u8>,
+    /// Datagrams on their way into a sealed stream.
+    frames: Vec<u8>,
     pub(crate) batches: Batches,
     /// Datagrams of the last call.
     pub(crate) datagrams: Reading,
@@ -172,6 +174,7 @@ impl Core {
             mourned: [0; 3],
             scratch: vec![0; LANE_READ_BYTES + RECORD_ROOM],
             batch: Vec::new(),
+            frames: Vec::new(),
             batches: Batches::probe(),
             datagrams: Reading::default(),
             authenticated: Vec::new(),
@@ -249,7 +252,7 @@ impl Core {
             // An error is a refusal that came back; reading takes it, to the end.
             relay.hung_up |= event.is_error();
             relay.readable |= event.is_readable() || relay.hung_up;
-            if flow.parked() > 0 {
+            if flow.has_waiting() {
                 self.table.flush_later(index);
             }
             return self.read_soon(index);
@@ -298,7 +301,7 @@ impl Core {
                     }
                 }
                 Timer::Relay(index, serial) => match self.table.silent_at(index, serial) {
-                    Some(at) if at > self.table.now => self.relay_deadline(index, serial, at),
+                    Some(at) if at > self.table.now => self.silence_deadline(index, serial, at),
                     Some(_) => self.table.end_relay(index, Err(ResetCode::Idle)),
                     None => {}
                 },

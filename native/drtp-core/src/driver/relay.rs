@@ -14,6 +14,9 @@ use super::socket::Socket;
 use crate::message::{Open, ResetCode};
 use crate::tls::{OutBuffer, Tls};
 
+/// Bytes in front that were taken are cut off when they are at least this much, and half of what is held.
+const CUT_BYTES: usize = 64 * 1024;
+
 /// Where a relay is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Phase {
@@ -69,6 +72,10 @@ impl Backlog {
         if self.pending_at == self.pending.len() {
             self.pending.clear();
             self.pending_at = 0;
+        } else if self.pending_at >= CUT_BYTES && self.pending_at >= self.waiting().len() {
+            // Where something always waits it would grow by all that has passed.
+            self.pending.drain(..self.pending_at);
+            self.pending_at = 0;
         }
     }
 
@@ -94,16 +101,16 @@ pub(crate) struct Who {
 
 impl Who {
     pub(crate) fn of(open: &Open) -> Self {
-        let mapped = |address: SocketAddr| match address.ip() {
+        let nobody = Self { stream_id: open.stream_id, ..Self::default() };
+        open.visitor.map_or(nobody, |visitor| Self::at(visitor, open.stream_id))
+    }
+
+    pub(crate) fn at(address: SocketAddr, stream_id: [u8; 16]) -> Self {
+        let ip = match address.ip() {
             IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
             IpAddr::V6(v6) => v6.octets(),
         };
-        Self {
-            ip: open.visitor.map(mapped).unwrap_or_default(),
-            port: open.visitor.map(|address| address.port()).unwrap_or_default(),
-            known: open.visitor.is_some(),
-            stream_id: open.stream_id,
-        }
+        Self { ip, port: address.port(), known: true, stream_id }
     }
 
     pub(crate) fn address(&self) -> Option<SocketAddr> {
@@ -220,7 +227,7 @@ impl Relay {
     pub(crate) fn parked(&self) -> usize {
         self.backlog.as_ref().map_or(0, |backlog| backlog.waiting().len())
             + self.tls.as_ref().map_or(0, |tls| tls.out.waiting().len())
-            + self.flow.as_ref().map_or(0, |flow| flow.parked())
+            + self.flow.as_ref().map_or(0, |flow| flow.parked() + flow.unsent_bytes())
             + self.sealed.as_ref().map_or(0, |sealed| sealed.waiting())
     }
 
@@ -292,6 +299,18 @@ pub(crate) type Outcome = Result<(), ResetCode>;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_backlog_that_is_never_empty_holds_no_more_than_what_waits_and_as_much_again() {
+        let mut backlog = Backlog::new(Instant::now());
+        backlog.pending.extend_from_slice(&[0; 100_000]);
+        for _ in 0..1_000 {
+            backlog.pending.extend_from_slice(&[1; 50_000]);
+            backlog.took(50_000);
+            assert_eq!(backlog.waiting().len(), 100_000);
+            assert!(backlog.pending.len() <= 200_000, "{}", backlog.pending.len());
+        }
+    }
 
     #[test]
     fn an_idle_relay_takes_less_than_two_hundred_bytes_and_no_box_but_its_own() {

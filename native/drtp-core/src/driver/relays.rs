@@ -47,12 +47,13 @@ impl Core {
         Ok(())
     }
 
-    /// Bounds all that comes before bytes flow; of a flow, its silence.
+    /// Looks at a flow's silence then.
+    pub(super) fn silence_deadline(&mut self, relay: usize, serial: u64, at: Instant) {
+        self.timers.push(Reverse((at, Timer::Relay(relay, serial))));
+    }
+
+    /// Bounds all that comes before bytes or datagrams flow.
     pub(crate) fn relay_deadline(&mut self, relay: usize, serial: u64, until: Instant) {
-        if self.table.relays.get(relay).is_some_and(|relay| relay.flow.is_some()) {
-            self.timers.push(Reverse((until, Timer::Relay(relay, serial))));
-            return;
-        }
         while self.early.waiting.front().is_some_and(|(_, relay, serial)| !self.is_early(*relay, *serial)) {
             self.early.waiting.pop_front();
         }
@@ -128,38 +129,45 @@ impl Core {
                     self.read_early(index);
                 }
             }
-            Phase::Open if relay.flow.is_some() => {
-                if relay.readable {
+            Phase::Open => {
+                if relay.flow.is_some() && relay.readable {
                     self.read_flow(index);
                 }
-            }
-            Phase::Open => {
-                self.table.tend_sealed(index);
-                self.end_if_complete(index);
-                let Some(relay) = self.table.relays.get(index).filter(|relay| !relay.dead) else { return };
-                let nothing = !relay.readable && relay.unsent().is_empty();
-                if nothing || relay.queued || relay.read_done {
-                    return;
-                }
-                let (session, stream, bulk) = (relay.session, relay.stream, relay.bulk);
-                let Some(machine) = self.table.session(session) else { return };
-                let number = machine.lane_of(stream);
-                if machine.sendable(stream) == 0 {
-                    return;
-                }
-                let lane = number.and_then(|n| self.table.sessions[session].lanes[usize::from(n)]);
-                let Some(state) = lane.and_then(|lane| self.lanes.get_mut(lane)) else { return };
-                if bulk {
-                    state.bulk.push_back(index);
-                } else {
-                    state.sparse.push_back(index);
-                }
-                self.table.relays[index].queued = true;
-                if !std::mem::replace(&mut state.pumping, true) {
-                    self.pumping.extend(lane);
-                }
+                self.queue_for_lane(index);
             }
         }
+    }
+
+    /// An open relay that has credit, and something to send or to read: it queues for its lane, which this gives.
+    pub(super) fn queue_for_lane(&mut self, index: usize) -> Option<usize> {
+        self.table.tend_sealed(index);
+        self.end_if_complete(index);
+        let relay = self.table.relays.get(index).filter(|relay| !relay.dead && relay.phase == Phase::Open)?;
+        let something = match &relay.flow {
+            Some(flow) => flow.has_unsent(),
+            None => relay.readable || !relay.unsent().is_empty(),
+        };
+        if !something || relay.queued || relay.read_done {
+            return None;
+        }
+        let (session, stream, bulk) = (relay.session, relay.stream, relay.bulk);
+        let machine = self.table.session(session)?;
+        let number = machine.lane_of(stream)?;
+        if machine.sendable(stream) == 0 {
+            return None;
+        }
+        let lane = self.table.sessions[session].lanes[usize::from(number)]?;
+        let state = self.lanes.get_mut(lane)?;
+        if bulk {
+            state.bulk.push_back(index);
+        } else {
+            state.sparse.push_back(index);
+        }
+        self.table.relays[index].queued = true;
+        if !std::mem::replace(&mut state.pumping, true) {
+            self.pumping.push(lane);
+        }
+        Some(lane)
     }
 
     fn backlog(&mut self, lane: usize) -> usize {
@@ -191,7 +199,7 @@ impl Core {
             state.queued = false;
             let quantum = if beside { QUANTUM_BESIDE_SPARSE_BYTES } else { QUANTUM_BYTES };
             if matches!(self.read_relay(relay, quantum), Read::More) {
-                self.read_soon(relay);
+                self.queue_for_lane(relay);
             }
         }
         let Some(lane) = self.lanes.get_mut(index) else { return };
@@ -212,6 +220,9 @@ impl Core {
         }
         let credit = self.table.session(session).map_or(0, |session| session.sendable(stream));
         let relay = &mut self.table.relays[index];
+        if relay.flow.is_some() {
+            return self.send_framed(index, quantum.min(credit));
+        }
         if credit == 0 || relay.read_done || !relay.readable {
             return Read::Stop;
         }

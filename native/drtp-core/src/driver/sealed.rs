@@ -10,11 +10,13 @@ use super::table::{Table, Upcall};
 use crate::identity::{IdentityError, PeerIdentity};
 use crate::message::ResetCode;
 use crate::session::Session;
-use crate::tls::{ALPN_SEALED, OutBuffer, Tls, TlsError};
+use crate::tls::{ALPN_SEALED, ALPN_SEALED_DATAGRAMS, OutBuffer, Tls, TlsError};
 
 /// TLS on a relay's stream.
 pub(crate) struct Sealed {
     tls: Tls,
+    /// What both ends must have said that they speak.
+    alpn: &'static [u8],
     /// Sealed bytes on their way into the stream.
     out: OutBuffer,
     /// Sealed bytes that came and are not records' plain bytes, nor part of a record that is not whole yet.
@@ -30,14 +32,14 @@ pub(crate) struct Sealed {
 }
 
 impl Sealed {
-    pub(crate) fn new(tls: Tls) -> Self {
+    fn new(tls: Tls, alpn: &'static [u8]) -> Self {
         let (out, peer) = (OutBuffer::default(), String::new());
-        Self { tls, out, overhead: 0, unsettled: 0, told: false, closing: false, peer }
+        Self { tls, alpn, out, overhead: 0, unsettled: 0, told: false, closing: false, peer }
     }
 
     /// Who is at the other end, once its handshake is complete and its chain verified.
     pub(crate) fn judged(&self) -> Result<PeerIdentity, IdentityError> {
-        if self.tls.alpn() == Some(ALPN_SEALED) { self.tls.peer() } else { Err(IdentityError::Unreadable) }
+        if self.tls.alpn() == Some(self.alpn) { self.tls.peer() } else { Err(IdentityError::Unreadable) }
     }
 
     /// Sealed bytes that wait for credit.
@@ -100,10 +102,11 @@ impl Relay {
 impl Table {
     /// Begins TLS on a relay's stream.
     pub(crate) fn seal_stream(&mut self, relay: usize, tls: Tls) {
-        let mut sealed = Box::new(Sealed::new(tls));
+        let Some(state) = self.relays.get_mut(relay).filter(|relay| !relay.dead) else { return };
+        let alpn = if state.flow.is_some() { ALPN_SEALED_DATAGRAMS } else { ALPN_SEALED };
+        let mut sealed = Box::new(Sealed::new(tls, alpn));
         // A client's first words.
         let begun = sealed.tls.input(&mut [], &mut sealed.out, &mut |_| {});
-        let Some(state) = self.relays.get_mut(relay).filter(|relay| !relay.dead) else { return };
         state.sealed = Some(sealed);
         if begun.is_err() {
             return self.end_relay(relay, Err(ResetCode::Unsealed));
@@ -149,8 +152,12 @@ impl Table {
 
     /// FIN came: of a sealed stream, after a close_notify the end of its bytes, without one a cut.
     pub(super) fn stream_ended(&mut self, relay: usize) {
-        let whole = self.relays[relay].sealed.as_ref().is_none_or(|sealed| sealed.ended_well());
-        if whole {
+        let state = &self.relays[relay];
+        let whole = state.sealed.as_ref().is_none_or(|sealed| sealed.ended_well());
+        if whole && state.flow.is_some() {
+            // A flow has no half of an end: who says no more is gone.
+            self.doomed.push((relay, ResetCode::Cancelled));
+        } else if whole {
             self.relays[relay].fin_wanted = true;
             self.flush_later(relay);
         } else {

@@ -2,11 +2,11 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use slab::Slab;
 
-use super::flow::{Flow, Guard, Taker};
+use super::flow::{Flow, Taker};
 use super::relay::{Backlog, Outcome, Phase, Relay, Relays, Who};
 use super::splice::unmated;
 use crate::identity::PeerIdentity;
@@ -17,10 +17,6 @@ use crate::session::{ById, Event, LANES_MAX, Session, State};
 const SPARE_BUFFERS_MAX: usize = 64;
 /// A kept buffer larger than this is given back to the system.
 const SPARE_BYTES_MAX: usize = 512 * 1024;
-
-/// The gateway decides how long a flow may be silent, up to this; the others wait a little longer, so that one side decides.
-const FLOW_IDLE_MAX: Duration = Duration::from_secs(600);
-const FLOW_GRACE: Duration = Duration::from_secs(5);
 
 /// What the driver asks its role (POP or agent) to decide, in order.
 #[derive(Debug)]
@@ -111,6 +107,8 @@ pub(crate) struct Table {
     /// not wait for the turn's end.
     pub(crate) full_flows: Vec<usize>,
     pub(crate) full_sessions: Vec<usize>,
+    /// The same of sealed flows, for their streams.
+    pub(crate) full_senders: Vec<usize>,
     /// Flows that wait for room in their listener's socket.
     pub(crate) blocked: Vec<usize>,
     /// Flows whose local service refused a datagram.
@@ -120,6 +118,8 @@ pub(crate) struct Table {
     /// Bytes of all streams that wait for slow sockets, and how many may.
     pub(super) parked: u64,
     pub(super) parked_max: u64,
+    /// Bytes of all sealed flows that wait for credit.
+    pub(super) unsent: u64,
     /// Sealed streams that took something in, or have something to send.
     pub(super) sealing: Vec<usize>,
     /// Records on their way through TLS.
@@ -140,6 +140,7 @@ impl Table {
         Self {
             parked: 0,
             parked_max,
+            unsent: 0,
             sessions: Slab::new(),
             relays: Relays::default(),
             upcalls: VecDeque::new(),
@@ -148,6 +149,7 @@ impl Table {
             wakeful_next: Vec::new(),
             full_flows: Vec::new(),
             full_sessions: Vec::new(),
+            full_senders: Vec::new(),
             blocked: Vec::new(),
             refused: Vec::new(),
             doomed: Vec::new(),
@@ -309,8 +311,7 @@ impl Table {
         let serial = self.next_serial();
         let mut relay = Relay::new(Phase::Dialing, usize::MAX, serial, self.now);
         if open.carries == Carries::Datagrams {
-            let idle = Duration::from_millis(u64::from(open.deadline_ms)).min(FLOW_IDLE_MAX) + FLOW_GRACE;
-            relay.flow = Some(Flow::new(Taker::Nobody, idle, Guard::Proven, self.now));
+            relay.flow = Some(Flow::opened_by(&open, self.now));
         }
         (relay.session, relay.stream) = (session, stream);
         (relay.who, relay.open) = (Who::of(&open), Some(open));
@@ -414,6 +415,7 @@ impl Table {
         let mate = state.mate.take();
         let backlog = state.backlog.take();
         self.parked -= backlog.map_or(0, |backlog| backlog.parked);
+        self.unsent -= state.flow.as_mut().map_or(0, |flow| flow.forget_unsent() as u64);
         let (session, stream) = (state.session, state.stream);
         if stream != 0 {
             if let Some(live) = self.sessions.get_mut(session).and_then(|sess| sess.live.as_mut()) {

@@ -268,7 +268,7 @@ impl Server {
         let route = &mut self.routes[index];
         let clear = route.spec.mode == Mode::Plain;
         let entrance = &mut route.entrances[number];
-        let listening = serving || matches!(entrance.place, Place::Tcp(_)) && !clear;
+        let listening = serving || matches!(entrance.place, Place::Ip(_)) && !clear;
         if !listening {
             if let Some(door) = entrance.door.take() {
                 self.doors.try_remove(door);
@@ -281,7 +281,7 @@ impl Server {
             let bound = Bound::bind(&entrance.place).map_err(|error| format!("cannot bind: {error}"))?;
             entrance.place = bound.place.clone();
             entrance.bound = Some(match &bound.place {
-                Place::Tcp(address) => address.to_string(),
+                Place::Ip(address) => address.to_string(),
                 Place::Unix(path) => path.display().to_string(),
             });
             entrance.deaf = Some(bound);

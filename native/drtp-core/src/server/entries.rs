@@ -139,7 +139,7 @@ pub(crate) struct BindSpec {
 /// Where an endpoint is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Place {
-    Tcp(SocketAddr),
+    Ip(SocketAddr),
     Unix(PathBuf),
 }
 
@@ -147,7 +147,7 @@ impl BindSpec {
     /// A connector's port: a path, or an address.
     pub(crate) fn local(&self) -> Option<Place> {
         match (self.address, &self.path) {
-            (Some(address), None) => Some(Place::Tcp(SocketAddr::new(address, self.port))),
+            (Some(address), None) => Some(Place::Ip(SocketAddr::new(address, self.port))),
             (None, Some(path)) => Some(Place::Unix(path.clone())),
             _ => None,
         }
@@ -155,7 +155,7 @@ impl BindSpec {
 
     /// A `unix` endpoint has a path, and an address beside it for gateways elsewhere; the others have an address.
     pub(super) fn places(&self, mode: Mode) -> Result<Vec<Place>, String> {
-        let address = self.address.map(|address| Place::Tcp(SocketAddr::new(address, self.port)));
+        let address = self.address.map(|address| Place::Ip(SocketAddr::new(address, self.port)));
         let path = self.path.clone().map(Place::Unix);
         match (mode, &address, &path) {
             (Mode::Unix, _, Some(_)) | (Mode::Mtls | Mode::Plain, Some(_), None) => {

@@ -26,8 +26,9 @@ impl Server {
         for uid in self.by_agent.keys().cloned().collect::<Vec<_>>() {
             self.refresh_doors(&uid);
         }
-        // A gateway takes its flows elsewhere at once: nobody is between door and stream on its lanes.
-        for session in self.bringers.values().copied().collect::<Vec<_>>() {
+        // A gateway takes its flows elsewhere at once, a connector what begins from now on: nobody is between door and
+        // stream on their lanes.
+        for session in self.bringers.values().chain(self.connectors.values()).copied().collect::<Vec<_>>() {
             if let Some(machine) = self.core.table.session(session) {
                 machine.drain(deadline, "server is draining", now);
             }

@@ -12,7 +12,7 @@ impl Server {
     /// A gateway brought a visitor, whose half of the flow waits in `near`; or a connector a sealed stream.
     pub(super) fn flow_came(&mut self, near: usize) {
         let state = self.core.table.relays.get(near).and_then(|relay| relay.open.as_ref());
-        if state.is_some_and(|open| open.carries == Carries::Sealed) {
+        if state.is_some_and(|open| open.carries.is_sealed()) {
             return self.stream_came(near);
         }
         if let Err(code) = self.join_flow(near) {

@@ -28,11 +28,11 @@ impl Server {
         let open = Open { visitor: came_from, destination: None, ..(**open).clone() };
         // A route that is not there and one that does not admit the caller are one answer.
         let owner = self.by_connection(&open.connection).ok_or(ResetCode::Denied)?;
-        if let Err(code) = self.admit_stream(owner, &connector, came_from) {
+        if let Err(code) = self.admit_stream(owner, &open, &connector) {
             self.routes[owner].denied_total += 1;
             return Err(code);
         }
-        let session = self.sealed_session_for(owner).ok_or(ResetCode::Lost)?;
+        let session = self.sealed_session_for(owner, open.carries)?;
         // Callers who say nothing leave half of the room to visitors, and to callers of other services.
         let half_open = self.core.table.session(session).map_or(0, |session| session.half_open_count());
         if half_open >= self.config.limits.streams_half_open_max / 2 {
@@ -74,13 +74,13 @@ impl Server {
             .map_or_else(Verdict::default, |caller| self.verdict(route, from.map(|address| address.ip()), Some(caller)))
     }
 
-    fn admit_stream(&mut self, owner: usize, connector: &str, from: Option<SocketAddr>) -> Result<(), ResetCode> {
+    fn admit_stream(&mut self, owner: usize, open: &Open, connector: &str) -> Result<(), ResetCode> {
         let route = self.routes.get(owner).ok_or(ResetCode::Denied)?;
-        let verdict = self.admits(route, connector, from);
+        let verdict = self.admits(route, connector, open.visitor);
         if !verdict.allowed {
             return Err(ResetCode::Denied);
         }
-        if route.spec.carries() != Carries::Bytes {
+        if route.spec.carries() != open.carries.inside() {
             return Err(ResetCode::NoRoute);
         }
         if self.draining.is_some() {
@@ -97,10 +97,18 @@ impl Server {
         Ok(())
     }
 
-    /// An agent's session that takes visitors, and understands sealed streams.
-    fn sealed_session_for(&mut self, owner: usize) -> Option<usize> {
-        let session = self.session_for(owner)?;
-        self.core.table.session(session).is_some_and(|machine| machine.bears_sealed()).then_some(session)
+    /// An agent's session that takes visitors, and understands what they bring. Agents that do not are passed over.
+    fn sealed_session_for(&mut self, owner: usize, carries: Carries) -> Result<usize, ResetCode> {
+        let agents = self.routes.get(owner).map_or(0, |route| route.spec.agents.len());
+        let mut none = ResetCode::Lost;
+        for _ in 0..agents {
+            let Some(session) = self.session_for(owner) else { break };
+            if self.core.table.session(session).is_some_and(|machine| machine.bears(carries)) {
+                return Ok(session);
+            }
+            none = ResetCode::TooOld;
+        }
+        Err(none)
     }
 
     /// A live joined stream is held to what is in force now.

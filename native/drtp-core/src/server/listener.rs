@@ -37,7 +37,7 @@ impl Bound {
     /// Binds. An address in use, or a path that is not ours to replace, is the caller's to report.
     pub(crate) fn bind(place: &Place) -> io::Result<Self> {
         match place {
-            Place::Tcp(address) => {
+            Place::Ip(address) => {
                 let socket = RawSocket::new(Domain::for_address(*address), Type::STREAM, None)?;
                 socket.set_reuse_address(true)?;
                 if address.is_ipv6() {
@@ -50,7 +50,7 @@ impl Bound {
                 socket.set_nonblocking(true)?;
                 socket.bind(&(*address).into())?;
                 let bound = socket.local_addr()?.as_socket().unwrap_or(*address);
-                Ok(Self { socket, place: Place::Tcp(bound) })
+                Ok(Self { socket, place: Place::Ip(bound) })
             }
             Place::Unix(path) => {
                 clear_path(path)?;
@@ -67,7 +67,7 @@ impl Bound {
     pub(crate) fn listen(self, registry: &Registry, token: Token) -> io::Result<Listener> {
         self.socket.listen(BACKLOG)?;
         match self.place {
-            Place::Tcp(_) => {
+            Place::Ip(_) => {
                 let mut listener = TcpListener::from_std(self.socket.into());
                 registry.register(&mut listener, token, Interest::READABLE)?;
                 Ok(Listener::Tcp(listener))

@@ -133,7 +133,7 @@ impl Route {
 
     /// `address:port`, once bound.
     fn bound(&self) -> Option<String> {
-        self.entrances.iter().find(|one| matches!(one.place, Place::Tcp(_))).and_then(|one| one.bound.clone())
+        self.entrances.iter().find(|one| matches!(one.place, Place::Ip(_))).and_then(|one| one.bound.clone())
     }
 
     /// The Unix socket, once bound.
@@ -194,8 +194,8 @@ pub(crate) fn bind(config: &ServerConfig, poll: &Poll) -> Result<(Vec<SocketAddr
     let mut doors = Slab::new();
     for address in &config.listeners {
         let what = || format!("listener {address}");
-        let bound = Bound::bind(&Place::Tcp(*address)).map_err(|error| CoreError::io(what(), error))?;
-        if let Place::Tcp(real) = &bound.place {
+        let bound = Bound::bind(&Place::Ip(*address)).map_err(|error| CoreError::io(what(), error))?;
+        if let Place::Ip(real) = &bound.place {
             addresses.push(*real);
         }
         let slot = doors.vacant_entry();

@@ -52,7 +52,7 @@ impl Server {
             bytes_out: route.bytes_out + now(|relay| relay.bytes_written),
             bound: route.bound().or_else(|| route.path()),
             live,
-            local: None,
+            ..ConnectionStats::default()
         }
     }
 }

@@ -30,7 +30,8 @@ pub use stream::Budget;
 use crate::config::{Flow, Liveness};
 use crate::frame::{Frame, FrameError};
 use crate::message::{
-    CAPABILITY_DATAGRAMS, CAPABILITY_LANES, CAPABILITY_SEALED, GoAway, GoAwayCode, Hello, Open, ResetCode, VERSION,
+    CAPABILITY_DATAGRAMS, CAPABILITY_LANES, CAPABILITY_SEALED, CAPABILITY_SEALED_DATAGRAMS, Carries, GoAway,
+    GoAwayCode, Hello, Open, ResetCode, VERSION,
 };
 use crate::report::LaneStats;
 
@@ -339,7 +340,7 @@ impl Session {
         let own = Hello {
             version_min: VERSION,
             version_max: VERSION,
-            capabilities: CAPABILITY_DATAGRAMS | CAPABILITY_LANES | CAPABILITY_SEALED,
+            capabilities: CAPABILITY_DATAGRAMS | CAPABILITY_LANES | CAPABILITY_SEALED | CAPABILITY_SEALED_DATAGRAMS,
             window: config.flow.window_initial_bytes,
             streams_max: config.streams_max.min(1 << SLOT_BITS),
             ..Hello::default()
@@ -400,9 +401,15 @@ impl Session {
         self.state == State::Open && !self.peer_drains
     }
 
-    /// The peer understands streams that are sealed from end to end.
-    pub fn bears_sealed(&self) -> bool {
-        self.peer.capabilities & CAPABILITY_SEALED != 0
+    /// The peer understands streams of this kind.
+    pub fn bears(&self, carries: Carries) -> bool {
+        let needed = match carries {
+            Carries::Bytes => 0,
+            Carries::Datagrams => CAPABILITY_DATAGRAMS,
+            Carries::Sealed => CAPABILITY_SEALED,
+            Carries::SealedDatagrams => CAPABILITY_SEALED | CAPABILITY_SEALED_DATAGRAMS,
+        };
+        self.peer.capabilities & needed == needed
     }
 
     /// Server: a visitor who was let in before the agent's goodbye came may still be handed over.

@@ -1,6 +1,8 @@
 //! A small world for tests: an authority, a POP and an agent on loopback, and local services of several tempers.
 #![allow(dead_code, reason = "each test file uses its own part of the world")]
 
+pub mod panel;
+
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};

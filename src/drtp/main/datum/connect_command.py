@@ -34,7 +34,11 @@ class ConnectSettings:
 @click.command()
 @click.argument("services", nargs=-1, metavar="[NAMESPACE/]SERVICE[=PORT]...")
 @context_option
-@click.option("--local", metavar="[ADDR:]PORT", help="Where to listen, for one service. 0 takes a free port (default).")
+@click.option(
+    "--local",
+    metavar="[udp://][ADDR:]PORT",
+    help="Where to listen, for one service. 0 takes a free port (default).",
+)
 @click.option(
     "--file",
     type=click.Path(dir_okay=False, path_type=Path),

@@ -9,10 +9,13 @@ from pathlib import Path
 
 from drtp.main.shell import Misused
 
+UDP = "udp://"
+"""Says that a port takes datagrams; without it the service's protocol does."""
+
 
 @dataclass(frozen=True)
 class Place:
-    """Where a service is to be presented; `namespace` None: the context's project."""
+    """Where a service is to be presented; `namespace` None: the context's project. `datagrams`: at a UDP port."""
 
     namespace: str | None
     name: str
@@ -20,25 +23,28 @@ class Place:
     port: int = 0
     path: Path | None = None
     allow: tuple[str, ...] = ()
+    datagrams: bool = False
 
 
 def place_of(service: str, local: str | None, unix: Path | None, allow: Sequence[str]) -> Place:
-    """`[NAMESPACE/]SERVICE[=PORT]` at `[ADDR:]PORT`, or at a Unix path. Raises: Misused."""
-    if local and unix:
+    """`[NAMESPACE/]SERVICE[=PORT]` at `[udp://][ADDR:]PORT`, or at a Unix path. Raises: Misused."""
+    if local is not None and unix:
         raise Misused("DRTP-7002", "--local and --unix exclude each other.")
     nets = tuple(_network(text) for text in allow)
-    address, port = address_of(local, "--local") if local else ("127.0.0.1", 0)
+    datagrams = local is not None and local.startswith(UDP)
+    local = local and local.removeprefix(UDP)
+    address, port = address_of(local, "--local") if local is not None else ("127.0.0.1", 0)
     _check_reach(address, nets)
     whole, _, own = service.partition("=")
     namespace, _, name = whole.rpartition("/")
     if not name or "/" in namespace or (own and not own.isdecimal()) or int(own or 0) > 65535:
         raise Misused("DRTP-7002", f"{service} is not [NAMESPACE/]SERVICE[=PORT].", "Such as joe/postgres=5432.")
-    return Place(namespace or None, name, address, int(own) if own else port, unix, nets)
+    return Place(namespace or None, name, address, int(own) if own else port, unix, nets, datagrams)
 
 
 def check_apart(places: Sequence[Place]) -> None:
     """Raises: Misused where two services have one port."""
-    taken = [(place.address, place.port) for place in places if place.port]
+    taken = [(place.address, place.port, place.datagrams) for place in places if place.port]
     if len(taken) != len(set(taken)):
         raise Misused("DRTP-7002", "Two services were given one port.")
 

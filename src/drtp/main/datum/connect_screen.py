@@ -8,6 +8,7 @@ from rich.text import Text
 
 from drtp.agent.connectview import ConnectorView, PortView
 from drtp.agent.view import AgentPhase
+from drtp.api.drtp import Protocol
 from drtp.kit.errors import DrtpError
 from drtp.kit.observe import printable
 from drtp.main.datum.connect_speaker import Event
@@ -72,10 +73,13 @@ def _port_lines(port: PortView) -> list[RenderableType]:
     traffic = f"{port.streams} open, {port.streams_total} in all"
     if port.denied_total:
         traffic += f", {port.denied_total} refused"
+    moved = f"out {size(port.bytes_in)}, in {size(port.bytes_out)}"
+    if port.protocol is Protocol.UDP:
+        moved += f"; datagrams out {port.datagrams_in}, in {port.datagrams_out}, dropped {port.datagrams_dropped}"
     return [
-        row("Presenting", f"{port.service} at {port.local or '-'}", "bold"),
+        row("Presenting", f"{port.service} at {port.local or '-'}{' (UDP)' * (port.protocol is Protocol.UDP)}", "bold"),
         row("Status", "ready, encrypted from end to end", "green")
         if port.ready
         else row("Status", f"{port.code}: {port.message}" if port.code else "starting", "yellow"),
-        row("Traffic", f"{traffic}; out {size(port.bytes_in)}, in {size(port.bytes_out)}"),
+        row("Traffic", f"{traffic}; {moved}"),
     ]

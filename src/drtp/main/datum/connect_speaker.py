@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import sys
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Self
+from typing import Protocol as Interface
 
 import msgspec
 
 from drtp.agent.connectview import ConnectorView, PortView
-from drtp.api.drtp import ClientStatus
+from drtp.api.drtp import ClientStatus, Protocol
 from drtp.kit.errors import DrtpError
 from drtp.kit.observe import configure_logs, logger
 from drtp.main.commands.options import OutputForm
@@ -21,12 +22,18 @@ log = logger("connect")
 
 Event = dict[str, Any]
 
-BROKEN = "end-to-end encryption broke"
-ORDERLY = frozenset({"finished", "reset by the other end", "going away"})
+ORDERLY = frozenset({"finished", "reset by the other end", "going away", "idle"})
 """Ends of connections that are the two programs' own affair."""
+REFUSED = "DRTP-4063"
+_CODES = {
+    "end-to-end encryption broke": "DRTP-4065",
+    "the other end is too old for UDP": "DRTP-4070",
+    "malformed datagram": "DRTP-4071",
+}
+"""Of other ends, by the core's words."""
 
 
-class ConnectForm(Protocol):
+class ConnectForm(Interface):
     """One way of speaking."""
 
     def ready(self, event: Event) -> None:
@@ -128,8 +135,8 @@ class ConnectSpeaker:
         self._form = form
         self._started = started
         self._before = ConnectorView()
-        self.announced: set[str] = set()
-        """Places whose readiness has been said."""
+        self.announced: set[tuple[Protocol, str]] = set()
+        """Places whose readiness has been said: UDP and TCP have numbers each for themselves."""
         self._told = 0
 
     def __enter__(self) -> Self:
@@ -144,12 +151,12 @@ class ConnectSpeaker:
 
     def follow(self, view: ConnectorView, now: float) -> None:
         """Say what is new in `view`; `now` is monotonic."""
-        before = {(port.service, port.local): port for port in self._before.ports}
+        before = {_place(port): port for port in self._before.ports}
         for port in view.ports:
-            if port.ready and port.local not in self.announced:
-                self.announced.add(port.local)
+            if port.ready and (port.protocol, port.local) not in self.announced:
+                self.announced.add((port.protocol, port.local))
                 self._form.ready(ready_event(port, now - self._started))
-            elif (was := before.get((port.service, port.local))) is None or _state(was) != _state(port):
+            elif (was := before.get(_place(port))) is None or _state(was) != _state(port):
                 self._form.say(_service_event(port))
         self._say_pops(view)
         self._say_ends(view)
@@ -170,7 +177,7 @@ class ConnectSpeaker:
         newest = max((flow.ended_unix_ms for flow in view.flows), default=self._told)
         for flow in view.flows:
             if flow.ended_unix_ms > self._told and flow.outcome not in ORDERLY:
-                code = "DRTP-4065" if flow.outcome == BROKEN else "DRTP-4063"
+                code = _CODES.get(flow.outcome, REFUSED)
                 self._form.say({"event": "refused", "service": flow.service, "code": code, "message": flow.outcome})
         self._told = newest
 
@@ -193,6 +200,7 @@ def ready_event(port: PortView, seconds: float) -> Event:
         "event": "ready",
         "service": port.service,
         "local": port.local,
+        "protocol": port.protocol.value,
         "pops": list(port.pops),
         "encrypted": True,
         "seconds": round(seconds, 3),
@@ -202,6 +210,10 @@ def ready_event(port: PortView, seconds: float) -> Event:
 def _service_event(port: PortView) -> Event:
     event: Event = {"event": "service", "service": port.service, "ready": port.ready, "pops": list(port.pops)}
     return event if port.ready else {**event, "reason": port.reason, "code": port.code, "message": port.message}
+
+
+def _place(port: PortView) -> tuple[str, Protocol, str]:
+    return port.service, port.protocol, port.local
 
 
 def _state(port: PortView) -> tuple[bool, str, tuple[str, ...]]:

@@ -148,7 +148,9 @@ class Connecting:
 
     def _registration(self) -> ConnectorRegistration:
         services = tuple(dict.fromkeys(port.service for port in self._ports))
-        return ConnectorRegistration(hostname=socket.gethostname(), version=__version__, services=services)
+        return ConnectorRegistration(
+            hostname=socket.gethostname(), version=__version__, services=services, datagrams=True
+        )
 
     async def _present(self, stdio: Path | None) -> int:
         settings = ConnectorSettings(
@@ -222,7 +224,8 @@ def _port(place: Place, context: Context | None) -> Port:
     if place.namespace is None and context is None:
         raise Misused("DRTP-7002", f"{place.name} is of no project.", "Name it: NAMESPACE/SERVICE.")
     service = f"{place.namespace or (context.namespace if context else '')}/{place.name}"
-    return Port(service, place.address, place.port, place.path and place.path.absolute(), place.allow or LOOPBACK)
+    path = place.path and place.path.absolute()
+    return Port(service, place.address, place.port, path, place.allow or LOOPBACK, place.datagrams)
 
 
 def _state_dir(ports: tuple[Port, ...], invocation: Invocation, context: Context | None) -> Path:

@@ -1,0 +1,134 @@
+//! A connector's UDP port: whoever sends datagrams there has a flow of its own, sealed to an agent as a connection is.
+//!
+//! No guard against forged sources is needed as at a gateway's listener: the port is the caller's own, open to this machine
+//! or to the networks that the caller has named, and no answer goes anywhere else.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mio::net::UdpSocket;
+use mio::{Interest, Registry, Token};
+
+use super::Agent;
+use super::listener::{bind, is_refusal};
+use super::refusals::{LOST_FOR, REFUSED_FOR, Refusals};
+use crate::driver::batch::split;
+use crate::driver::flow::{Flow, Guard, Taker};
+use crate::driver::relay::{Outcome, Phase, Relay, Who};
+use crate::driver::table::canonical;
+use crate::message::{Carries, ResetCode};
+
+pub(super) struct DatagramDoor {
+    socket: Arc<UdpSocket>,
+    flows: HashMap<SocketAddr, usize>,
+    refusals: Refusals,
+}
+
+impl DatagramDoor {
+    pub(super) fn open(address: SocketAddr, registry: &Registry, token: Token) -> io::Result<Self> {
+        let mut socket = bind(address)?;
+        registry.register(&mut socket, token, Interest::READABLE | Interest::WRITABLE)?;
+        Ok(Self { socket: Arc::new(socket), flows: HashMap::new(), refusals: Refusals::default() })
+    }
+
+    pub(super) fn bound(&self) -> Option<SocketAddr> {
+        self.socket.local_addr().ok()
+    }
+
+    pub(super) fn forget_over(&mut self, now: Instant) {
+        self.refusals.forget_over(now);
+    }
+
+    /// A source's flow is over, with `outcome`; before anything could flow if it is `early`. Where another POP carries the
+    /// source by now, that flow stays.
+    pub(super) fn gone(&mut self, source: SocketAddr, relay: usize, outcome: Outcome, early: bool, now: Instant) {
+        if self.flows.get(&source) != Some(&relay) {
+            return;
+        }
+        self.flows.remove(&source);
+        if outcome.is_err_and(is_refusal) {
+            self.refusals.add(source, now + REFUSED_FOR);
+        } else if early {
+            self.refusals.add(source, now + LOST_FOR);
+        }
+    }
+}
+
+impl Agent {
+    /// A UDP port's socket has datagrams, or room for them.
+    pub(super) fn door_news(&mut self, index: usize) {
+        for relay in std::mem::take(&mut self.core.table.blocked) {
+            self.core.table.flush_later(relay);
+        }
+        if let Some(door) = self.ports.get(index).and_then(|port| port.door.as_ref()) {
+            let socket = Arc::clone(&door.socket);
+            self.read_datagrams(index, &socket, Self::door_datagrams);
+        }
+    }
+
+    /// Datagrams of `each` bytes came from one source.
+    fn door_datagrams(&mut self, index: usize, from: SocketAddr, bytes: &[u8], each: usize) {
+        let source = canonical(from);
+        let Some(door) = self.ports.get(index).and_then(|port| port.door.as_ref()) else { return };
+        let relay = match door.flows.get(&source).copied() {
+            Some(relay) if self.is_carried(relay) => Ok(relay),
+            // Its POP drains or is gone: the flow goes on through another, if there is one.
+            Some(relay) => Ok(match self.begin_flow_of(index, from, source) {
+                Ok(fresh) => {
+                    self.core.table.end_relay(relay, Err(ResetCode::GoingAway));
+                    fresh
+                }
+                Err(_) => relay,
+            }),
+            None if door.refusals.holds(&source, self.core.now()) => Err(ResetCode::Busy),
+            None => self.begin_flow_of(index, from, source).inspect_err(|code| {
+                if is_refusal(*code) {
+                    self.note_refusal(index, source, *code);
+                }
+            }),
+        };
+        match relay {
+            Ok(relay) => {
+                self.core.table.pass_on_each(relay, bytes, each);
+                self.core.read_soon(relay);
+            }
+            Err(_) => self.ports[index].totals.denied_total += split(bytes, each).count() as u64,
+        }
+    }
+
+    /// Said once, and its source is left alone for a moment.
+    fn note_refusal(&mut self, index: usize, source: SocketAddr, code: ResetCode) {
+        let now = self.core.now();
+        let Some(port) = self.ports.get_mut(index) else { return };
+        if let Some(door) = port.door.as_mut() {
+            door.refusals.add(source, now + REFUSED_FOR);
+        }
+        let record = port.refusal(Some(source), code);
+        self.remember(record);
+    }
+
+    fn begin_flow_of(&mut self, index: usize, from: SocketAddr, source: SocketAddr) -> Result<usize, ResetCode> {
+        self.may_begin(index, Some(source))?;
+        let now = self.core.now();
+        let port = &self.ports[index];
+        let door = port.door.as_ref().ok_or(ResetCode::Disabled)?;
+        let (socket, idle_ms) = (Arc::clone(&door.socket), port.spec.idle_ms);
+        let mut relay = Relay::new(Phase::Sealing, index, self.core.table.next_serial(), now);
+        let idle = Duration::from_millis(u64::from(idle_ms));
+        relay.flow = Some(Flow::new(Taker::Visitor(socket, from), idle, Guard::Proven, now));
+        let relay = self.seal_to_agent(index, relay, None, (Carries::SealedDatagrams, idle_ms))?;
+        // For this side's books; the agent is not told.
+        let stream_id = self.core.table.relays[relay].who.stream_id;
+        self.core.table.relays[relay].who = Who::at(source, stream_id);
+        self.core.watch_silence(relay);
+        let port = &mut self.ports[index];
+        port.took(relay);
+        if let Some(door) = port.door.as_mut() {
+            door.flows.insert(source, relay);
+        }
+        Ok(relay)
+    }
+}
