@@ -160,7 +160,7 @@ def test_a_binding_that_is_deleted_cuts_live_flows(bed: Bed, tmp_path: Path) -> 
             # What was heard last is the moment of the cut; asking goes on beyond it.
             eventually(lambda: time.monotonic() - heard.last > CUT_WITHIN_S, 10)
             assert heard.last - deleted <= CUT_WITHIN_S, heard.last - began
-        assert panel.event("service", 10)["code"] == "DRTP-4060"
+        eventually(lambda: panel.event("service", 10).get("code") == "DRTP-4060", 20)
         bed.kubectl("create", "rolebinding", "cu-eve-connects", *subject)
         # The port was kept meanwhile, and its number.
         with _program(ready) as someone:

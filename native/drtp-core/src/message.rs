@@ -244,6 +244,7 @@ impl Carries {
     }
 
     /// What the local service sees of it: sealed bytes are bytes by then.
+    #[must_use]
     pub const fn inside(self) -> Self {
         match self {
             Self::Bytes | Self::Sealed => Self::Bytes,

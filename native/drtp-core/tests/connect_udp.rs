@@ -87,7 +87,7 @@ fn a_burst_on_a_path_that_keeps_up_loses_nothing() {
     assert_eq!(ask(&program, b"first"), b"first");
     for round in 0..50_u32 {
         let sent: Vec<Vec<u8>> = (0..40_u32).map(|n| pattern(1_200, u64::from(round * 40 + n + 1))).collect();
-        sent.iter().for_each(|one| drop(program.send(one).unwrap()));
+        sent.iter().for_each(|one| assert_eq!(program.send(one).unwrap(), one.len()));
         let got: BTreeSet<Vec<u8>> = sent.iter().map(|_| answer(&program)).collect();
         assert!(got == sent.into_iter().collect(), "round {round}");
     }
@@ -285,7 +285,17 @@ fn a_path_takes_no_datagrams_and_udp_and_tcp_have_one_number_each_for_themselves
     let unix = with(port(&[way("a-1", "p-1")]), json!({"bind": {"path": path}, "protocol": "UDP"}));
     let outcome = panel.connector.apply(&upsert("port/unix", &unix));
     assert!(outcome.entries["port/unix"].error.as_ref().unwrap().contains("no datagram comes by a path"));
-    let tcp = with(port(&[]), json!({"bind": {"address": "127.0.0.1", "port": panel.at.port()}}));
-    assert_ok(&panel.connector.apply(&upsert("port/tcp", &tcp)));
-    assert_eq!(ask(&program(&panel), b"x"), b"x");
+    // A number that nobody else has by either protocol.
+    let number = std::iter::repeat_with(|| UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port())
+        .take(100)
+        .find(|number| std::net::TcpListener::bind(("127.0.0.1", *number)).is_ok())
+        .unwrap();
+    for (key, kind) in [("port/tcp", json!({})), ("port/udp", udp())] {
+        let entry =
+            with(with(port(&[way("a-1", "p-1")]), kind), json!({"bind": {"address": "127.0.0.1", "port": number}}));
+        assert_ok(&panel.connector.apply(&upsert(key, &entry)));
+    }
+    let program = program(&panel);
+    program.connect(("127.0.0.1", number)).unwrap();
+    assert_eq!(ask(&program, b"x"), b"x");
 }

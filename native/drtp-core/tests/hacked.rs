@@ -83,7 +83,9 @@ impl Lane {
         let rhythm =
             SessionConfig { liveness: quick(), flow: Flow::default(), streams_max: 100, half_open_max: 100, seed: 7 };
         let session = Session::server(rhythm, Budget::new(1 << 30), Instant::now());
-        Self { socket, tls: ServerConnection::new(Arc::clone(config)).unwrap(), session }
+        let mut tls = ServerConnection::new(Arc::clone(config)).unwrap();
+        tls.set_buffer_limit(None);
+        Self { socket, tls, session }
     }
 
     /// By the identity in its certificate; nothing before the handshake.

@@ -26,7 +26,9 @@ pub fn of(target: &str) -> Vec<Seed> {
 fn framed() -> Vec<Seed> {
     let of = |piece: u8, datagrams: &[&[u8]]| {
         let mut out = vec![piece];
-        datagrams.iter().for_each(|datagram| drtp_core::framed::put(&mut out, datagram));
+        for datagram in datagrams {
+            drtp_core::framed::put(&mut out, datagram);
+        }
         out
     };
     let cut = of(2, &[b"whole", b"not whole"]);

@@ -5,7 +5,10 @@ use std::net::{SocketAddr, TcpStream};
 use drtp_core::{CoreLimits, Flow, GatewayConfig, TunnelAgent, TunnelConnector, TunnelServer};
 use serde_json::{Value, json};
 
-use super::*;
+use super::{
+    Authority, CONNECTION, agent_config, assert_ok, free_port, plan_server, plan_service, quick, route, target, until,
+    visit, whole, with,
+};
 
 pub const CALLER: &str = "x-1";
 
