@@ -299,3 +299,16 @@ fn a_path_takes_no_datagrams_and_udp_and_tcp_have_one_number_each_for_themselves
     program.connect(("127.0.0.1", number)).unwrap();
     assert_eq!(ask(&program, b"x"), b"x");
 }
+
+#[test]
+fn open_flows_at_rest_leave_every_driver_at_rest() {
+    let panel = panel(echo_service());
+    let programs: Vec<UdpSocket> = (0..20).map(|_| program(&panel)).collect();
+    programs.iter().for_each(|program| assert_eq!(ask(program, b"x"), b"x"));
+    let turns = || [panel.connector.stats().ticks, panel.pops[0].stats().ticks, panel.agent.stats().ticks];
+    let before = turns();
+    std::thread::park_timeout(Duration::from_millis(500));
+    for (now, before) in turns().into_iter().zip(before) {
+        assert!(now - before < 40, "{} turns for nothing", now - before);
+    }
+}

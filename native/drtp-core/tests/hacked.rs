@@ -13,12 +13,13 @@ use std::time::{Duration, Instant};
 use drtp_core::framed;
 use drtp_core::message::{Carries, Open, ResetCode};
 use drtp_core::session::{Budget, Event, Session, SessionConfig};
-use drtp_core::{AgentConfig, CoreLimits, Flow, GatewayConfig, Identity, TunnelAgent, TunnelConnector};
+use drtp_core::{AgentConfig, Flow, Identity, TunnelAgent, TunnelConnector};
 use rustls::server::WebPkiClientVerifier;
-use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
+use rustls::{ClientConfig, ClientConnection, Connection, RootCertStore, ServerConfig, ServerConnection};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use serde_json::{Value, json};
+use serde_json::json;
+use world::panel::{CALLER, callers, connector_of, port, unexposed_route, way};
 use world::*;
 
 /// What it does to records on their way up, from the connector to the agent: the whole ones that carry a lot.
@@ -63,8 +64,10 @@ impl Records {
 
 struct Lane {
     socket: TcpStream,
-    tls: ServerConnection,
+    tls: Connection,
     session: Session,
+    /// What its HELLO says that it understands, where that is less than all.
+    understands: Option<u32>,
 }
 
 #[derive(Debug)]
@@ -76,16 +79,22 @@ enum News {
     Reset(u32, ResetCode),
 }
 
+fn rhythm() -> SessionConfig {
+    SessionConfig { liveness: quick(), flow: Flow::default(), streams_max: 100, half_open_max: 100, seed: 7 }
+}
+
 impl Lane {
     fn new(socket: TcpStream, config: &Arc<ServerConfig>) -> Self {
+        let session = Session::server(rhythm(), Budget::new(1 << 30), Instant::now());
+        let tls = ServerConnection::new(Arc::clone(config)).unwrap();
+        Self::over(socket, Connection::Server(tls), session)
+    }
+
+    fn over(socket: TcpStream, mut tls: Connection, session: Session) -> Self {
         socket.set_nonblocking(true).unwrap();
         socket.set_nodelay(true).unwrap();
-        let rhythm =
-            SessionConfig { liveness: quick(), flow: Flow::default(), streams_max: 100, half_open_max: 100, seed: 7 };
-        let session = Session::server(rhythm, Budget::new(1 << 30), Instant::now());
-        let mut tls = ServerConnection::new(Arc::clone(config)).unwrap();
         tls.set_buffer_limit(None);
-        Self { socket, tls, session }
+        Self { socket, tls, session, understands: None }
     }
 
     /// By the identity in its certificate; nothing before the handshake.
@@ -123,6 +132,11 @@ impl Lane {
     fn write(&mut self) {
         let mut out = Vec::new();
         self.session.take_output(0, &mut out);
+        if let Some(capabilities) = self.understands.filter(|_| !out.is_empty()) {
+            // Behind the frame's header and the versions.
+            out[12..16].copy_from_slice(&capabilities.to_be_bytes());
+            self.understands = None;
+        }
         self.tls.writer().write_all(&out).unwrap();
         while self.tls.wants_write() && self.tls.write_tls(&mut self.socket).is_ok() {}
     }
@@ -321,18 +335,8 @@ fn panel(deed: Deed) -> Panel {
             agent
         })
         .collect();
-    let connector = TunnelConnector::new(GatewayConfig {
-        identity: authority.identity("spiffe://td/user/u-1/connector/x-1", &[]),
-        epoch: 1,
-        liveness: quick(),
-        flow: Flow::default(),
-        limits: CoreLimits::default(),
-    })
-    .unwrap();
-    let way: Value = json!({"connection": CONNECTION, "agent": "a-1", "server": "p-1"});
-    let port = json!({"type": "port", "service": "ns/web", "bind": {"address": "127.0.0.1", "port": 0},
-        "allow": ["127.0.0.0/8"], "ways": [way]});
-    let table = json!({"server/p-1": plan_server(hacked.address), "port/web": port});
+    let connector = connector_of(&authority, CALLER);
+    let table = json!({"server/p-1": plan_server(hacked.address), "port/web": port(&[way("a-1", "p-1")])});
     let outcome = connector.apply(&whole(table));
     let at = outcome.entries["port/web"].bound.as_ref().unwrap().parse().unwrap();
     for agent in &agents {
@@ -428,6 +432,10 @@ fn a_stream_that_a_pop_takes_elsewhere_is_refused_by_the_caller() {
     assert_eq!(panel.connector.stats().recent[0].outcome, "end-to-end encryption broke");
 }
 
+const ALPN_SEALED_DATAGRAMS: &[u8] = b"drtp-sealed-datagrams/1";
+/// All that a part of before sealed datagrams says in HELLO.
+const UNDERSTOOD_BEFORE: u32 = 7;
+
 /// A POP that has a caller's key as well, and says inside the seal what it likes.
 struct Rogue {
     lane: Lane,
@@ -456,7 +464,7 @@ impl Rogue {
         });
         assert_ok(&agent.apply(&whole(plan)));
         let lane = Lane::new(listener.accept().unwrap().0, &tls_of(&authority.pop()));
-        let caller = caller_of(&authority.identity("spiffe://td/user/u-1/connector/x-1", &[]));
+        let caller = client_of(&authority.identity("spiffe://td/user/u-1/connector/x-1", &[]), ALPN_SEALED_DATAGRAMS);
         let mut rogue = Self { lane, caller, flows: Vec::new(), ended: Vec::new(), _agent: agent };
         rogue.turn_until("the agent", |rogue| rogue.lane.session.takes_streams());
         rogue
@@ -532,7 +540,7 @@ impl Rogue {
     }
 }
 
-fn caller_of(identity: &Identity) -> Arc<ClientConfig> {
+fn client_of(identity: &Identity, alpn: &[u8]) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(identity.roots_pem.as_bytes()).unwrap()).unwrap();
     let chain = CertificateDer::pem_slice_iter(identity.chain_pem.as_bytes()).collect::<Result<_, _>>().unwrap();
@@ -543,7 +551,7 @@ fn caller_of(identity: &Identity) -> Arc<ClientConfig> {
         .with_root_certificates(roots)
         .with_client_auth_cert(chain, PrivateKeyDer::from_pem_slice(identity.key_pem.as_bytes()).unwrap())
         .unwrap();
-    config.alpn_protocols = vec![b"drtp-sealed-datagrams/1".to_vec()];
+    config.alpn_protocols = vec![alpn.to_vec()];
     Arc::new(config)
 }
 
@@ -632,4 +640,83 @@ fn another_kind_than_the_services_is_refused_before_a_word_is_said() {
     rogue.say(misnamed, &framed_of(&[b"x"]));
     rogue.turn_until("the refusal", |rogue| rogue.ended.iter().any(|(id, _)| *id == misnamed));
     assert_eq!(got.try_iter().count(), 0);
+}
+
+#[test]
+fn a_pop_from_before_sealed_datagrams_is_passed_over_and_said_to_be_old() {
+    let authority = Authority::new();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let connector = connector_of(&authority, CALLER);
+    let port = with(port(&[way("a-1", "p-1")]), json!({"protocol": "UDP"}));
+    let table = json!({"server/p-1": plan_server(listener.local_addr().unwrap()), "port/web": port});
+    let outcome = connector.apply(&whole(table));
+    let at: SocketAddr = outcome.entries["port/web"].bound.as_ref().unwrap().parse().unwrap();
+    let mut lane = Lane::new(listener.accept().unwrap().0, &tls_of(&authority.pop()));
+    lane.understands = Some(UNDERSTOOD_BEFORE);
+    let mut opened = 0;
+    let mut turn = || {
+        for news in lane.read() {
+            match news {
+                News::Hello => {
+                    lane.session.answer_streams();
+                    lane.session.accept([1; 16], Instant::now());
+                }
+                News::Open(..) => opened += 1,
+                _ => {}
+            }
+        }
+        lane.write();
+    };
+    until("the session", || {
+        turn();
+        connector.stats().sessions[0].state == "Open"
+    });
+    assert!(!connector.stats().sessions[0].carries_datagrams);
+    let program = UdpSocket::bind("127.0.0.1:0").unwrap();
+    program.send_to(b"x", at).unwrap();
+    until("the refusal", || {
+        turn();
+        connector.stats().recent.last().is_some_and(|record| record.outcome == "the other end is too old for UDP")
+    });
+    assert_eq!(opened, 0);
+}
+
+#[test]
+fn an_agent_from_before_sealed_datagrams_gets_none_and_the_caller_is_told_why() {
+    let authority = Authority::new();
+    let pop = pop(&authority);
+    let route = with(unexposed_route(&callers(&[CALLER])), json!({"protocol": "UDP"}));
+    assert_ok(&pop.apply(&whole(json!({"route/c-1": route}))));
+    let identity = authority.agent("a-1");
+    let session = Session::agent(rhythm(), Budget::new(1 << 30), 1, [9; 16], 1, Instant::now());
+    let name = "p-1.tunnel.test".try_into().unwrap();
+    let tls = ClientConnection::new(client_of(&identity, b"drtp/1"), name).unwrap();
+    let socket = TcpStream::connect(pop.agent_addresses()[0]).unwrap();
+    let mut agent = Lane::over(socket, Connection::Client(tls), session);
+    agent.understands = Some(UNDERSTOOD_BEFORE);
+    let mut opened = 0;
+    let mut turn = || {
+        opened += agent.read().iter().filter(|news| matches!(news, News::Open(..))).count();
+        agent.write();
+        opened
+    };
+    until("the agent's session", || {
+        turn();
+        pop.stats().sessions.iter().any(|session| session.state == "Open")
+    });
+    let connector = connector_of(&authority, CALLER);
+    let port = with(port(&[way("a-1", "p-1")]), json!({"protocol": "UDP"}));
+    let outcome =
+        connector.apply(&whole(json!({"server/p-1": plan_server(pop.agent_addresses()[0]), "port/web": port})));
+    let at: SocketAddr = outcome.entries["port/web"].bound.as_ref().unwrap().parse().unwrap();
+    until("the connector's session", || {
+        turn();
+        connector.stats().sessions[0].state == "Open"
+    });
+    UdpSocket::bind("127.0.0.1:0").unwrap().send_to(b"x", at).unwrap();
+    until("the refusal", || {
+        turn();
+        connector.stats().recent.last().is_some_and(|record| record.outcome == "the other end is too old for UDP")
+    });
+    assert_eq!(turn(), 0);
 }
