@@ -150,6 +150,24 @@ fn new_connections_go_on_through_the_other_pop_when_one_is_gone() {
 }
 
 #[test]
+fn new_connections_go_on_through_the_other_pop_while_one_drains_and_the_live_ones_finish() {
+    let panel = Panel::build(service(echo), 2, json!({}));
+    let mut live: Vec<TcpStream> = (0..4).map(|_| panel.call()).collect();
+    let says = |stream: &mut TcpStream| {
+        stream.write_all(b"x").unwrap();
+        stream.read_exact(&mut [0]).unwrap();
+    };
+    live.iter_mut().for_each(says);
+    panel.pops[0].drain(std::time::Duration::from_secs(30));
+    until("the connector to hear of it", || panel.connector.stats().sessions.iter().any(|s| s.state != "Open"));
+    for _ in 0..20 {
+        says(&mut panel.call());
+    }
+    live.iter_mut().for_each(says);
+    assert!(panel.connector.stats().recent.iter().all(|record| record.outcome != "going away"));
+}
+
+#[test]
 fn a_unix_port_is_the_owners_alone_and_goes_with_the_connector() {
     use std::os::unix::fs::PermissionsExt;
     let panel = Panel::new(service(echo));

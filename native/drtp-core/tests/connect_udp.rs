@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
+use drtp_core::{CoreLimits, Flow, GatewayConfig, TunnelConnector};
 use serde_json::{Value, json};
 use world::panel::*;
 use world::*;
@@ -311,4 +312,42 @@ fn open_flows_at_rest_leave_every_driver_at_rest() {
     for (now, before) in turns().into_iter().zip(before) {
         assert!(now - before < 40, "{} turns for nothing", now - before);
     }
+}
+
+#[test]
+fn a_full_port_gives_the_place_of_the_longest_silent_and_never_of_who_speaks() {
+    let panel = panel(echo_service());
+    let narrow = TunnelConnector::new(GatewayConfig {
+        identity: panel.authority.identity(&format!("spiffe://td/user/u-1/connector/{CALLER}"), &[]),
+        epoch: 2,
+        liveness: quick(),
+        flow: Flow::default(),
+        limits: CoreLimits { streams_max: 4, ..CoreLimits::default() },
+    })
+    .unwrap();
+    let server = plan_server(panel.pops[0].agent_addresses()[0]);
+    let table = json!({"server/p-1": server, "port/web": with(port(&[way("a-1", "p-1")]), udp())});
+    let at: SocketAddr = narrow.apply(&whole(table)).entries["port/web"].bound.as_ref().unwrap().parse().unwrap();
+    until("the session", || narrow.stats().sessions.iter().any(|session| session.state == "Open"));
+    let programs: Vec<UdpSocket> = (0..4).map(|_| program(&panel)).collect();
+    for program in &programs {
+        program.connect(at).unwrap();
+        assert_eq!(ask(program, b"x"), b"x");
+    }
+    let (speaks, mut refused) = (&programs[0], 0);
+    until("a place", || {
+        assert_eq!(ask(speaks, b"still here"), b"still here");
+        let newcomer = program(&panel);
+        newcomer.connect(at).unwrap();
+        newcomer.set_read_timeout(Some(SILENCE)).unwrap();
+        newcomer.send(b"?").unwrap();
+        let answered = newcomer.recv(&mut [0; 8]).is_ok();
+        refused += u32::from(!answered);
+        answered
+    });
+    assert!(refused > 0, "everybody had spoken of late");
+    let stats = narrow.stats();
+    assert_eq!((stats.connections[0].streams, stats.connections[0].streams_total), (4, 5));
+    assert!(stats.recent.iter().any(|record| record.outcome == "idle"));
+    assert_eq!(ask(speaks, b"and still"), b"and still");
 }

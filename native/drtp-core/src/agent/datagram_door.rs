@@ -21,17 +21,29 @@ use crate::driver::relay::{Outcome, Phase, Relay, Who};
 use crate::driver::table::canonical;
 use crate::message::{Carries, ResetCode};
 
+/// Where a port is full, flows that have been silent for this long make room: many programs ask each question from a source
+/// port of its own.
+const SILENT_FOR: Duration = Duration::from_secs(1);
+/// So large a share of a full port makes room at once, so that it is seldom looked for.
+const SHARE: usize = 16;
+/// After a look that found none, and between refusals that are said.
+const PAUSE: Duration = Duration::from_millis(250);
+
 pub(super) struct DatagramDoor {
     socket: Arc<UdpSocket>,
     flows: HashMap<SocketAddr, usize>,
     refusals: Refusals,
+    /// When room may be looked for again, and when a refusal may be said again: who sends may be many, or pretend to be.
+    look_at: Instant,
+    say_at: Instant,
 }
 
 impl DatagramDoor {
-    pub(super) fn open(address: SocketAddr, registry: &Registry, token: Token) -> io::Result<Self> {
+    pub(super) fn open(address: SocketAddr, registry: &Registry, token: Token, now: Instant) -> io::Result<Self> {
         let mut socket = bind(address)?;
         registry.register(&mut socket, token, Interest::READABLE | Interest::WRITABLE)?;
-        Ok(Self { socket: Arc::new(socket), flows: HashMap::new(), refusals: Refusals::default() })
+        let (socket, refusals) = (Arc::new(socket), Refusals::default());
+        Ok(Self { socket, flows: HashMap::new(), refusals, look_at: now, say_at: now })
     }
 
     pub(super) fn bound(&self) -> Option<SocketAddr> {
@@ -99,18 +111,43 @@ impl Agent {
         }
     }
 
-    /// Said once, and its source is left alone for a moment.
+    /// Its source is left alone for a moment; said once in a while.
     fn note_refusal(&mut self, index: usize, source: SocketAddr, code: ResetCode) {
         let now = self.core.now();
         let Some(port) = self.ports.get_mut(index) else { return };
-        if let Some(door) = port.door.as_mut() {
-            door.refusals.add(source, now + REFUSED_FOR);
+        let Some(door) = port.door.as_mut() else { return };
+        door.refusals.add(source, now + REFUSED_FOR);
+        if door.say_at <= now {
+            door.say_at = now + PAUSE;
+            let record = port.refusal(Some(source), code);
+            self.remember(record);
         }
-        let record = port.refusal(Some(source), code);
-        self.remember(record);
+    }
+
+    /// The flows that have been silent for the longest end, if none of them has spoken of late.
+    fn make_room(&mut self, index: usize) {
+        let (now, share) = (self.core.now(), self.port_room().div_ceil(SHARE));
+        let port = &mut self.ports[index];
+        let Some(door) = port.door.as_mut().filter(|door| door.look_at <= now) else { return };
+        let spoke = |relay: &usize| Some((self.core.table.relays.get(*relay)?.flow.as_ref()?.last, *relay));
+        let mut silent: Vec<(Instant, usize)> = port.connections.iter().filter_map(spoke).collect();
+        silent.retain(|(last, _)| now.saturating_duration_since(*last) >= SILENT_FOR);
+        if silent.is_empty() {
+            door.look_at = now + PAUSE;
+        }
+        silent.sort_unstable();
+        for (_, relay) in silent.into_iter().take(share) {
+            self.core.table.end_relay(relay, Err(ResetCode::Idle));
+            // Its place is had at once: the books are closed now.
+            self.port_gone(relay, Err(ResetCode::Idle));
+            self.core.table.relays[relay].owner = usize::MAX;
+        }
     }
 
     fn begin_flow_of(&mut self, index: usize, from: SocketAddr, source: SocketAddr) -> Result<usize, ResetCode> {
+        if self.is_full(index) {
+            self.make_room(index);
+        }
         self.may_begin(index, Some(source))?;
         let now = self.core.now();
         let port = &self.ports[index];

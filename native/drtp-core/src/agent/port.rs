@@ -86,7 +86,7 @@ pub(super) struct Port {
     /// For datagrams.
     pub(super) door: Option<DatagramDoor>,
     /// Or flows.
-    connections: BTreeSet<usize>,
+    pub(super) connections: BTreeSet<usize>,
     /// The agent that each connection is to end at.
     meant: BTreeMap<usize, String>,
     turn: usize,
@@ -139,7 +139,8 @@ impl Agent {
             let Place::Ip(address) = port.place else {
                 return Err(std::io::Error::new(std::io::ErrorKind::Unsupported, "no datagram comes by a path"));
             };
-            let door = DatagramDoor::open(address, self.core.poll.registry(), listener_token(index))?;
+            let now = self.core.now();
+            let door = DatagramDoor::open(address, self.core.poll.registry(), listener_token(index), now)?;
             port.place = Place::Ip(door.bound().unwrap_or(address));
             port.door = Some(door);
             return Ok(());
@@ -243,7 +244,16 @@ impl Agent {
         if self.draining() {
             return Err(ResetCode::GoingAway);
         }
-        if port.connections.len() < CONNECTIONS_MAX { Ok(()) } else { Err(ResetCode::Busy) }
+        if self.is_full(index) { Err(ResetCode::Busy) } else { Ok(()) }
+    }
+
+    pub(super) fn is_full(&self, index: usize) -> bool {
+        self.ports[index].connections.len() >= self.port_room()
+    }
+
+    /// Connections, or flows, that one port may have at once.
+    pub(super) fn port_room(&self) -> usize {
+        CONNECTIONS_MAX.min(self.config.limits.streams_max as usize)
     }
 
     /// Opens a relay's stream through the nearest POP, and begins TLS with the agent inside it. `carries`: what, and the
