@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
+
+from rich.console import Console
 
 from drtp.agent.connectplan import ConnectPlan, Port, port_views, read_connect_plan
 from drtp.agent.connectview import ConnectorView, PortView
@@ -10,6 +13,7 @@ from drtp.agent.picture import views_of
 from drtp.agent.view import AgentPhase, FeedView
 from drtp.api.drtp import Protocol, Role
 from drtp.api.snapshots import ConnectWay, Generation, PlanConnect, PlanServer, Snapshot
+from drtp.main.datum.connect_screen import picture
 from drtp.main.datum.connect_speaker import ConnectSpeaker, Event, JsonConnectForm
 from drtp.tunnel import ConnectionStats, FlowRecord, SessionPhase, SessionStats, Stats
 
@@ -199,3 +203,17 @@ def test_two_protocols_at_one_number_are_two_places() -> None:
     tcp = presented(DNS, read_connect_plan(told(Protocol.TCP), (DNS,)))
     ConnectSpeaker(heard, 0.0).follow(ConnectorView(ports=(udp, tcp)), 1.0)
     assert [(event["event"], event["protocol"]) for event in heard.events] == [("ready", "UDP"), ("ready", "TCP")]
+
+
+def test_the_screen_counts_datagrams_of_a_udp_service_alone() -> None:
+    shown: dict[Protocol, str] = {}
+    for protocol in (Protocol.TCP, Protocol.UDP):
+        port = PortView(service="joe/dns", local="127.0.0.1:53", protocol=protocol, datagrams_in=1_200)
+        console = Console(width=80, file=io.StringIO())
+        console.print(picture(ConnectorView(ports=(port,)), 80))
+        assert isinstance(console.file, io.StringIO)
+        shown[protocol] = console.file.getvalue()
+    assert "127.0.0.1:53 (UDP)" in shown[Protocol.UDP]
+    assert "out 1,200, in 0, dropped 0" in shown[Protocol.UDP]
+    assert "(UDP)" not in shown[Protocol.TCP]
+    assert "dropped" not in shown[Protocol.TCP]

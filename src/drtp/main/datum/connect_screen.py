@@ -73,13 +73,13 @@ def _port_lines(port: PortView) -> list[RenderableType]:
     traffic = f"{port.streams} open, {port.streams_total} in all"
     if port.denied_total:
         traffic += f", {port.denied_total} refused"
-    moved = f"out {size(port.bytes_in)}, in {size(port.bytes_out)}"
-    if port.protocol is Protocol.UDP:
-        moved += f"; datagrams out {port.datagrams_in}, in {port.datagrams_out}, dropped {port.datagrams_dropped}"
+    is_udp = port.protocol is Protocol.UDP
+    datagrams = f"out {port.datagrams_in:,}, in {port.datagrams_out:,}, dropped {port.datagrams_dropped:,}"
     return [
-        row("Presenting", f"{port.service} at {port.local or '-'}{' (UDP)' * (port.protocol is Protocol.UDP)}", "bold"),
+        row("Presenting", f"{port.service} at {port.local or '-'}{' (UDP)' * is_udp}", "bold"),
         row("Status", "ready, encrypted from end to end", "green")
         if port.ready
         else row("Status", f"{port.code}: {port.message}" if port.code else "starting", "yellow"),
-        row("Traffic", f"{traffic}; {moved}"),
+        row("Traffic", f"{traffic}; out {size(port.bytes_in)}, in {size(port.bytes_out)}"),
+        *([row("Datagrams", datagrams)] if is_udp else []),
     ]
