@@ -11,6 +11,8 @@ import pytest
 from scenario.bed import Bed, eventually, killed
 from scenario.load import Crowd, Fate, hears_of_it, http, local_service, silent_visitor, tcp, visitors
 
+pytestmark = pytest.mark.alone
+
 NEW_PER_S = 100.0
 """Of each sort: 200 a second together."""
 ESTABLISHED = 20
