@@ -3,8 +3,8 @@
 aiohttp has no deadline for a first request and asyncio's own server no cap at all, so the door has both: no handshake
 is awaited in the accept loop (CVE-2026-7776: one silent client stalled a listener), each has a deadline, and
 whoever has not said a whole request yet is a stranger, of whom there may be few, in all and from one address. When the
-room for strangers is full the one who has been silent longest makes place; from half full on, addresses that wasted
-places lately get none (`wasters.py`). A process without descriptors keeps its listeners (frp#752). No answer repeats a
+room for strangers is full the one who has been silent longest makes place; from half full on, an address that wasted
+one lately gets none (`wasters.py`). A process without descriptors keeps its listeners (frp#752). No answer repeats a
 stranger's bytes to a browser that might take them for a page (CVE-2026-40302).
 """
 
@@ -150,7 +150,7 @@ class Door:
         if guest is not None:
             guest.known()
             self._less(self._strangers, guest.networks)
-            self._wasters.made_good(guest.networks[0])
+            self._wasters.asked(guest.networks[0])
 
     def _wasted(self, guest: _Guest) -> None:
         """Its place is free; if it never said a whole request, that is held against its address."""

@@ -1,7 +1,7 @@
-"""Who takes a stranger's place again and again and never says a whole request.
+"""Who takes a stranger's place and never says a whole request.
 
-A handshake costs a thousand times what a refusal does, so where there is a crowd its second visit is the last one for a
-while. A whole request makes one wasted place good: an address with many people behind it is judged by most of them.
+A handshake costs many times what a refusal does, so in a crowd whoever has wasted a place gets none for a while. Whole
+requests are credit: an address with many people behind it is not shut for the one who was cut short.
 """
 
 from __future__ import annotations
@@ -11,47 +11,46 @@ from typing import NamedTuple
 
 from drtp.kit.clock import Clock
 
-WASTED_MAX = 2
-"""So many places may be wasted and not made good."""
+CREDIT_MAX = 8
+"""So many wasted places are made up for beforehand, by a whole request each."""
 REMEMBERED_S = 30.0
-"""After the last wasted place all is forgotten."""
-ADDRESSES_MAX = 16_384
-"""Beyond it, those who wasted a place longest ago are forgotten."""
+"""After the last connection of a network ended, or the last request came, all of it is forgotten."""
+NETWORKS_MAX = 16_384
+"""Beyond it, those who were heard of longest ago are forgotten."""
 
 
-class _Debt(NamedTuple):
-    places: int
+class _Account(NamedTuple):
+    balance: int
     since_s: float
 
 
 class Wasters:
-    """Wasted places by network, as `networks_of` names it."""
+    """Wasted places and whole requests by network, as `networks_of` names it."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._debts: OrderedDict[str, _Debt] = OrderedDict()
+        self._accounts: OrderedDict[str, _Account] = OrderedDict()
 
     def wasted(self, network: str) -> None:
-        """A connection from there ended and had not said a whole request."""
-        now_s = self._clock.monotonic()
-        owed = min(self._owed(network, now_s) + 1, WASTED_MAX)
-        self._debts[network] = _Debt(owed, now_s)
-        self._debts.move_to_end(network)
-        if len(self._debts) > ADDRESSES_MAX:
-            self._debts.popitem(last=False)
+        """A connection from there has ended, or was ended, and had not said a whole request."""
+        self._add(network, -1)
 
-    def made_good(self, network: str) -> None:
-        """A whole request came from there."""
-        if not self._debts:
-            return
-        debt = self._debts.pop(network, None)
-        if debt is not None and debt.places > 1:
-            self._debts[network] = debt._replace(places=debt.places - 1)
+    def asked(self, network: str) -> None:
+        """A connection from there has said a whole request."""
+        self._add(network, 1)
 
     def is_one(self, network: str) -> bool:
         """Whether the next place would be wasted as well, as far as one can tell."""
-        return self._owed(network, self._clock.monotonic()) >= WASTED_MAX
+        return self._balance(network, self._clock.monotonic()) < 0
 
-    def _owed(self, network: str, now_s: float) -> int:
-        debt = self._debts.get(network)
-        return 0 if debt is None or now_s - debt.since_s >= REMEMBERED_S else debt.places
+    def _add(self, network: str, amount: int) -> None:
+        now_s = self._clock.monotonic()
+        balance = self._balance(network, now_s) + amount
+        self._accounts[network] = _Account(max(-1, min(balance, CREDIT_MAX)), now_s)
+        self._accounts.move_to_end(network)
+        if len(self._accounts) > NETWORKS_MAX:
+            self._accounts.popitem(last=False)
+
+    def _balance(self, network: str, now_s: float) -> int:
+        account = self._accounts.get(network)
+        return 0 if account is None or now_s - account.since_s >= REMEMBERED_S else account.balance
