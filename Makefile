@@ -19,6 +19,10 @@ DRTP_FUZZ_SECONDS ?= 60
 DRTP_EXPLORE_CASES ?= 20000
 FUZZ_FOUND := .cache/fuzz
 
+# Most of a test is waiting. Those that hold the product to seconds run one after the other, when nothing else does.
+UNITS_AT_ONCE ?= 4
+SCENARIOS_AT_ONCE ?= 2
+
 .PHONY: up test check bench explore fuzz format lock clean install
 
 up: install
@@ -27,7 +31,11 @@ up: install
 test: install
 	$(CARGO) test $(CARGO_FLAGS) -p drtp-core
 	PYTHON=$(CURDIR)/$(BIN)/python $(CARGO) test $(CARGO_FLAGS) -p drtp-fuzz
-	$(BIN)/pytest
+	@failed=0; \
+	$(BIN)/pytest -n $(UNITS_AT_ONCE) tests/unit tests/contract || failed=1; \
+	$(BIN)/pytest -n $(SCENARIOS_AT_ONCE) --dist worksteal -m "not alone" tests/scenario || failed=1; \
+	$(BIN)/pytest -m alone tests/scenario || failed=1; \
+	exit $$failed
 
 check: install
 	$(BIN)/ruff format --check src tests bench

@@ -13,7 +13,7 @@ import statistics
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import aiohttp
 import msgspec
@@ -28,6 +28,7 @@ from drtp.client.enrolment import fetch_bundle
 from drtp.client.joining import JoinString
 from drtp.client.keys import new_key, request_for
 from drtp.client.tls import trusting
+from drtp.issuers.localissuer import PATH, client_of
 from scenario.bed import Bed
 from scenario.doorsteps import Crowding, doorsteps
 
@@ -123,12 +124,12 @@ async def _calls(bed: Bed, join: JoinString) -> dict[str, _Call]:
     said = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
     form = {"Content-Type": "application/x-www-form-urlencoded"}
     review = f"{context.api}/apis/authentication.k8s.io/v1/selfsubjectreviews"
+    client = client_of(f"{context.api}{PATH}")
+    sign_in = urlencode({"grant_type": "refresh_token", "refresh_token": "x", "client_id": client})
     return {
         "enrolment": _Call(f"{join.edge.url}/v1/enrol", edge, msgspec.json.encode(wanted), 200),
         "a token's use": _Call(review, api, b"{}", 201, said),
-        "a sign-in's token": _Call(
-            f"{context.api}/oidc/token", api, b"grant_type=refresh_token&refresh_token=x&client_id=datumctl", 400, form
-        ),
+        "a sign-in's token": _Call(f"{context.api}{PATH}/token", api, sign_in.encode(), 400, form),
     }
 
 

@@ -6,11 +6,12 @@ ports: what was let go is kept for its owner for a day, by design, and would be 
 
 What is bounded is filled first, so that filling is not taken for a leak: the control plane's log of changes.
 
-Flat: the first fifth is warm-up; the median of the last fifth is at most 2 % above the median of the second fifth. Of
-descriptors the lowest tenth counts, which may be two higher: visitors come and go, and what leaks stays. Medians, as a
-collector's rhythm and a POP's restart are in every fifth alike; upwards, because what falls has not leaked. Envoy
-is judged by what it has allocated: its allocator's caches of freed memory fill for hours, up to a bound. Failed: any
-visitor who was not served whole, but for those whom a POP held when it was killed; how those were told is printed.
+Flat: warm-up takes half as long again and is not judged, for pools, caches and tables fill meanwhile; of what follows
+the median of the last fifth is at most 2 % above the median of the first. Medians, as a collector's rhythm and a POP's
+restart are in every fifth alike; upwards, because what falls has not leaked. Envoy is judged by what it has allocated:
+its allocator's caches of freed memory fill for hours, up to a bound. Descriptors are counted when a round's visitors
+have gone, and may be two more than at the end of the warm-up. Failed: any visitor who was not served whole, but for
+those whom a POP held when it was killed; how those were told is printed.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import psutil
 
@@ -37,8 +38,12 @@ from scenario.load import Crowd, Fate, Visit, http, local_service, tcp, visitors
 
 PACE_S = 0.25
 """Between two looks at what is due."""
-ROUNDS, KILLS = 10, 15
-"""Load generators, one after the other, and kills of a POP: as many in each fifth of the time."""
+WARM_UP = 0.5
+"""For so long beforehand, as a share of the time that is judged."""
+ROUNDS, KILLS = 12, 18
+"""Load generators, one after the other, and kills of a POP."""
+REST_S, REST_LOOKS = 8.0, 5
+"""After a round: Envoy keeps idle connections to services for four seconds."""
 SAMPLE_S, CHURN_S, ALLOW_S = 5.0, 6.0, 15.0
 SHORT_PER_S, LONG_PER_S, LONG_STAY_S, STAYING, RESETS_PER_S = 10.0, 1.0, 20.0, 50, 5.0
 FILL_CHANGES, FILLER_BYTES = 4_000, 400
@@ -51,6 +56,8 @@ GROWTH_MAX = 0.02
 SAMPLES_MIN = 10
 DESCRIPTORS_MAX = 2
 
+_Number = TypeVar("_Number", int, float)
+
 ALLOCATED = "envoy, allocated"
 """Of the process `envoy`, which is judged by it."""
 
@@ -59,11 +66,11 @@ ECHO, WEB = "soak-echo", "soak-web"
 
 @dataclass
 class Series:
-    """One process over time: moments, bytes written, descriptors."""
+    """One process over time: moments and bytes written, and its descriptors whenever nobody visited."""
 
     at: list[float] = field(default_factory=list[float])
     written: list[float] = field(default_factory=list[float])
-    descriptors: list[float] = field(default_factory=list[float])
+    descriptors: list[int] = field(default_factory=list[int])
 
 
 @dataclass
@@ -164,6 +171,7 @@ class Soak:
                         time.sleep(PACE_S)
                         next(chores)
                 self.visits += load.crowd().visits
+                self._rest()
                 print(f"{load.crowd()}\n{self.table()}", file=sys.stderr, flush=True)
             resets.stop()
             self.visits += resets.visits
@@ -172,7 +180,7 @@ class Soak:
 
     def table(self) -> str:
         """What the samples say so far."""
-        head = "| process | written MB | change | MB an hour | furthest off | descriptors at least | more |"
+        head = "| process | written MB | change | MB an hour | furthest off | descriptors at rest | more |"
         rows = [_row(name, one) for name, one in self.series.items() if len(one.at) >= SAMPLES_MIN]
         return "\n".join((head, "|---|---|---|---|---|---|---|", *rows))
 
@@ -211,11 +219,22 @@ class Soak:
                 one = self.series.setdefault(name, Series())
                 one.at.append(now)
                 one.written.append(part.written)
-                one.descriptors.append(part.descriptors)
         envoy = self.series.setdefault(ALLOCATED, Series())
         envoy.at.append(now)
         envoy.written.append(allocated_by_envoy(self._bed))
-        envoy.descriptors.append(0)
+
+    def _rest(self) -> None:
+        """The fewest descriptors of each process when nobody has visited for a while, and a killed POP is back."""
+        time.sleep(REST_S)
+        fewest: dict[str, int] = {}
+        for _ in range(REST_LOOKS):
+            for name, process in parts(self._bed, self._agents).items():
+                with contextlib.suppress(psutil.NoSuchProcess, FileNotFoundError):
+                    now = look(process).descriptors
+                    fewest[name] = min(now, fewest.get(name, now))
+            time.sleep(PACE_S)
+        for name, number in fewest.items():
+            self.series[name].descriptors.append(number)
 
     def _churn(self, fleet: Fleet) -> Generator[None]:
         """A service comes, with a port of its own; the one before is left by its agent and deleted."""
@@ -248,14 +267,14 @@ def _each(steps: Generator[None]) -> Callable[[], None]:
 
 def run(bed: Bed, minutes: int) -> str:
     """So many minutes. Raises: Missed with the tables where something grew or somebody failed."""
-    soak = Soak(bed, minutes * 60.0)
+    soak = Soak(bed, minutes * 60.0 * (1 + WARM_UP))
     soak.run()
     lost = Crowd(soak.visits).failed
     failed = [visit for visit in lost if not any(kill.cut(visit) for kill in soak.kills)]
     cut = Crowd([visit for visit in lost if visit not in failed])
     grown = [name for name, one in soak.series.items() if not _flat(name, one)]
     words = [
-        f"### {minutes} minutes of mixed load",
+        f"### {minutes} minutes of mixed load, after {minutes * WARM_UP:.0f} of warm-up",
         "",
         soak.table(),
         "",
@@ -280,25 +299,29 @@ def _near(kills: Sequence[Kill], visit: Visit) -> str:
     return f"{visit.stream}: {visit.fate.value} after {stayed}{after} {visit.note}"
 
 
-def _fifth(values: Sequence[float], number: int) -> list[float]:
-    size = max(1, len(values) // 5)
-    return list(values[number * size : (number + 1) * size])
+def _judged(values: Sequence[_Number]) -> Sequence[_Number]:
+    """Without the warm-up."""
+    return values[round(len(values) * WARM_UP / (1 + WARM_UP)) :]
 
 
 def _change(name: str, one: Series) -> float:
-    """How much the last fifth is above the second, as a share of it: by the median, or by what is always allocated."""
+    """How much the last fifth is above the first, as a share of it: by the median, or by what is always allocated."""
     level = _low if name == ALLOCATED else statistics.median
-    second = level(_fifth(one.written, 1))
-    return level(_fifth(one.written, 4)) / second - 1 if second else 0.0
+    values = _judged(one.written)
+    size = max(1, len(values) // 5)
+    first = level(values[:size])
+    return level(values[-size:]) / first - 1 if first else 0.0
 
 
 def _low(values: Sequence[float]) -> float:
     """The lowest tenth: what is there whoever comes and goes."""
-    return statistics.quantiles(values, n=10)[0]
+    return sorted(values)[len(values) // 10]
 
 
-def _more_descriptors(one: Series) -> float:
-    return _low(_fifth(one.descriptors, 4)) - _low(_fifth(one.descriptors, 1))
+def _more_descriptors(one: Series) -> int:
+    """At the end, beside the end of the warm-up."""
+    counts = _judged(one.descriptors)
+    return counts[-1] - counts[0] if counts else 0
 
 
 def _flat(name: str, one: Series) -> bool:
@@ -306,11 +329,11 @@ def _flat(name: str, one: Series) -> bool:
 
 
 def _row(name: str, one: Series) -> str:
-    warm = len(one.at) // 5
-    slope = statistics.linear_regression(one.at[warm:], one.written[warm:]).slope * 3600 / MB
-    middle = statistics.median(one.written[warm:])
-    furthest = max(abs(value - middle) for value in one.written[warm:]) / middle
+    at, written = _judged(one.at), _judged(one.written)
+    slope = statistics.linear_regression(at, written).slope * 3600 / MB
+    middle = statistics.median(written)
+    furthest = max(abs(value - middle) for value in written) / middle
     return (
         f"| {name} | {middle / MB:.1f} | {_change(name, one):+.1%} | {slope:+.1f} | {furthest:.1%} | "
-        f"{min(one.descriptors[warm:]):.0f} | {_more_descriptors(one):+.0f} |"
+        f"{' '.join(str(number) for number in one.descriptors)} | {_more_descriptors(one):+d} |"
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 from cryptography import x509
 
-from scenario.bed import Bed
+from scenario.bed import Bed, Program
 from scenario.load import Crowd, local_service, tcp, visitors
 
 NEW_PER_S = 10.0
@@ -47,7 +47,7 @@ def renewed_under_traffic(bed: Bed, renewals: int, lifetime_s: float) -> Renewed
     with local_service() as port:
         state = bed.directory / "joes-state"
         served = bed.serve(f"tcp://localhost:{port}", "--name", "renews", "--state-dir", str(state))
-        panel = connected(bed, f"default/{served.service}")
+        calling, panel = connecting(bed, f"default/{served.service}")
         first, began = generation(state), time.monotonic()
         streams = (
             tcp(served.endpoint, "staying", staying=STAYING),
@@ -64,6 +64,7 @@ def renewed_under_traffic(bed: Bed, renewals: int, lifetime_s: float) -> Renewed
             load.run_on(1.0)
         seconds = time.monotonic() - began
         done = generation(state) - first
+        calling.stop()
         served.stop()
     return Renewed(done, seconds, load.crowd())
 
@@ -76,9 +77,14 @@ def ends_at(state: Path) -> float:
 
 def connected(bed: Bed, service: str, *who: str) -> tuple[str, int]:
     """Where `datumctl connect` presents a service (`namespace/name`); `who`: the caller's context."""
+    return connecting(bed, service, *who)[1]
+
+
+def connecting(bed: Bed, service: str, *who: str) -> tuple[Program, tuple[str, int]]:
+    """The same, and the program that does."""
     program = bed.run("connect", service, "--local", "0", *who, "--output", "json")
     host, port = program.event("ready", 30.0)["local"].rsplit(":", 1)
-    return host, int(port)
+    return program, (host, int(port))
 
 
 class Caller(threading.Thread):

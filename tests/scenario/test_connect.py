@@ -327,6 +327,7 @@ class Callers:
             thread.join(15)
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(150)
 def test_without_a_control_plane_a_pop_is_lost_and_new_connections_go_on(new_bed: Callable[..., Bed]) -> None:
     bed = new_bed("--no-restart", "controlplane", "--no-restart", "pop-1", "--no-restart", "pop-2")

@@ -13,6 +13,8 @@ import pytest
 from scenario.bed import BIN, Bed, Program, Serving, eventually, killed
 from scenario.load import Crowd, Fate, Visit, http, local_service, tcp, visitors
 
+pytestmark = pytest.mark.alone
+
 DOWN_S = float(os.environ.get("DRTP_TEST_DOWN_S", "12"))
 """How long the control plane stays dead. `DRTP_TEST_DOWN_S=30` for the long form."""
 NEW_PER_S = 50.0

@@ -19,6 +19,8 @@ from scenario.bed import Bed, eventually
 from scenario.load import local_service
 from scenario.proxy import header
 
+pytestmark = pytest.mark.alone
+
 BURST = 300
 IDLE = 2_000
 IDLE_STEP = 100

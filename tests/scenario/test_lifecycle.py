@@ -37,6 +37,7 @@ AGAIN_S = 3.0
 """A second start, everything running and the page answering. Measured: 1.7 to 2.3."""
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(180)
 def test_up_shows_a_page_stops_clean_and_starts_again_at_once(new_bed: Callable[..., Bed]) -> None:
     bed = new_bed()

@@ -14,6 +14,8 @@ import pytest
 from scenario.bed import BIN, Bed, Program, echo, eventually, free_port, tcp_service
 from scenario.network import HERE, THERE, far_address, own_network
 
+pytestmark = pytest.mark.alone
+
 SLOW = "worker-003-lon-aa.far"
 """Stands beside the agent, and every packet to it goes round the world."""
 ROUND_TRIP_S = 0.08

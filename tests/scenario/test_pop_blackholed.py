@@ -12,6 +12,8 @@ from scenario.bed import Bed, eventually
 from scenario.load import Fate, hears_of_it, http, local_service, silent_visitor, tcp, visitors
 from scenario.network import black_holed, own_network
 
+pytestmark = pytest.mark.alone
+
 NEW_PER_S = 100.0
 """Of each sort: 200 a second together."""
 SILENT = 10

@@ -11,6 +11,8 @@ import pytest
 from scenario.bed import Bed, eventually, killed
 from scenario.load import Crowd, Fate, hears_of_it, http, local_service, silent_visitor, tcp, visitors
 
+pytestmark = pytest.mark.alone
+
 NEW_PER_S = 100.0
 """Of each sort: 200 a second together."""
 ESTABLISHED = 20
@@ -18,6 +20,8 @@ IN_VAIN_SHARE = {"mtls": 0.0, "unix": 0.3}
 """Over a socket, of those who speak ten times a second, at most, who speak between two looks of a busy Envoy."""
 SLOW_S = 3.0
 """A frozen POP may slow set-ups for so long."""
+NAPS, NAP_S = 4, 1.5
+"""Shorter than the silence by which an agent leaves a POP; longer than anybody's patience with a handshake."""
 UNNOTICED_S = {"mtls": 0.0, "unix": 1.0}
 """A socket's connections are made by the kernel: until the gateway host has noticed, who comes is as who was there."""
 
@@ -132,3 +136,25 @@ def test_r7_a_frozen_pop_slows_set_ups_for_a_moment_and_fails_none(new_bed: Call
     # Through the frozen POP every set-up takes the connect timeout, half a second. A median stands on a busy machine.
     assert after.setup_s(0.5) < 0.5, str(after)
     assert max(heard) < 2.0
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("part", ["both POPs", "Envoy"])
+def test_a_machine_that_sleeps_for_a_moment_fails_nobody(new_bed: Callable[..., Bed], part: str) -> None:
+    """Connections that Envoy began for visitors who went another way are left over, and lead nobody else anywhere."""
+    bed = new_bed()
+    with local_service() as port:
+        echo = bed.serve(f"tcp://localhost:{port}", "--name", "echo")
+        web = bed.serve(f"localhost:{port}", "--name", "web")
+        _whole(bed, "echo", "web")
+        asleep = [bed.part("envoy")] if part == "Envoy" else [bed.part(server) for _, server in bed.endpoints("web")]
+        with visitors(tcp(echo.endpoint, per_s=50), http(bed.http, web.host, per_s=50)) as load:
+            load.run_on(1.0)
+            for _ in range(NAPS):
+                for process in asleep:
+                    process.suspend()
+                load.run_on(NAP_S)
+                for process in asleep:
+                    process.resume()
+                load.run_on(1.0)
+        assert load.crowd().failed == []

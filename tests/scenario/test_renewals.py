@@ -14,6 +14,8 @@ from scenario.bed import Bed, eventually, killed, short_certificates
 from scenario.load import local_service
 from scenario.renewals import Caller, connected, ends_at, renewed_under_traffic
 
+pytestmark = pytest.mark.alone
+
 LIFETIME_S = 12.0
 RENEWALS = 6
 """Each after a third of a certificate's life: beyond the end of the first."""

@@ -22,6 +22,8 @@ import pytest
 from scenario.bed import Bed, Serving, eventually
 from scenario.load import Crowd, Fate, Stream, Visit, http, local_service, tcp, visitors
 
+pytestmark = pytest.mark.alone
+
 WHOLE = os.environ.get("DRTP_ROLLING") == "whole"
 
 DRAIN_S = 14.0 if WHOLE else 5.0

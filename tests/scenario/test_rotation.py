@@ -16,6 +16,8 @@ import pytest
 from scenario.bed import BIN, Bed, eventually
 from scenario.load import http, local_service, tcp, visitors
 
+pytestmark = pytest.mark.alone
+
 STAYING = 200
 NEW_PER_S = 50.0
 WITHIN_S = 40.0

@@ -15,6 +15,8 @@ from scenario.bed import Bed, eventually
 from scenario.fleet import Fleet, answered
 from scenario.load import local_service
 
+pytestmark = pytest.mark.alone
+
 SERVICES = 40
 EDGE = 10
 """Services at either end whose medians are compared."""

@@ -14,6 +14,8 @@ from scenario.bed import Bed, Serving
 from scenario.load import Load, http, local_service, tcp, visitors
 from scenario.strangers import Party, strangers
 
+pytestmark = pytest.mark.alone
+
 AT_EACH_DOOR = 2_000
 WINDOW_S = 2.0
 WINDOWS = 3

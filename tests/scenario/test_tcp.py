@@ -98,6 +98,7 @@ def test_services_reset_reaches_the_visitor_as_reset(bed: Bed) -> None:
         serving.stop()
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(180)
 def test_a_reader_that_stops_does_not_hold_up_a_hundred_others(bed: Bed) -> None:
     """One visitor stops reading for 30 s in the middle of a download; a hundred others go on meanwhile."""

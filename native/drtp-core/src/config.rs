@@ -129,7 +129,7 @@ impl Default for CoreLimits {
         Self {
             handshake_ms: 5_000,
             first_frame_ms: 2_000,
-            proxy_header_ms: 1_000,
+            proxy_header_ms: 3_000,
             pre_auth_max: 2_048,
             pre_auth_per_address_max: 256,
             sessions_max: 20_000,

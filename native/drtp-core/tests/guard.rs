@@ -190,7 +190,7 @@ fn a_silent_gateway_connection_is_let_go_soon_after_its_handshake() {
     tls.conn.complete_io(&mut tls.sock).unwrap();
     let started = Instant::now();
     assert!(tls.read(&mut [0]).is_err());
-    assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_millis(4_500), "{:?}", started.elapsed());
 }
 
 #[test]
@@ -432,7 +432,7 @@ fn a_header_that_never_ends_is_let_go_cve_2021_23409() {
     visitor.write_all(b"PROXY TCP4 1.2.3.4").unwrap();
     let started = Instant::now();
     read_to_reset(&mut visitor);
-    assert!(started.elapsed() < Duration::from_secs(4));
+    assert!(started.elapsed() < Duration::from_millis(4_500));
 }
 
 #[test]

@@ -51,6 +51,7 @@ INTRODUCTION = "drtp-visitor/1"
 """The protocol that introduces a visitor in a ClientHello: `;<visitor>;<where it came to>;<stream id>` follows."""
 
 CONNECT_TIMEOUT = "0.5s"  # a frozen POP costs a visitor this long, once
+LEFT_OVER_TIMEOUT = "1s"  # of a connection whose visitor went before it was made; the POP would wait for longer
 UPSTREAM_IDLE_TIMEOUT = "4s"  # below the 5 s keep-alive of common servers, so the reuse of a dying connection is rare
 CONNECT_RETRIES: dict[str, object] = {
     # Where all endpoints are suspect, attempts choose among them at random. On a machine that is busy for seconds a
@@ -151,6 +152,12 @@ def _mutual_tls(service: str, *, clear: Json) -> Json:
     return {
         **_from_eds(hop_name(service)),
         "upstream_connection_options": {"tcp_keepalive": KEEPALIVE},
+        "typed_extension_protocol_options": {
+            "envoy.extensions.upstreams.tcp.v3.TcpProtocolOptions": {
+                "@type": f"{_TYPE}envoy.extensions.upstreams.tcp.v3.TcpProtocolOptions",
+                "idle_timeout": LEFT_OVER_TIMEOUT,
+            }
+        },
         "transport_socket_matches": [{"name": "clear", "match": {"clear": True}, "transport_socket": clear}],
         "transport_socket": {
             "name": "tls",
@@ -186,7 +193,7 @@ _STREAM: Json = {
     "object_key": STREAM_STATE,
     "factory_key": "envoy.hashable_string",  # part of the pool's key: no visitor has another's id
     "format_string": {"text_format_source": {"inline_string": "%UNIQUE_ID%"}},
-    "shared_with_upstream": "ONCE",
+    "shared_with_upstream": "TRANSITIVE",  # the hop's pool too: a connection that is left over is nobody else's
 }
 _WORDS: Json = {
     # Part of the pool's key as well. Not shared: a hop's own hello introduces nobody.

@@ -39,6 +39,7 @@ from envoy.extensions.transport_sockets.proxy_protocol.v3 import upstream_proxy_
 from envoy.extensions.transport_sockets.raw_buffer.v3 import raw_buffer_pb2
 from envoy.extensions.transport_sockets.tls.v3 import secret_pb2, tls_pb2
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
+from envoy.extensions.upstreams.tcp.v3 import tcp_protocol_options_pb2
 from envoy.service.accesslog.v3 import als_pb2
 from envoy.service.discovery.v3 import discovery_pb2
 from google.protobuf import json_format, wrappers_pb2
@@ -54,7 +55,8 @@ _NEEDED = (  # imported so that their descriptors are known wherever an `Any` na
     protocol_pb2, rbac_config_pb2, file_pb2, grpc_log_pb2, lua_pb2, rbac_pb2, router_pb2, proxy_protocol_pb2,
     tls_inspector_pb2, connection_limit_pb2, http_connection_manager_pb2, set_filter_state_pb2, tcp_proxy_pb2,
     header_mutation_pb2, network_inputs_pb2, ip_pb2, previous_hosts_pb2, internal_upstream_pb2,
-    upstream_proxy_protocol_pb2, raw_buffer_pb2, tls_pb2, http_protocol_options_pb2, wrappers_pb2,
+    upstream_proxy_protocol_pb2, raw_buffer_pb2, tls_pb2, http_protocol_options_pb2, tcp_protocol_options_pb2,
+    wrappers_pb2,
 )  # fmt: skip
 
 _MESSAGES: dict[Kind, Any] = {

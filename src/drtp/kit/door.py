@@ -3,8 +3,9 @@
 aiohttp has no deadline for a first request and asyncio's own server no cap at all, so the door has both: no handshake
 is awaited in the accept loop (CVE-2026-7776: one silent client stalled a listener), each has a deadline, and
 whoever has not said a whole request yet is a stranger, of whom there may be few, in all and from one address. When the
-room for strangers is full the one who has been silent longest makes place. A process without descriptors keeps its
-listeners (frp#752). No answer repeats a stranger's bytes to a browser that might take them for a page (CVE-2026-40302).
+room for strangers is full the one who has been silent longest makes place; from half full on, an address that wasted
+one lately gets none (`wasters.py`). A process without descriptors keeps its listeners (frp#752). No answer repeats a
+stranger's bytes to a browser that might take them for a page (CVE-2026-40302).
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from drtp.kit.descriptors import descriptor_limit
 from drtp.kit.memory import HighWater
 from drtp.kit.networks import networks_of
 from drtp.kit.observe import REGISTRY, logger
+from drtp.kit.wasters import Wasters
 
 log = logger("door")
 
@@ -57,7 +59,7 @@ _RESET = struct.pack("ii", 1, 0)
 
 _REFUSED = prometheus_client.Counter(
     "drtp_door_refused",
-    "Connections turned away: full, address, silent, handshake, descriptors.",
+    "Connections turned away: full, address, wasted, silent, handshake, descriptors.",
     ["door", "reason"],
     registry=REGISTRY,
 )
@@ -127,6 +129,7 @@ class Door:
         self._here: Counter[str] = Counter()
         self._strangers: Counter[str] = Counter()
         self._silent: dict[asyncio.BaseProtocol, _Guest] = {}
+        self._wasters = Wasters(clock)
         self._complained_s = -COMPLAINT_S
         self._crowd = HighWater()
         self._counting: asyncio.TimerHandle | None = None
@@ -147,6 +150,13 @@ class Door:
         if guest is not None:
             guest.known()
             self._less(self._strangers, guest.networks)
+            self._wasters.asked(guest.networks[0])
+
+    def _wasted(self, guest: _Guest) -> None:
+        """Its place is free; if it never said a whole request, that is held against its address."""
+        if self._silent.pop(guest.inner, None) is not None:
+            self._less(self._strangers, guest.networks)
+            self._wasters.wasted(guest.networks[0])
 
     async def run(self) -> None:
         """Accept until cancelled. Raises: OSError if the listener itself is broken."""
@@ -189,6 +199,8 @@ class Door:
                 return "address"
             if self._strangers[network] >= limits.strangers_per_address_max * share:
                 return "address"
+        if len(self._silent) * 2 >= limits.strangers_max and self._wasters.is_one(networks[0]):
+            return "wasted"
         if len(self._silent) >= limits.strangers_max and not self._make_place():
             return "full"
         return ""
@@ -212,7 +224,7 @@ class Door:
 
     def leave(self, guest: _Guest) -> None:
         """A guest is gone."""
-        self.spoke(guest.inner)
+        self._wasted(guest)
         self._open -= 1
         self._less(self._here, guest.networks)
         _CONNECTIONS.labels(self._name).dec()
@@ -226,7 +238,7 @@ class Door:
 
     def dismissed(self, guest: _Guest) -> None:
         """A guest was silent for too long, or another needed its place."""
-        self.spoke(guest.inner)
+        self._wasted(guest)
         _REFUSED.labels(self._name, "silent").inc()
 
     async def _welcome(self, connection: socket.socket, guest: _Guest) -> None:

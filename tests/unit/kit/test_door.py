@@ -108,6 +108,12 @@ async def ended(connection: socket.socket) -> bytes:
     return said
 
 
+async def ended_after(connection: socket.socket, words: bytes) -> bytes:
+    """The same, after it has said something."""
+    await asyncio.get_running_loop().sock_sendall(connection, words)
+    return await ended(connection)
+
+
 def hello(folder: Path) -> bytes:
     """The first flight of a valid handshake."""
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -185,6 +191,22 @@ async def test_in_a_full_room_the_longest_silent_makes_place(tmp_path: Path) -> 
         assert await one.ask("127.0.8.10") == b"HTTP/1.1 200 OK\r\n"
         await ended(silent[0])
         for connection in silent[1:]:
+            connection.close()
+
+
+async def test_in_a_crowd_an_address_that_has_wasted_a_place_gets_none(tmp_path: Path) -> None:
+    async with served(tmp_path, replace(LIMITS, handshake_s=60.0)) as one:
+        await ended_after(one.stranger("127.0.11.1"), b"no TLS at all" * 40)
+        await until(lambda: one.door.connections == 0)
+        assert await one.ask("127.0.11.1") == b"HTTP/1.1 200 OK\r\n", "nobody else wants the place"
+        await ended_after(one.stranger("127.0.11.1"), b"no TLS at all" * 40)
+        await until(lambda: one.door.connections == 0)
+        crowd = [one.stranger(f"127.0.11.{2 + number % 4}") for number in range(10)]
+        await until(lambda: one.door.strangers == 10)
+        with pytest.raises(OSError, match=r"reset|Connection"):
+            await one.ask("127.0.11.1")
+        assert await one.ask("127.0.11.9") == b"HTTP/1.1 200 OK\r\n"
+        for connection in crowd:
             connection.close()
 
 

@@ -75,11 +75,12 @@ async def run_up(settings: UpSettings, announce: Callable[[Announcement], None],
     on_death = death_rule(settings.no_restart)
     for directory in (layout.run, layout.logs, layout.agents, layout.pops):
         private_directory(directory)
-    with exclusive(layout.lock, "DRTP-7006", f"Another `drtp up` runs with the data directory {layout.root}."):
+    held = exclusive(layout.lock, "DRTP-7006", f"Another `drtp up` runs with the data directory {layout.root}.")
+    with held, ports.Claims() as claims:
         for name in await processes.end_leftovers(layout.run, clock):
             log.warning("leftover of an earlier run ended", name=name)
         public = public_addresses()
-        chosen = ports.settle(layout.ports, settings.asked, public)
+        chosen = ports.settle(layout.ports, settings.asked, claims, public)
         operator = OperatorClient(layout.operator_socket)
         composition = Composition(
             layout,
