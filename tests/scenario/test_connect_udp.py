@@ -140,6 +140,7 @@ def test_a_place_that_is_none_for_datagrams_is_said_by_code_and_exit_status(
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.alone
 def test_a_binding_that_is_deleted_cuts_live_flows(bed: Bed, tmp_path: Path) -> None:
     operator = ("--context", bed.ready["kubeconfig"])
     bed.datumctl(*operator, "create", "project", "cu-lab", check=False)
@@ -169,6 +170,7 @@ def test_a_binding_that_is_deleted_cuts_live_flows(bed: Bed, tmp_path: Path) -> 
     bed.kubectl("delete", "rolebinding", "cu-eve-connects", "--namespace", "default")
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(180)
 def test_a_killed_pop_costs_flows_no_more_than_a_moment(new_bed: Callable[..., Bed]) -> None:
     bed = new_bed("--no-restart", "pop")
