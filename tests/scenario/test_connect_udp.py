@@ -82,7 +82,7 @@ def test_a_file_has_udp_and_tcp_at_one_number_and_the_service_is_told_who_calls(
     with udp_service() as datagrams, tcp_service(tcp_echo) as connections:
         _serve(bed, f"udp://localhost:{datagrams}", "cu-dns", "--proxy-protocol", "v2")
         _serve(bed, f"tcp://localhost:{connections}", "cu-dns-tcp")
-        number = _free_for_both()
+        number = eventually(_free_for_both)
         file = tmp_path / "services.yaml"
         places = {"default/cu-dns": f"udp://{number}", "default/cu-dns-tcp": str(number)}
         file.write_text(json.dumps([{"service": service, "local": local} for service, local in places.items()]))
@@ -100,6 +100,7 @@ def test_a_file_has_udp_and_tcp_at_one_number_and_the_service_is_told_who_calls(
 
 
 def _free_for_both() -> int:
+    """Raises: OSError where TCP has the number that UDP gave."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams, socket.socket() as connections:
         datagrams.bind(("127.0.0.1", 0))
         number: int = datagrams.getsockname()[1]
