@@ -213,6 +213,8 @@ async def test_what_the_plan_says_is_in_the_ready_page_and_a_restart_goes_on_fro
                 await until(lambda: seen(host).ready)
                 async with http.get(f"{seen(host).local_url}/ready") as answer:
                     assert (answer.status, (await answer.json())["services"][0]["service"]) == (200, "joe/echo")
-            await until((world.path / "connector" / "snapshot.json").exists)
+            held = world.path / "connector" / "snapshot.json"
+            # The newest one: that of before led nowhere.
+            await until(lambda: held.exists() and b'"ways"' in held.read_bytes())
         async with running(host_of(world)) as again:
             await until(lambda: seen(again).ready)
