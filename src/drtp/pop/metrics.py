@@ -45,6 +45,14 @@ class PopCollector(Collector):
                 "Visitors let in whom a policy of mode DryRun would have refused.",
                 sum(one.would_refuse_total for one in stats.connections),
             ),
+            "drtp_pop_streams_held_seconds": (
+                "Time that visitors have waited because of limits in bytes per second, all together.",
+                sum(one.held_ms_total for one in stats.connections) / 1000,
+            ),
+            "drtp_pop_datagrams_over_limit": (
+                "Datagrams dropped because of limits in bytes per second.",
+                sum(one.datagrams_over_limit_total for one in stats.connections),
+            ),
             "drtp_pop_bytes_in": ("Visitor to service.", sum(one.bytes_in for one in stats.connections)),
             "drtp_pop_bytes_out": ("Service to visitor.", sum(one.bytes_out for one in stats.connections)),
             "drtp_pop_accept_paused": ("Times that descriptors ran out.", stats.accept_paused_total),

@@ -81,7 +81,10 @@ class LocalStats(Model, frozen=True):
 
 
 class ConnectionStats(Model, frozen=True):
-    """One connection. `bytes_in` is visitor to service. `live`: a POP accepts visitors; an agent's plan enables it."""
+    """One connection. `bytes_in` is visitor to service. `live`: a POP accepts visitors; an agent's plan enables it.
+
+    `held_ms_total`: how long a POP's streams have waited because of limits in bytes per second, all together.
+    """
 
     connection: str
     service: str
@@ -89,6 +92,8 @@ class ConnectionStats(Model, frozen=True):
     streams_total: int = 0
     denied_total: int = 0
     would_refuse_total: int = 0
+    held_ms_total: int = 0
+    datagrams_over_limit_total: int = 0
     bytes_in: int = 0
     bytes_out: int = 0
     bound: str | None = None

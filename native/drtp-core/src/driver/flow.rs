@@ -207,6 +207,10 @@ impl Table {
         let Some(flow) = state.flow.as_mut() else { return };
         flow.last = now;
         if let Taker::Relay(other) = flow.taker {
+            if state.brake.as_ref().is_some_and(|brake| !self.brakes.passes(brake, bytes.len(), now)) {
+                flow.dropped += 1;
+                return;
+            }
             flow.datagrams_written += 1;
             state.bytes_written += bytes.len() as u64;
             return self.pass_on(other, bytes);

@@ -3,6 +3,8 @@
 //! `Core` moves bytes; what to accept, open, dial or refuse is the role's to decide (`server`, `agent`), by [`Upcall`]s.
 
 pub(crate) mod batch;
+pub(crate) mod brake;
+mod braked;
 pub(crate) mod flow;
 pub(crate) mod hop;
 mod lanes;
@@ -86,6 +88,7 @@ enum Timer {
     Lane(usize, u64),
     Relay(usize, u64),
     Early,
+    Turns,
     Role(u64),
 }
 
@@ -143,6 +146,8 @@ pub(crate) struct Core {
     pub(crate) lanes: Slab<LaneConn>,
     timers: BinaryHeap<Reverse<(Instant, Timer)>>,
     early: Early,
+    /// When the timer of those goes off that wait for their turn at a bucket.
+    turns_armed: Option<Instant>,
     reading: Vec<usize>,
     pumping: Vec<usize>,
     buried_lanes: Vec<usize>,
@@ -166,6 +171,7 @@ impl Core {
             lanes: Slab::new(),
             timers: BinaryHeap::new(),
             early: Early::default(),
+            turns_armed: None,
             reading: Vec::new(),
             pumping: Vec::new(),
             buried_lanes: Vec::new(),
@@ -303,6 +309,7 @@ impl Core {
                     None => {}
                 },
                 Timer::Early => self.end_late(),
+                Timer::Turns => self.turns_armed = None,
                 Timer::Role(what) => self.table.upcalls.push_back(Upcall::Timer(what)),
             }
         }
@@ -339,6 +346,7 @@ impl Core {
             self.table.end_relay(relay, Err(code));
         }
         self.tend_all_sealed();
+        self.give_turns();
         for relay in std::mem::take(&mut self.table.wakeful) {
             self.read_soon(relay);
         }
@@ -355,6 +363,7 @@ impl Core {
         for session in std::mem::take(&mut self.table.dirty) {
             self.settle(session);
         }
+        self.await_turns();
     }
 
     /// The role has answered every upcall: what is buried by now may be freed at the end of the turn.

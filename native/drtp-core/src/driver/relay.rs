@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use slab::Slab;
 
+use super::brake::Brake;
 use super::flow::Flow;
 use super::sealed::Sealed;
 use super::socket::Socket;
@@ -132,6 +133,8 @@ pub(crate) struct Relay {
     pub(crate) mate: Option<NonZeroU32>,
     /// Datagrams instead of bytes.
     pub(crate) flow: Option<Box<Flow>>,
+    /// POP: its bytes per second are limited.
+    pub(crate) brake: Option<Box<Brake>>,
     pub(crate) serial: u64,
     pub(crate) started: Instant,
     /// Socket to session.
@@ -170,6 +173,7 @@ impl Relay {
             sealed: None,
             mate: None,
             flow: None,
+            brake: None,
             serial,
             started: now,
             bytes_read: 0,
@@ -295,7 +299,7 @@ mod tests {
 
     #[test]
     fn an_idle_relay_takes_less_than_two_hundred_bytes_and_no_box_but_its_own() {
-        assert!(size_of::<Relay>() <= 184, "{}", size_of::<Relay>());
+        assert!(size_of::<Relay>() <= 192, "{}", size_of::<Relay>());
         let relay = Relay::new(Phase::Open, 0, 1, Instant::now());
         assert!(relay.backlog.is_none() && relay.tls.is_none() && relay.open.is_none() && relay.flow.is_none());
     }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use slab::Slab;
 
+use super::brake::Brakes;
 use super::flow::{Flow, Guard, Taker};
 use super::relay::{Backlog, Outcome, Phase, Relay, Relays, Who};
 use super::splice::unmated;
@@ -120,6 +121,8 @@ pub(crate) struct Table {
     /// Bytes of all streams that wait for slow sockets, and how many may.
     pub(super) parked: u64,
     pub(super) parked_max: u64,
+    /// Limits in bytes per second.
+    pub(crate) brakes: Brakes,
     /// Sealed streams that took something in, or have something to send.
     pub(super) sealing: Vec<usize>,
     /// Records on their way through TLS.
@@ -151,6 +154,7 @@ impl Table {
             blocked: Vec::new(),
             refused: Vec::new(),
             doomed: Vec::new(),
+            brakes: Brakes::default(),
             sealing: Vec::new(),
             records: Vec::new(),
             dirty: Vec::new(),
