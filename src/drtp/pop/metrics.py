@@ -34,7 +34,7 @@ class PopCollector(Collector):
             "drtp_pop_connections_live": ("Routes that accept visitors.", sum(one.live for one in stats.connections)),
             "drtp_pop_streams": ("Open visitors.", stats.streams),
             "drtp_pop_pre_auth": ("Connections that have not shown who they are.", stats.pre_auth),
-            "drtp_pop_parked_bytes": ("Bytes waiting for slow receivers.", stats.parked_bytes),
+            "drtp_pop_parked_bytes": ("Bytes waiting for slow receivers, or for their turn.", stats.parked_bytes),
             "drtp_pop_descriptors_ratio": ("Share of descriptors in use.", vitals.descriptors_share),
         }
         counters: dict[str, tuple[str, float]] = {
