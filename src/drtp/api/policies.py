@@ -87,7 +87,7 @@ class Through(Model, frozen=True):
 
 Cap = Annotated[int, Meta(ge=1, le=1_000_000)]
 
-ByteRate = Annotated[int, Meta(ge=1_000, le=1_000_000_000_000)]
+ByteRate = Annotated[int, Meta(ge=1_000, le=1_000_000_000_000, extra_json_schema={"format": "int64"})]
 """Less than the lowest would let nothing through in the time that anybody waits."""
 
 

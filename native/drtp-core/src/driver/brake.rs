@@ -1,8 +1,8 @@
-//! Limits in bytes per second: buckets that relays draw on, and the order in which those that wait get their turns.
+//! Limits in bytes per second: buckets that relays draw on, and the order in which those that wait are granted more.
 //!
 //! Relays of one connection are a group. A group draws on a bucket of its own and on those that it shares with other
-//! groups; what moves is taken from each. Whoever finds one without a turn's worth waits in its queue, behind those who
-//! wait there already, and gets a share of what has come in since. A relay's two ways wait apart from each other.
+//! groups; what moves is taken from each. Whoever finds one without a portion waits in its queue, behind those who
+//! wait there already, and gets a part of what has come in since. A relay's two ways wait apart from each other.
 //! Nothing here reads a clock, a socket or a relay.
 
 use std::collections::{HashMap, VecDeque};
@@ -15,13 +15,14 @@ pub(crate) const BUCKETS_MAX: usize = 3;
 /// A bucket holds this much time's worth, and at least one record of TLS.
 const BURST: Duration = Duration::from_secs(1);
 const BURST_BYTES_MIN: f64 = 16.0 * 1024.0;
-/// A turn is this much time's worth: less would be work without end at a low rate, more would be choppy.
-const TURN: Duration = Duration::from_millis(16);
-const TURN_BYTES_MIN: f64 = 256.0;
-const TURN_BYTES_MAX: f64 = 16.0 * 1024.0;
-/// What one turn gives at most, however much there is for few.
+/// A portion, which must be there before anybody moves, is this much time's worth: less would be work without end at a
+/// low rate, more would be choppy.
+const PORTION: Duration = Duration::from_millis(16);
+const PORTION_BYTES_MIN: f64 = 256.0;
+const PORTION_BYTES_MAX: f64 = 16.0 * 1024.0;
+/// One grant is no more than this, however much there is for few.
 const GRANT_BYTES_MAX: f64 = 256.0 * 1024.0;
-/// Turns are given no more often than this.
+/// A bucket gives out no more often than this.
 const TICK: Duration = Duration::from_millis(2);
 
 /// A direction of a relay.
@@ -69,7 +70,7 @@ pub(crate) struct Brake {
 #[derive(Debug, Clone, Copy, Default)]
 struct Pause {
     waiting: bool,
-    /// So many of the group's buckets, in order, have given their turn.
+    /// So many of the group's buckets, in order, have granted.
     passed: usize,
     /// What each has given, and has not in it any more.
     paid: [u32; BUCKETS_MAX],
@@ -120,8 +121,8 @@ impl Bucket {
         (self.rate * BURST.as_secs_f64()).max(BURST_BYTES_MIN)
     }
 
-    fn turn(&self) -> f64 {
-        (self.rate * TURN.as_secs_f64()).clamp(TURN_BYTES_MIN, TURN_BYTES_MAX)
+    fn portion(&self) -> f64 {
+        (self.rate * PORTION.as_secs_f64()).clamp(PORTION_BYTES_MIN, PORTION_BYTES_MAX)
     }
 
     fn refill(&mut self, now: Instant) {
@@ -133,12 +134,12 @@ impl Bucket {
     }
 
     fn is_open(&self) -> bool {
-        self.queue.is_empty() && self.held >= self.turn()
+        self.queue.is_empty() && self.held >= self.portion()
     }
 
-    /// When there is a turn's worth.
+    /// When there is a portion.
     fn due(&self) -> Instant {
-        let missing = Duration::from_secs_f64((self.turn() - self.held).max(0.0) / self.rate);
+        let missing = Duration::from_secs_f64((self.portion() - self.held).max(0.0) / self.rate);
         self.at + missing.max(TICK)
     }
 
@@ -165,7 +166,7 @@ pub(crate) struct Brakes {
     shared: HashMap<String, usize>,
     /// Buckets at which somebody waits.
     busy: Vec<usize>,
-    /// When one of these may have a turn's worth.
+    /// When one of these may have a portion.
     next: Option<Instant>,
 }
 
@@ -206,7 +207,7 @@ impl Brakes {
         self.groups[group].own = own;
         self.groups[group].buckets = keys;
         self.let_go(&before);
-        // A rate that is another now may make a turn due.
+        // A rate that is another now may make a portion due.
         self.next = (!self.busy.is_empty()).then_some(now);
         released
     }
@@ -244,7 +245,7 @@ impl Brakes {
         }
     }
 
-    /// Bytes that a relay may move this way now. At 0 it waits, until it is given its turn.
+    /// Bytes that a relay may move this way now. At 0 it waits, until it is granted.
     pub(crate) fn allow(&mut self, brake: &mut Brake, (relay, serial): (usize, u64), way: Way, now: Instant) -> usize {
         let group = brake.group;
         let pause = &mut brake.ways[way as usize];
@@ -311,22 +312,22 @@ impl Brakes {
         true
     }
 
-    /// When turns are to be given.
+    /// When a bucket is to give out.
     pub(crate) fn next(&self) -> Option<Instant> {
         self.next
     }
 
-    /// Gives turns, those who wait longest first. `wake` says whether there still is who waits.
-    pub(crate) fn give_turns(&mut self, now: Instant, wake: &mut impl FnMut(&Waiter, u32) -> bool) {
+    /// Gives out what has come in, to those who wait longest first. `wake` says whether there still is who waits.
+    pub(crate) fn give_out(&mut self, now: Instant, wake: &mut impl FnMut(&Waiter, u32) -> bool) {
         self.next = None;
         for key in std::mem::take(&mut self.busy) {
             let Some(bucket) = self.buckets.get_mut(key) else { continue };
             bucket.refill(now);
-            let turn = bucket.turn();
-            while bucket.held >= turn {
+            let portion = bucket.portion();
+            while bucket.held >= portion {
                 let share = bucket.held / bucket.queue.len().max(1) as f64;
                 let Some(waiter) = bucket.queue.pop_front() else { break };
-                let grant = share.max(turn).min(GRANT_BYTES_MAX) as u32;
+                let grant = share.max(portion).min(GRANT_BYTES_MAX) as u32;
                 if wake(&waiter, grant) {
                     bucket.held -= f64::from(grant);
                 }
@@ -404,7 +405,7 @@ mod tests {
                 let soon = self.now + Duration::from_millis(5);
                 self.now = self.brakes.next().map_or(soon, |at| at.min(soon)).min(end);
                 let streams = &mut self.streams;
-                self.brakes.give_turns(self.now, &mut |waiter, grant| {
+                self.brakes.give_out(self.now, &mut |waiter, grant| {
                     streams[waiter.relay].0.granted(waiter.way, grant);
                     true
                 });
@@ -538,13 +539,13 @@ mod tests {
     }
 
     #[test]
-    fn who_is_gone_costs_nobody_a_turn() {
+    fn who_is_gone_costs_nobody_anything() {
         let mut pond = Pond::new();
         let group = pond.group(MB, &[]);
         pond.streams(group, 1_000);
         pond.run(Duration::from_millis(1));
         let mut woken = Vec::new();
-        pond.brakes.give_turns(pond.now + Duration::from_secs(1), &mut |waiter, _| {
+        pond.brakes.give_out(pond.now + Duration::from_secs(1), &mut |waiter, _| {
             woken.push(waiter.relay);
             waiter.relay == 999
         });

@@ -1,5 +1,5 @@
-//! Relays whose bytes per second are limited: they move as far as their buckets go, and wait for their turn without being
-//! read or written.
+//! Relays whose bytes per second are limited: they move as far as their buckets go, and wait at an empty one without
+//! being read or written.
 //!
 //! The lane is never held: what comes for a stream that waits stays at its relay, within the credit of that stream, and
 //! its credit returns when it moves on. A stream that reads waits with the visitor's socket unread.
@@ -112,15 +112,15 @@ impl Core {
         }
     }
 
-    /// Whoever's turn has come goes on.
-    pub(super) fn give_turns(&mut self) {
+    /// Whoever waits longest goes on with what has come in.
+    pub(super) fn give_out(&mut self) {
         if self.table.brakes.next().is_none_or(|at| at > self.table.now) {
             return;
         }
         let now = self.table.now;
         let table = &mut self.table;
         let mut brakes = std::mem::take(&mut table.brakes);
-        brakes.give_turns(now, &mut |waiter, grant| {
+        brakes.give_out(now, &mut |waiter, grant| {
             let Some(brake) = table.braked(waiter) else { return false };
             brake.granted(waiter.way, grant);
             table.go_on(waiter);
@@ -129,12 +129,12 @@ impl Core {
         table.brakes = brakes;
     }
 
-    /// One timer for all who wait for their turn.
-    pub(super) fn await_turns(&mut self) {
+    /// One timer for all who wait.
+    pub(super) fn await_buckets(&mut self) {
         let Some(at) = self.table.brakes.next() else { return };
-        if self.turns_armed.is_none_or(|armed| at < armed) {
-            self.turns_armed = Some(at);
-            self.timers.push(Reverse((at, Timer::Turns)));
+        if self.buckets_armed.is_none_or(|armed| at < armed) {
+            self.buckets_armed = Some(at);
+            self.timers.push(Reverse((at, Timer::Buckets)));
         }
     }
 }

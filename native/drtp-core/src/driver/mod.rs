@@ -88,7 +88,7 @@ enum Timer {
     Lane(usize, u64),
     Relay(usize, u64),
     Early,
-    Turns,
+    Buckets,
     Role(u64),
 }
 
@@ -146,8 +146,8 @@ pub(crate) struct Core {
     pub(crate) lanes: Slab<LaneConn>,
     timers: BinaryHeap<Reverse<(Instant, Timer)>>,
     early: Early,
-    /// When the timer of those goes off that wait for their turn at a bucket.
-    turns_armed: Option<Instant>,
+    /// When the timer of those goes off that wait at a bucket.
+    buckets_armed: Option<Instant>,
     reading: Vec<usize>,
     pumping: Vec<usize>,
     buried_lanes: Vec<usize>,
@@ -171,7 +171,7 @@ impl Core {
             lanes: Slab::new(),
             timers: BinaryHeap::new(),
             early: Early::default(),
-            turns_armed: None,
+            buckets_armed: None,
             reading: Vec::new(),
             pumping: Vec::new(),
             buried_lanes: Vec::new(),
@@ -309,7 +309,7 @@ impl Core {
                     None => {}
                 },
                 Timer::Early => self.end_late(),
-                Timer::Turns => self.turns_armed = None,
+                Timer::Buckets => self.buckets_armed = None,
                 Timer::Role(what) => self.table.upcalls.push_back(Upcall::Timer(what)),
             }
         }
@@ -346,7 +346,7 @@ impl Core {
             self.table.end_relay(relay, Err(code));
         }
         self.tend_all_sealed();
-        self.give_turns();
+        self.give_out();
         for relay in std::mem::take(&mut self.table.wakeful) {
             self.read_soon(relay);
         }
@@ -363,7 +363,7 @@ impl Core {
         for session in std::mem::take(&mut self.table.dirty) {
             self.settle(session);
         }
-        self.await_turns();
+        self.await_buckets();
     }
 
     /// The role has answered every upcall: what is buried by now may be freed at the end of the turn.
