@@ -124,6 +124,7 @@ def downloaded(of: Serving) -> float:
     return time.monotonic() - began
 
 
+@pytest.mark.alone
 def test_a_download_through_a_limited_service_takes_its_time_and_comes_whole_and_a_neighbour_is_not_slowed(
     bed: Bed,
 ) -> None:

@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use drtp_core::AgentConfig;
+use drtp_core::{AgentConfig, CoreLimits, Flow, ServerConfig, TunnelServer};
 use serde_json::{Value, json};
 use world::*;
 
@@ -220,4 +220,23 @@ fn who_waits_makes_no_work() {
     visitor.read_exact(&mut vec![0; 20_000]).unwrap();
     let turns = world.pop.stats().ticks - before;
     assert!(turns < 400, "{turns} in a second");
+}
+
+#[test]
+fn what_waits_for_a_limit_takes_no_room_from_a_slow_reader_of_another_service() {
+    let other = source(8 * MB);
+    let authority = Authority::new();
+    let flow = Flow { budget_bytes: 4 * MB as u64, ..Flow::default() };
+    let pop = TunnelServer::new(ServerConfig { flow, ..server_config(&authority, CoreLimits::default()) }).unwrap();
+    let limit = |route| with(route, limited(10_000));
+    let change = |config| with_neighbour(config, other);
+    let world = World::on(pop, authority, source(8 * MB), limit, change, |service| service);
+    let slow = visit(neighbour(&world, other, json!({})));
+    until("the slow reader to park", || world.pop.stats().parked_bytes > 100_000);
+    let many: Vec<_> = (0..30).map(|_| world.visit()).collect();
+    until("the budget to be used up", || {
+        world.pop.stats().recent.iter().any(|one| one.outcome != "finished" && one.connection == CONNECTION)
+    });
+    download(slow, 8 * MB);
+    drop(many);
 }

@@ -273,7 +273,7 @@ impl Core {
     /// A session drains, or (`None`) all do. A flow has no end of its own, so a short silence is one now.
     pub(crate) fn hurry_flows(&mut self, session: Option<usize>) {
         let mut hurried = Vec::new();
-        for (index, relay) in &mut self.table.relays {
+        for (index, relay) in self.table.relays.iter_mut() {
             let concerned = session.is_none_or(|session| relay.session == session);
             if let Some(flow) = relay.flow.as_mut().filter(|_| concerned && !relay.dead) {
                 flow.idle = flow.idle.min(DRAIN_IDLE);

@@ -1,6 +1,5 @@
 //! One end of one visitor's way: the visitor's socket at a POP, the local service's at an agent.
 
-use std::iter::Map;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::ops::{Index, IndexMut};
@@ -263,7 +262,7 @@ impl Relays {
     }
 
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (usize, &mut Relay)> {
-        self.into_iter()
+        self.0.iter_mut().map(|(index, relay)| (index, relay.as_mut()))
     }
 }
 
@@ -278,15 +277,6 @@ impl Index<usize> for Relays {
 impl IndexMut<usize> for Relays {
     fn index_mut(&mut self, index: usize) -> &mut Relay {
         &mut self.0[index]
-    }
-}
-
-impl<'a> IntoIterator for &'a mut Relays {
-    type Item = (usize, &'a mut Relay);
-    type IntoIter = Map<slab::IterMut<'a, Box<Relay>>, fn((usize, &'a mut Box<Relay>)) -> Self::Item>;
-
-    fn into_iter(self) -> Self::IntoIter {
-        self.0.iter_mut().map(|(index, relay)| (index, relay.as_mut()))
     }
 }
 

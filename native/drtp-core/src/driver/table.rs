@@ -351,12 +351,20 @@ impl Table {
     }
 
     /// Thousands of readers that do not read may not take the machine: beyond the budget whoever has read nothing for the
-    /// longest is reset.
+    /// longest is reset. Of those with a limit in bytes per second, or of the others, whichever park more: neither pays
+    /// for the other.
     pub(super) fn relieve(&mut self) {
-        let alive = self.relays.iter_mut().filter(|(_, relay)| !relay.dead);
-        let parking = alive.filter_map(|(index, relay)| Some((index, relay.backlog.as_mut()?)));
-        let parking = parking.filter(|(_, backlog)| backlog.parked > 0);
-        if let Some((relay, backlog)) = parking.min_by_key(|(_, backlog)| backlog.unparked_at) {
+        let (mut parked, mut oldest) = ([0; 2], [None; 2]);
+        for (index, relay) in self.relays.iter().filter(|(_, relay)| !relay.dead) {
+            let class = usize::from(relay.brake.is_some());
+            let Some(backlog) = relay.backlog.as_ref().filter(|backlog| backlog.parked > 0) else { continue };
+            parked[class] += backlog.parked;
+            if oldest[class].is_none_or(|(since, _)| backlog.unparked_at < since) {
+                oldest[class] = Some((backlog.unparked_at, index));
+            }
+        }
+        let Some((_, relay)) = oldest[usize::from(parked[1] > parked[0])] else { return };
+        if let Some(backlog) = self.relays[relay].backlog.as_mut() {
             // It ends with this turn; what it held counts no more, so that the next one is another.
             self.parked -= std::mem::take(&mut backlog.parked);
             self.doomed.push((relay, ResetCode::Busy));
