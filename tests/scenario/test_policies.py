@@ -146,3 +146,22 @@ def test_a_download_through_a_limited_service_takes_its_time_and_comes_whole_and
         policy(bed, films, anybody)
         assert eventually(lambda: is_enforced(bed, films))
         assert downloaded(films) < 1.5
+
+
+@pytest.mark.alone
+def test_a_projects_rate_is_one_for_all_its_services_at_a_pop_and_ends_with_its_quota(bed: Bed) -> None:
+    with serving(bed, "first", film) as first, serving(bed, "second", film) as second:
+        assert bed.primary(first.service) == bed.primary(second.service)
+        where = ("-n", first.namespace)
+        bed.kubectl("create", "quota", "slow", "--hard=datumapis.com/bytes-per-second=4M", *where)
+        try:
+            # Six megabytes, of which four are the burst.
+            assert eventually(lambda: downloaded(first) > 0.4)
+            began = time.monotonic()
+            with ThreadPoolExecutor() as pool:
+                for one in [pool.submit(downloaded, service) for service in (first, second)]:
+                    one.result()
+            assert 2.0 <= time.monotonic() - began <= 5.0
+        finally:
+            bed.kubectl("delete", "quota", "slow", *where)
+        assert eventually(lambda: downloaded(second) < 0.4)
