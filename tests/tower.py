@@ -251,6 +251,7 @@ class Tower:
         session: ClientStatus = ClientStatus.CONNECTED,
         programming: ProgrammingStatus = ProgrammingStatus.PROGRAMMED,
         visitors: int = 0,
+        byte_rates: bool = True,
     ) -> None:
         """The POP opens an endpoint for everything it is told, and has a session for it; `visitors` where it leaves."""
         uid = self.servers[name]
@@ -264,6 +265,7 @@ class Tower:
                     port=20000 + index,
                     session=SessionState(status=session, agent=entry.agents[0] if entry.agents else ""),
                     visitors=visitors if entry.leaving else None,
+                    byte_rates=byte_rates,
                     sources=entry.sources,
                 )
         await self.say(uid, reports)

@@ -3,33 +3,35 @@
 from __future__ import annotations
 
 import json
+import random
 import socket
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from scenario.bed import Bed, Serving, echo, eventually, tcp_service
+from scenario.bed import Bed, Serving, echo, eventually, read_all, tcp_service
 
 
 @contextmanager
-def serving(bed: Bed, name: str) -> Generator[Serving]:
-    with tcp_service(echo) as port:
+def serving(bed: Bed, name: str, handle: Any = echo) -> Generator[Serving]:
+    with tcp_service(handle) as port:
         found = bed.serve(f"tcp://localhost:{port}", "--name", name, "--allow", "127.0.0.1/32")
         yield found
         found.stop()
 
 
-def policy(bed: Bed, of: Serving, *rules: dict[str, Any]) -> None:
+def policy(bed: Bed, of: Serving, *rules: dict[str, Any], **more: Any) -> None:
     target = {"group": "datumapis.com", "kind": "DRTPService", "name": of.service}
     body = {
         "apiVersion": "datumapis.com/v1alpha",
         "kind": "DRTPAccessPolicy",
         "metadata": {"name": of.service, "namespace": of.namespace},
-        "spec": {"targetRefs": [target], "rules": list(rules)},
+        "spec": {"targetRefs": [target], "rules": list(rules), **more},
     }
     bed.kubectl("apply", "-f", "-", stdin=json.dumps(body))
 
@@ -100,3 +102,66 @@ def test_bytes_go_through_the_pops_that_are_named_and_through_no_other(bed: Bed)
         bed.kubectl("delete", "drtpaccesspolicy", found.service, "-n", found.namespace)
         assert eventually(lambda: placed() == set(pops.values()))
         assert eventually(lambda: answers(found))
+
+
+MB = 1_000_000
+FILM = random.Random(7).randbytes(6 * MB)
+
+
+def film(visitor: socket.socket, _peer: Any) -> None:
+    """Sends all of it to each who comes, and has no use for what they say."""
+    with visitor, suppress(OSError):
+        visitor.sendall(FILM)
+        visitor.shutdown(socket.SHUT_WR)
+        visitor.recv(1)
+
+
+def downloaded(of: Serving) -> float:
+    """Fetches the film, whole, in so many seconds."""
+    began = time.monotonic()
+    with socket.create_connection(of.endpoint, timeout=30) as visitor:
+        assert read_all(visitor) == FILM
+    return time.monotonic() - began
+
+
+@pytest.mark.alone
+def test_a_download_through_a_limited_service_takes_its_time_and_comes_whole_and_a_neighbour_is_not_slowed(
+    bed: Bed,
+) -> None:
+    anybody = {"name": "anybody", "action": "Allow"}
+    with serving(bed, "films", film) as films, serving(bed, "neighbour", film) as neighbour:
+        assert downloaded(films) < 1.5
+        policy(bed, films, anybody, limits={"bytesPerSecond": 2 * MB})
+        assert eventually(lambda: is_enforced(bed, films))
+        with ThreadPoolExecutor() as pool:
+            slow = pool.submit(downloaded, films)
+            assert downloaded(neighbour) < 1.5
+            assert not slow.done()
+            # Two megabytes are the burst, the other four take a second each two.
+            assert 1.8 <= slow.result() <= 4.0
+        with ThreadPoolExecutor() as pool:
+            slow = pool.submit(downloaded, films)
+            policy(bed, films, anybody, limits={"bytesPerSecond": 100 * MB})
+            assert slow.result() < 5.0
+        policy(bed, films, anybody)
+        assert eventually(lambda: is_enforced(bed, films))
+        assert downloaded(films) < 1.5
+
+
+@pytest.mark.alone
+def test_a_projects_rate_is_one_for_all_its_services_at_a_pop_and_ends_with_its_quota(bed: Bed) -> None:
+    with serving(bed, "first", film) as first, serving(bed, "second", film) as second:
+        assert bed.primary(first.service) == bed.primary(second.service)
+        where = ("-n", first.namespace)
+        bed.kubectl("create", "quota", "slow", "--hard=datumapis.com/bytes-per-second=4M", *where)
+        try:
+            # Six megabytes, of which four are the burst.
+            assert eventually(lambda: downloaded(first) > 0.4)
+            began = time.monotonic()
+            with ThreadPoolExecutor() as pool:
+                for one in [pool.submit(downloaded, service) for service in (first, second)]:
+                    one.result()
+            assert 2.0 <= time.monotonic() - began <= 5.0
+        finally:
+            bed.kubectl("delete", "quota", "slow", *where)
+        assert eventually(lambda: downloaded(second) < 0.4)

@@ -96,6 +96,10 @@ pub struct ConnectionStats {
     pub denied_total: u64,
     /// Let in, though a policy that only counts would have refused them.
     pub would_refuse_total: u64,
+    /// POP: how long its streams have waited because of a limit in bytes per second, all together.
+    pub held_ms_total: u64,
+    /// POP: datagrams dropped because of such a limit.
+    pub datagrams_over_limit_total: u64,
     /// Visitor to service, bytes.
     pub bytes_in: u64,
     /// Service to visitor, bytes.

@@ -819,3 +819,28 @@ fn a_burst_of_visitors_who_have_spoken_is_served_whole_by_rooms_that_are_smaller
         }
     }
 }
+
+#[test]
+fn a_visitor_inside_a_gateways_tls_is_held_to_the_bytes_per_second_both_ways() {
+    let world = mtls_world(service(|mut stream| {
+        let mut all = Vec::new();
+        if stream.read_to_end(&mut all).is_ok() && !all.is_empty() {
+            stream.write_all(&all).unwrap();
+        }
+    }));
+    let limited = with(route(world.endpoint.port()), json!({"mode": "mtls", "limits": {"bytesPerS": 2_000_000}}));
+    assert_ok(&world.pop.apply(&upsert("route/c-1", &limited)));
+    let (data, began) = (pattern(3_000_000, 2), Instant::now());
+    let mut tls = introduce(world.endpoint, &gateway(&world, "g-1"), "203.0.113.9:4660", "s-1");
+    tls.write_all(&data).unwrap();
+    tls.conn.send_close_notify();
+    tls.flush().unwrap();
+    let mut back = Vec::new();
+    tls.read_to_end(&mut back).unwrap();
+    assert!(back == data, "bytes differ");
+    // 6 MB, of which 2 MB are the burst.
+    let took = began.elapsed().as_secs_f64();
+    assert!((1.8..4.0).contains(&took), "{took}");
+    let books = world.pop.stats().connections[0].clone();
+    assert_eq!((books.bytes_in, books.bytes_out), (3_000_000, 3_000_000));
+}

@@ -548,3 +548,30 @@ fn runs_of_long_datagrams_come_back() {
         }
     }
 }
+
+#[test]
+fn datagrams_beyond_the_routes_bytes_per_second_are_dropped_and_counted() {
+    let world = UdpWorld::new(echo_service());
+    let limited = with(world.route.clone(), json!({"limits": {"bytesPerS": 20_000}}));
+    let bound = world.pops[0].stats().connections[0].bound.clone().unwrap();
+    let port = bound.parse::<SocketAddr>().unwrap().port();
+    let limited = with(limited, json!({"bind": {"address": "127.0.0.1", "port": port}}));
+    let visitor = world.visitor();
+    assert_eq!(ask(&visitor, b"before"), b"before");
+    assert_ok(&world.pops[0].apply(&upsert("route/c-1", &limited)));
+    for _ in 0..200 {
+        visitor.send(&[7; 1_000]).unwrap();
+    }
+    let counted = |world: &UdpWorld| world.pops[0].stats().connections[0].datagrams_over_limit_total;
+    until("most to be dropped", || counted(&world) > 150);
+    assert!(world.pops[0].stats().connections[0].bytes_in < 60_000);
+    let unlimited = with(limited, json!({"limits": {}}));
+    assert_ok(&world.pops[0].apply(&upsert("route/c-1", &unlimited)));
+    let dropped = counted(&world);
+    visitor.send(b"after").unwrap();
+    until("the last one", || {
+        let mut buffer = [0; 2_000];
+        visitor.recv(&mut buffer).is_ok_and(|count| &buffer[..count] == b"after")
+    });
+    assert_eq!(counted(&world), dropped);
+}

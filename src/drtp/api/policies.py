@@ -87,9 +87,16 @@ class Through(Model, frozen=True):
 
 Cap = Annotated[int, Meta(ge=1, le=1_000_000)]
 
+ByteRate = Annotated[int, Meta(ge=1_000, le=1_000_000_000_000, extra_json_schema={"format": "int64"})]
+"""Less than the lowest would let nothing through in the time that anybody waits."""
+
 
 class PolicyLimits(Model, frozen=True):
     """Caps on what visitors of one connection may do at one tunnel server."""
 
     connections: Annotated[Cap | None, Meta(description="Visitors' connections at once.")] = None
     connections_per_second: Annotated[Cap | None, Meta(description="New ones; a burst of two seconds' worth.")] = None
+    bytes_per_second: Annotated[
+        ByteRate | None,
+        Meta(description="Of all its visitors and callers together, both ways; a burst of one second's worth."),
+    ] = None

@@ -1,4 +1,4 @@
-"""What a ResourceQuota can limit: how many objects there are, as Kubernetes names them, agents, and visitors.
+"""What a ResourceQuota can limit: how many objects there are, as Kubernetes names them, agents, visitors, and bytes.
 
 In an organisation's own project the latter hold for the organisation as a whole; everywhere else for the one project.
 """
@@ -18,14 +18,13 @@ AGENTS = "datumapis.com/agents"
 PROJECTS = "datumapis.com/projects"
 STREAMS = "datumapis.com/streams"
 NEW_STREAMS = "datumapis.com/new-streams-per-second"
+BYTES = "datumapis.com/bytes-per-second"
 
 COUNTED = frozenset({AGENTS, PROJECTS})
-"""Refused where they are made; POPs hold the other two."""
+"""Refused where they are made; POPs hold the others."""
 
-AT_POPS = frozenset({STREAMS, NEW_STREAMS})
-
-AT_POPS_MAX = 1_000_000_000
-"""Fits the 32 bits of a snapshot, where 0 is the POP's own limit: who wants none disables the service."""
+AT_POPS = {STREAMS: (1, 1_000_000_000), NEW_STREAMS: (1, 1_000_000_000), BYTES: (1_000, 1_000_000_000_000)}
+"""Least and most. 0 is the POP's own limit in a snapshot: who wants none disables the service."""
 
 _COUNT = "count/"
 _BY_NAME = frozenset({"configmaps", "resourcequotas", "secrets", "services"})
@@ -74,13 +73,15 @@ def validate(quota: Mapping[str, Any]) -> Iterator[Fault]:
             yield faults.invalid(f"spec.{name}", spec[name], "quotas with a scope are not carried out here")
     hard: Any = spec.get("hard") or {}
     for name, value in hard.items():
-        if name not in COUNTED | AT_POPS and kind_counted(name) is None:
-            yield faults.unsupported(f"spec.hard[{name}]", name, ("count/<plural>.<group>", *sorted(COUNTED | AT_POPS)))
+        if name not in COUNTED | AT_POPS.keys() and kind_counted(name) is None:
+            known = ("count/<plural>.<group>", *sorted(COUNTED | AT_POPS.keys()))
+            yield faults.unsupported(f"spec.hard[{name}]", name, known)
             continue
         try:
             held = quantity(value)
         except ValueError:
             yield faults.invalid(f"spec.hard[{name}]", value, "must be a whole number that is not negative")
             continue
-        if name in AT_POPS and not 1 <= held <= AT_POPS_MAX:
-            yield faults.invalid(f"spec.hard[{name}]", value, f"must be between 1 and {AT_POPS_MAX}")
+        least, most = AT_POPS.get(name, (0, held))
+        if not least <= held <= most:
+            yield faults.invalid(f"spec.hard[{name}]", value, f"must be between {least} and {most}")

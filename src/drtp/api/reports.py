@@ -39,6 +39,7 @@ class RouteReport(Model, frozen=True, tag="route", tag_field="type"):
     """Key `route/<connection uid>`, from a POP. Where the endpoint is and who is behind it.
 
     `introductions`: it takes visitors whom a ClientHello introduces, and its certificate has the names for that.
+    `byte_rates`: it holds limits in bytes per second, which POPs of before pass over.
     """
 
     connection: str
@@ -48,6 +49,7 @@ class RouteReport(Model, frozen=True, tag="route", tag_field="type"):
     port: Annotated[int, Meta(ge=0, le=65535)] = 0
     path: Text1024 = ""
     introductions: bool = False
+    byte_rates: bool = False
     session: SessionState = SessionState(status=ClientStatus.WAITING)
     visitors: Count | None = None
     """Streams open now, while the connection leaves this POP; else nothing, for it would change with every visit."""

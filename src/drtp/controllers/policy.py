@@ -139,6 +139,10 @@ def _conclusions(policy: DRTPAccessPolicy, target: PolicyTarget, world: World) -
         accepted = no(Aspect.ACCEPTED, Reason.INVALID, f"{faults[0]}; nobody {then} until it is mended ({code}).")
     if dry_run:
         return accepted, no(Aspect.ENFORCED, Reason.DRY_RUN, "Nobody is refused: spec.mode is DryRun.")
+    behind = sorted(set(_without_byte_rates(policy, found, world)))
+    if behind:
+        what = f"Limits in bytes per second are passed over by the program of {', '.join(behind)}; the rest holds."
+        return accepted, no(Aspect.ENFORCED, Reason.UNSUPPORTED_VALUE, what)
     return accepted, _enforced(policy, _points(policy, found, target, world))
 
 
@@ -208,6 +212,23 @@ def _said(world: World, uid: str, part: str, wanted: Source) -> bool | None:
         return None
     report = state.reports.get(part)
     return isinstance(report, RouteReport | ServiceReport) and wanted in report.sources
+
+
+def _without_byte_rates(policy: DRTPAccessPolicy, found: _Target, world: World) -> Iterable[str]:
+    """Tunnel servers that have the policy in force and cannot carry out its limit in bytes per second."""
+    limits = policy.spec.limits
+    if limits is None or limits.bytes_per_second is None or not isinstance(found, DRTPService):
+        return
+    wanted = Source(policy.metadata.uid, policy.metadata.generation)
+    for connection in world.view.indexed(DRTPConnection, "service", (found.metadata.namespace, found.metadata.name)):
+        for assigned in connection.spec.servers:
+            uid = surroundings.server_uid(world, assigned.server_ref.name)
+            state = world.observed.edge(uid) if uid else None
+            if state is None or not state.connected:
+                continue
+            report = state.reports.get(entrykeys.route(connection.metadata.uid))
+            if isinstance(report, RouteReport) and wanted in report.sources and not report.byte_rates:
+                yield assigned.server_ref.name
 
 
 # ---- which policies a change concerns -------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ class PopCollector(Collector):
             "drtp_pop_connections_live": ("Routes that accept visitors.", sum(one.live for one in stats.connections)),
             "drtp_pop_streams": ("Open visitors.", stats.streams),
             "drtp_pop_pre_auth": ("Connections that have not shown who they are.", stats.pre_auth),
-            "drtp_pop_parked_bytes": ("Bytes waiting for slow receivers.", stats.parked_bytes),
+            "drtp_pop_parked_bytes": ("Bytes waiting for slow receivers, or for their turn.", stats.parked_bytes),
             "drtp_pop_descriptors_ratio": ("Share of descriptors in use.", vitals.descriptors_share),
         }
         counters: dict[str, tuple[str, float]] = {
@@ -44,6 +44,14 @@ class PopCollector(Collector):
             "drtp_pop_streams_would_refuse": (
                 "Visitors let in whom a policy of mode DryRun would have refused.",
                 sum(one.would_refuse_total for one in stats.connections),
+            ),
+            "drtp_pop_streams_held_seconds": (
+                "Time that visitors have waited because of limits in bytes per second, all together.",
+                sum(one.held_ms_total for one in stats.connections) / 1000,
+            ),
+            "drtp_pop_datagrams_over_limit": (
+                "Datagrams dropped because of limits in bytes per second.",
+                sum(one.datagrams_over_limit_total for one in stats.connections),
             ),
             "drtp_pop_bytes_in": ("Visitor to service.", sum(one.bytes_in for one in stats.connections)),
             "drtp_pop_bytes_out": ("Service to visitor.", sum(one.bytes_out for one in stats.connections)),

@@ -123,6 +123,7 @@ def _route_report(
         port=port,
         path=standing.paths.get(key, ""),
         introductions=standing.introductions,
+        byte_rates=True,
         session=_session(entry, sessions, before),
         visitors=visitors,
         message=standing.warnings.get(key, ""),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, cast
 
 from drtp.api import quotas
@@ -20,7 +20,7 @@ from drtp.api.gatewayapi import (
 )
 from drtp.api.internal import Claim, ClaimKind, EdgeIdentity, EdgeRole
 from drtp.api.meta import ObjectMeta
-from drtp.api.snapshots import Access, AccessList, Limits, Source
+from drtp.api.snapshots import Access, AccessList, ByteShare, Limits, Source
 from drtp.projections.cells import Index, Reader, Unit
 from drtp.rules import access, attachment, indexes, vending
 from drtp.rules.attachment import Slot
@@ -197,22 +197,37 @@ def policies_above(read: Reader, route: Route, slots: Iterable[Slot]) -> tuple[A
 
 def limits(read: Reader, namespace: str, usual: Limits) -> Limits:
     """What quotas of a project and of its organisation leave each of its connections at one POP; else the usual."""
-    project = read.get(Namespace, "", namespace)
-    organization = project.metadata.labels.get(ORGANIZATION_LABEL, "") if project is not None else ""
-    home = read.get(Namespace, "", organization) if organization not in {"", namespace} else None
-    places = [namespace] + ([organization] if home is not None and _is_home(home) else [])
-    found = [
-        quotas.limits({"spec": {"hard": quota.spec.hard}})
-        for place in places
-        for quota in read.indexed(ResourceQuota, "namespace", place)
-    ]
+    found = [hard for place in _quota_places(read, namespace) for hard in _hard(read, place)]
     streams = [one[quotas.STREAMS] for one in found if quotas.STREAMS in one]
     new_streams = [one[quotas.NEW_STREAMS] for one in found if quotas.NEW_STREAMS in one]
     return Limits(
         streams_max=_least(usual.streams_max, streams),
         streams_half_open_max=usual.streams_half_open_max,
         new_streams_per_s=_least(usual.new_streams_per_s, new_streams),
+        bytes_per_s=usual.bytes_per_s,
     )
+
+
+def shares(read: Reader, namespace: str) -> tuple[ByteShare, ...]:
+    """What quotas let all connections of a project have together at one POP, and all of its organisation."""
+    least = {
+        place: _least(0, [hard[quotas.BYTES] for hard in _hard(read, place) if quotas.BYTES in hard])
+        for place in _quota_places(read, namespace)
+    }
+    return tuple(ByteShare(place, rate) for place, rate in least.items() if rate > 0)
+
+
+def _quota_places(read: Reader, namespace: str) -> list[str]:
+    """The project, and its organisation's own."""
+    project = read.get(Namespace, "", namespace)
+    organization = project.metadata.labels.get(ORGANIZATION_LABEL, "") if project is not None else ""
+    home = read.get(Namespace, "", organization) if organization not in {"", namespace} else None
+    return [namespace] + ([organization] if home is not None and _is_home(home) else [])
+
+
+def _hard(read: Reader, place: str) -> Iterator[dict[str, int]]:
+    for quota in read.indexed(ResourceQuota, "namespace", place):
+        yield quotas.limits({"spec": {"hard": quota.spec.hard}})
 
 
 def _is_home(project: Namespace) -> bool:

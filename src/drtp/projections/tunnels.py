@@ -170,6 +170,7 @@ def _route(
         plain_from=settings.plain_from,
         enabled=service.spec.enabled,
         limits=limits,
+        shares=facts.shares(read, found.metadata.namespace),
         callers=called.certain,
         conditional=called.conditional,
         caller_access=called.access,

@@ -188,6 +188,7 @@ def narrowed(limits: Limits, policies: Iterable[DRTPAccessPolicy]) -> Limits:
                 limits,
                 streams_max=_lower(limits.streams_max, asked.connections),
                 new_streams_per_s=_lower(limits.new_streams_per_s, asked.connections_per_second),
+                bytes_per_s=_lower(limits.bytes_per_s, asked.bytes_per_second),
             )
     return limits
 

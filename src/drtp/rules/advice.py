@@ -269,6 +269,12 @@ _ENFORCED: dict[Reason, Advice] = {
         (_SERVERS,),
         speaks=Speaks.NEVER,
     ),
+    Reason.UNSUPPORTED_VALUE: Advice(
+        (POLICY,),
+        "A tunnel server's program is older than `limits.bytesPerSecond` and passes it over. The rules hold there.",
+        "The operator updates the POPs that the message names.",
+        (_SERVERS,),
+    ),
 }
 
 _EXPOSED: dict[Reason, Advice] = {

@@ -88,6 +88,7 @@ class ConnectionStats(Model, frozen=True):
     """One connection. `bytes_in` is visitor to service. `live`: a POP accepts visitors; an agent's plan enables it.
 
     Datagrams are of UDP, at an agent or connector; dropped at that end.
+    `held_ms_total`: how long a POP's streams have waited because of limits in bytes per second, all together.
     """
 
     connection: str
@@ -96,6 +97,8 @@ class ConnectionStats(Model, frozen=True):
     streams_total: int = 0
     denied_total: int = 0
     would_refuse_total: int = 0
+    held_ms_total: int = 0
+    datagrams_over_limit_total: int = 0
     bytes_in: int = 0
     bytes_out: int = 0
     datagrams_in: int = 0

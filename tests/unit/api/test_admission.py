@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from drtp.api import quotas
 from drtp.api.admission import admit
 from drtp.api.faults import Rejected
 from drtp.api.registry import REGISTRY
@@ -235,3 +236,20 @@ def test_any_json_is_either_taken_or_rejected(spec: Any, info: Any) -> None:
     except Rejected:
         return
     assert admit(info, admitted, admitted) == admitted
+
+
+@pytest.mark.parametrize(("rate", "taken"), [(999, False), (1_000, True), (10**12, True), (10**12 + 1, False)])
+def test_a_rate_in_bytes_is_a_kilobyte_to_a_terabyte_in_policies_and_quotas(rate: int, taken: bool) -> None:
+    target = {"group": "datumapis.com", "kind": "DRTPService", "name": "web"}
+    policy = {
+        "apiVersion": "datumapis.com/v1alpha",
+        "kind": "DRTPAccessPolicy",
+        "metadata": {"name": "slow", "namespace": "joe"},
+        "spec": {"targetRefs": [target], "limits": {"bytesPerSecond": rate}},
+    }
+    if taken:
+        assert admit(POLICY, policy)["spec"]["limits"] == {"bytesPerSecond": rate}
+    else:
+        assert "spec.limits.bytesPerSecond" in str(faults(POLICY, policy)[0])
+    quota = {"spec": {"hard": {"datumapis.com/bytes-per-second": str(rate)}}}
+    assert (list(quotas.validate(quota)) == []) is taken

@@ -237,10 +237,23 @@ async def test_a_dry_run_refuses_nobody_and_says_so() -> None:
 async def test_the_lowest_cap_of_all_policies_is_the_connections() -> None:
     async with Tower().running() as tower:
         await serving(tower)
-        await tower.apply(policy("one", limits={"connections": 5, "connectionsPerSecond": 9}))
-        await tower.apply(policy("two", limits={"connections": 3}))
+        await tower.apply(policy("one", limits={"connections": 5, "connectionsPerSecond": 9, "bytesPerSecond": 10**12}))
+        await tower.apply(policy("two", limits={"connections": 3, "bytesPerSecond": 1_000_000}))
         limits = route_entry(tower).limits
-        assert (limits.streams_max, limits.new_streams_per_s) == (3, 9)
+        assert (limits.streams_max, limits.new_streams_per_s, limits.bytes_per_s) == (3, 9, 1_000_000)
+
+
+async def test_a_pop_of_before_that_limits_no_bytes_keeps_the_policy_from_being_enforced() -> None:
+    async with Tower().running() as tower:
+        await serving(tower)
+        await tower.apply(policy(limits={"bytesPerSecond": 1_000_000}))
+        await everywhere(tower)
+        assert enforced(tower)[:2] == ("True", "Enforced")
+        await tower.pop_serves("nyc", byte_rates=False)
+        (ancestor,) = tower.get(DRTPAccessPolicy, "joe", "office").status.ancestors
+        said = next(one for one in ancestor.conditions if one.type == "Enforced")
+        assert (said.status.value, said.reason) == (FALSE, "UnsupportedValue")
+        assert "passed over by the program of nyc" in said.message
 
 
 async def test_bytes_go_through_the_countries_that_policies_name_and_no_others() -> None:

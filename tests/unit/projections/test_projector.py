@@ -183,8 +183,8 @@ def projects(draw: st.DrawFn) -> dict[str, Any]:
 
 @st.composite
 def quotas(draw: st.DrawFn) -> dict[str, Any]:
-    some = st.sampled_from(["datumapis.com/streams", "datumapis.com/new-streams-per-second"])
-    hard = draw(st.dictionaries(some, st.sampled_from(["5", "1k"])))
+    some = st.sampled_from(["datumapis.com/streams", "datumapis.com/bytes-per-second"])
+    hard = draw(st.dictionaries(some, st.sampled_from(["1k", "5k"])))
     return body("v1", "ResourceQuota", draw(namespaces), draw(names), {"hard": hard})
 
 

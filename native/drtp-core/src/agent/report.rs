@@ -59,6 +59,8 @@ impl Agent {
             streams_total: service.streams_total,
             denied_total: service.denied_total,
             would_refuse_total: 0,
+            held_ms_total: 0,
+            datagrams_over_limit_total: 0,
             bytes_in: service.bytes_in + now(|relay| relay.bytes_written),
             bytes_out: service.bytes_out + now(|relay| relay.bytes_read),
             // Read from the service is what it answered.

@@ -293,6 +293,10 @@ impl Table {
         let Some(flow) = state.flow.as_mut().filter(|_| state.sealed.is_none()) else { return };
         flow.last = now;
         if let Taker::Relay(other) = flow.taker {
+            if state.brake.as_ref().is_some_and(|brake| !self.brakes.passes(brake, bytes.len(), now)) {
+                flow.dropped += 1;
+                return;
+            }
             flow.datagrams_written += 1;
             state.bytes_written += bytes.len() as u64;
             return self.pass_on(other, bytes);
@@ -373,7 +377,7 @@ impl Core {
     /// A session drains, or (`None`) all do. A flow has no end of its own, so a short silence is one now.
     pub(crate) fn hurry_flows(&mut self, session: Option<usize>) {
         let mut hurried = Vec::new();
-        for (index, relay) in &mut self.table.relays {
+        for (index, relay) in self.table.relays.iter_mut() {
             let concerned = session.is_none_or(|session| relay.session == session);
             if let Some(flow) = relay.flow.as_mut().filter(|_| concerned && !relay.dead) {
                 flow.idle = flow.idle.min(DRAIN_IDLE);

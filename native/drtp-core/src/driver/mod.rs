@@ -3,6 +3,8 @@
 //! `Core` moves bytes; what to accept, open, dial or refuse is the role's to decide (`server`, `agent`), by [`Upcall`]s.
 
 pub(crate) mod batch;
+pub(crate) mod brake;
+mod braked;
 pub(crate) mod flow;
 pub(crate) mod hop;
 mod lanes;
@@ -86,6 +88,7 @@ enum Timer {
     Lane(usize, u64),
     Relay(usize, u64),
     Early,
+    Buckets,
     Role(u64),
 }
 
@@ -143,6 +146,8 @@ pub(crate) struct Core {
     pub(crate) lanes: Slab<LaneConn>,
     timers: BinaryHeap<Reverse<(Instant, Timer)>>,
     early: Early,
+    /// When the timer of those goes off that wait at a bucket.
+    buckets_armed: Option<Instant>,
     reading: Vec<usize>,
     pumping: Vec<usize>,
     buried_lanes: Vec<usize>,
@@ -168,6 +173,7 @@ impl Core {
             lanes: Slab::new(),
             timers: BinaryHeap::new(),
             early: Early::default(),
+            buckets_armed: None,
             reading: Vec::new(),
             pumping: Vec::new(),
             buried_lanes: Vec::new(),
@@ -306,6 +312,7 @@ impl Core {
                     None => {}
                 },
                 Timer::Early => self.end_late(),
+                Timer::Buckets => self.buckets_armed = None,
                 Timer::Role(what) => self.table.upcalls.push_back(Upcall::Timer(what)),
             }
         }
@@ -342,6 +349,7 @@ impl Core {
             self.table.end_relay(relay, Err(code));
         }
         self.tend_all_sealed();
+        self.give_out();
         for relay in std::mem::take(&mut self.table.wakeful) {
             self.read_soon(relay);
         }
@@ -358,6 +366,7 @@ impl Core {
         for session in std::mem::take(&mut self.table.dirty) {
             self.settle(session);
         }
+        self.await_buckets();
     }
 
     /// The role has answered every upcall: what is buried by now may be freed at the end of the turn.

@@ -211,8 +211,14 @@ impl Core {
         }
     }
 
-    /// One read of an open relay into its stream.
+    /// One read of an open relay into its stream, as far as its limit in bytes per second goes.
     fn read_relay(&mut self, index: usize, quantum: usize) -> Read {
+        let limited = self.table.relays.get(index).is_some_and(|relay| relay.brake.is_some());
+        if limited { self.read_braked(index, quantum) } else { self.read_freely(index, quantum) }
+    }
+
+    /// One read of an open relay into its stream.
+    pub(super) fn read_freely(&mut self, index: usize, quantum: usize) -> Read {
         let Some(relay) = self.table.relays.get_mut(index).filter(|relay| !relay.dead) else { return Read::Stop };
         let (session, stream) = (relay.session, relay.stream);
         if !relay.unsent().is_empty() && !self.send_unsent(index) {
@@ -439,10 +445,12 @@ impl Core {
         if relay.is_sealing() {
             return;
         }
-        let taken = match write_relay(relay) {
+        let written = if relay.brake.is_some() { self.write_braked(index) } else { write_relay(relay, usize::MAX) };
+        let taken = match written {
             Ok(taken) => taken,
             Err(code) => return self.table.end_relay(index, Err(code)),
         };
+        let relay = &mut self.table.relays[index];
         let (session, stream) = (relay.session, relay.stream);
         let own = relay.backlog.as_mut().map_or(0, |backlog| {
             let own = taken.min(backlog.uncredited);
@@ -472,7 +480,7 @@ impl Core {
         let relay = &mut self.table.relays[index];
         relay.fin_done = true;
         let failed = match (&mut relay.tls, &mut relay.socket) {
-            (Some(state), _) => state.tls.close(&mut state.out).is_err() || write_relay(relay).is_err(),
+            (Some(state), _) => state.tls.close(&mut state.out).is_err() || write_relay(relay, 0).is_err(),
             // Both ends are done: closing, which follows, says so too.
             (None, Some(_)) if relay.read_done => false,
             (None, Some(socket)) => socket.shutdown_write().is_err(),
@@ -497,18 +505,21 @@ impl Core {
     }
 }
 
-/// Plain bytes taken by the socket, whole records only when sealed.
-fn write_relay(relay: &mut relay::Relay) -> Result<u64, ResetCode> {
+/// Plain bytes taken by the socket, at most `most` of them; whole records only when sealed.
+pub(super) fn write_relay(relay: &mut relay::Relay, most: usize) -> Result<u64, ResetCode> {
     if relay.tls.is_some() {
-        return write_sealed(relay);
+        return write_sealed(relay, most);
     }
     let mut taken = 0;
     let (Some(socket), Some(backlog)) = (relay.socket.as_mut(), relay.backlog.as_mut()) else { return Ok(0) };
-    while relay.writable && !backlog.waiting().is_empty() {
-        match socket.write(backlog.waiting()) {
+    let mut left = most;
+    while relay.writable && left > 0 && !backlog.waiting().is_empty() {
+        let waiting = backlog.waiting();
+        match socket.write(&waiting[..waiting.len().min(left)]) {
             Ok(count) => {
                 backlog.took(count);
                 taken += count as u64;
+                left -= count;
             }
             Err(error) if would_block(&error) => relay.writable = false,
             Err(_) => return Err(ResetCode::Reset),
@@ -517,14 +528,14 @@ fn write_relay(relay: &mut relay::Relay) -> Result<u64, ResetCode> {
     Ok(taken)
 }
 
-fn write_sealed(relay: &mut relay::Relay) -> Result<u64, ResetCode> {
-    let mut taken = 0;
+fn write_sealed(relay: &mut relay::Relay, most: usize) -> Result<u64, ResetCode> {
+    let (mut taken, mut left) = (0, most);
     let (Some(socket), Some(state)) = (relay.socket.as_mut(), relay.tls.as_mut()) else { return Ok(0) };
     loop {
         if state.out.waiting().is_empty() {
             taken += std::mem::take(&mut state.sealed);
             let waiting = relay.backlog.as_ref().map_or(&[][..], |backlog| backlog.waiting());
-            let chunk = waiting.len().min(QUANTUM_BYTES);
+            let chunk = waiting.len().min(QUANTUM_BYTES).min(left);
             if chunk == 0 || !state.tls.established() {
                 state.out.release();
                 return Ok(taken);
@@ -534,6 +545,7 @@ fn write_sealed(relay: &mut relay::Relay) -> Result<u64, ResetCode> {
                 backlog.took(chunk);
             }
             state.sealed = chunk as u64;
+            left -= chunk;
         }
         if !relay.writable {
             return Ok(taken);

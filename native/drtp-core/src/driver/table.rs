@@ -6,6 +6,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use slab::Slab;
 
+use super::brake::Brakes;
 use super::flow::{Flow, Taker};
 use super::relay::{Backlog, Outcome, Phase, Relay, Relays, Who};
 use super::splice::unmated;
@@ -120,6 +121,8 @@ pub(crate) struct Table {
     pub(super) parked_max: u64,
     /// Bytes of all sealed flows that wait for credit.
     pub(super) unsent: u64,
+    /// Limits in bytes per second.
+    pub(crate) brakes: Brakes,
     /// Sealed streams that took something in, or have something to send.
     pub(super) sealing: Vec<usize>,
     /// Records on their way through TLS.
@@ -153,6 +156,7 @@ impl Table {
             blocked: Vec::new(),
             refused: Vec::new(),
             doomed: Vec::new(),
+            brakes: Brakes::default(),
             sealing: Vec::new(),
             records: Vec::new(),
             dirty: Vec::new(),
@@ -348,12 +352,20 @@ impl Table {
     }
 
     /// Thousands of readers that do not read may not take the machine: beyond the budget whoever has read nothing for the
-    /// longest is reset.
+    /// longest is reset. Of those with a limit in bytes per second, or of the others, whichever park more: neither pays
+    /// for the other.
     pub(super) fn relieve(&mut self) {
-        let alive = self.relays.iter_mut().filter(|(_, relay)| !relay.dead);
-        let parking = alive.filter_map(|(index, relay)| Some((index, relay.backlog.as_mut()?)));
-        let parking = parking.filter(|(_, backlog)| backlog.parked > 0);
-        if let Some((relay, backlog)) = parking.min_by_key(|(_, backlog)| backlog.unparked_at) {
+        let (mut parked, mut oldest) = ([0; 2], [None; 2]);
+        for (index, relay) in self.relays.iter().filter(|(_, relay)| !relay.dead) {
+            let class = usize::from(relay.brake.is_some());
+            let Some(backlog) = relay.backlog.as_ref().filter(|backlog| backlog.parked > 0) else { continue };
+            parked[class] += backlog.parked;
+            if oldest[class].is_none_or(|(since, _)| backlog.unparked_at < since) {
+                oldest[class] = Some((backlog.unparked_at, index));
+            }
+        }
+        let Some((_, relay)) = oldest[usize::from(parked[1] > parked[0])] else { return };
+        if let Some(backlog) = self.relays[relay].backlog.as_mut() {
             // It ends with this turn; what it held counts no more, so that the next one is another.
             self.parked -= std::mem::take(&mut backlog.parked);
             self.doomed.push((relay, ResetCode::Busy));

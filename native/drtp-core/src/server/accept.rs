@@ -374,12 +374,7 @@ impl Server {
         self.preamble_over(relay);
         self.waiting_peer.remove(&relay);
         match self.core.table.open_stream(relay, session, &open) {
-            Ok(()) => {
-                let route = &mut self.routes[owner];
-                route.visitors.insert(relay);
-                route.streams_total += 1;
-                route.would_refuse_total += u64::from(verdict.would_refuse);
-            }
+            Ok(()) => self.count_in(owner, relay, verdict.would_refuse),
             Err(code) => self.deny(relay, code),
         }
     }

@@ -7,6 +7,7 @@ use super::guard::Guard;
 use super::listener::Bound;
 use super::{Delta, Door, Entrance, Route, Server};
 use crate::access::parse_net;
+use crate::driver::brake::BUCKETS_MAX;
 use crate::driver::listener_token;
 use crate::driver::table::unix_s;
 use crate::event::Event;
@@ -83,6 +84,9 @@ impl Server {
         for relay in route.visitors {
             self.core.table.end_relay(relay, Err(ResetCode::NoRoute));
         }
+        if let Some(group) = route.group {
+            self.core.table.brakes.forget(group);
+        }
         self.end_preambles(index);
     }
 
@@ -103,7 +107,12 @@ impl Server {
         }
         let plain_from = nets.into_iter().flatten().collect();
         let places = match spec.bind.places(spec.mode) {
-            Ok(places) => places,
+            Ok(places) if spec.shares.len() < BUCKETS_MAX => places,
+            Ok(_) => {
+                self.remove(key);
+                let error = Some("more shares than a project and its organisation have".to_owned());
+                return EntryOutcome { error, ..EntryOutcome::default() };
+            }
             Err(error) => {
                 self.remove(key);
                 return EntryOutcome { error: Some(error), ..EntryOutcome::default() };
@@ -126,6 +135,7 @@ impl Server {
             self.by_key.insert(key.to_owned(), index);
             index
         };
+        self.limit_bytes(index);
         let (bound, without) = (self.open_doors(index), self.local_complaint.take());
         let route = &self.routes[index];
         EntryOutcome {
@@ -133,6 +143,21 @@ impl Server {
             error: bound.err().or(complaint).or(without),
             bound: route.bound(),
             path: route.path(),
+        }
+    }
+
+    /// Live visitors are held to the rates in force from now on, and to none that is not.
+    fn limit_bytes(&mut self, index: usize) {
+        let (route, table) = (&mut self.routes[index], &mut self.core.table);
+        let limits = route.spec.byte_limits();
+        if route.group.is_none() && limits.is_none() {
+            return;
+        }
+        let known = route.group;
+        let group = *route.group.get_or_insert_with(|| table.brakes.group());
+        table.set_limits(group, &limits);
+        if known.is_none() {
+            route.visitors.iter().for_each(|relay| table.limit(*relay, group));
         }
     }
 

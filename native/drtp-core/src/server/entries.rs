@@ -9,6 +9,7 @@ use serde::Deserialize;
 use crate::access::{AccessSpec, PopPlace};
 use crate::agent::Ways;
 use crate::config::Target;
+use crate::driver::brake::ByteLimits;
 use crate::message::Carries;
 
 /// A delta before its entries are looked at, so that a bad one fails alone.
@@ -58,6 +59,16 @@ pub(super) struct LimitsSpec {
     pub(super) streams_max: u32,
     pub(super) streams_half_open_max: u32,
     pub(super) new_streams_per_s: u32,
+    /// Of all its visitors together, both ways.
+    pub(super) bytes_per_s: u64,
+}
+
+/// A rate that every connection with a share of this name draws on.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct ShareSpec {
+    pub(super) name: String,
+    pub(super) bytes_per_s: u64,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -94,6 +105,9 @@ pub(super) struct RouteSpec {
     pub(super) enabled: bool,
     #[serde(default)]
     pub(super) limits: LimitsSpec,
+    /// What it shares with other connections here: its project's rate, and its organisation's.
+    #[serde(default)]
+    pub(super) shares: Vec<ShareSpec>,
     /// Where this POP is, for rules that name carriers.
     #[serde(default)]
     pub(super) place: Option<PopPlace>,
@@ -118,6 +132,12 @@ impl RouteSpec {
     /// What its visitors bring.
     pub(super) fn carries(&self) -> Carries {
         if self.protocol == "UDP" { Carries::Datagrams } else { Carries::Bytes }
+    }
+
+    /// The buckets that its visitors' bytes draw on.
+    pub(super) fn byte_limits(&self) -> ByteLimits {
+        let shares = self.shares.iter().map(|share| (share.name.clone(), share.bytes_per_s)).collect();
+        ByteLimits { own: self.limits.bytes_per_s, shares }
     }
 }
 

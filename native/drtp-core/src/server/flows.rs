@@ -43,10 +43,7 @@ impl Server {
             self.core.table.end_relay(far, Err(code));
             return Err(code);
         }
-        let route = &mut self.routes[owner];
-        route.visitors.insert(far);
-        route.streams_total += 1;
-        route.would_refuse_total += u64::from(would_refuse);
+        self.count_in(owner, far, would_refuse);
         if let Some(session) = self.core.table.session(from_session) {
             session.connected(from_stream);
         }
@@ -97,7 +94,9 @@ impl Server {
     fn early_datagrams(&mut self, near: usize, far: usize) {
         let Some(flow) = self.core.table.relays[near].flow.as_mut() else { return };
         for datagram in flow.meet(far).each() {
-            self.core.table.pass_on(far, datagram);
+            if self.core.table.may_pass(near, datagram.len()) {
+                self.core.table.pass_on(far, datagram);
+            }
         }
     }
 }

@@ -28,10 +28,13 @@ impl Server {
         let open = Open { visitor: came_from, destination: None, ..(**open).clone() };
         // A route that is not there and one that does not admit the caller are one answer.
         let owner = self.by_connection(&open.connection).ok_or(ResetCode::Denied)?;
-        if let Err(code) = self.admit_stream(owner, &open, &connector) {
-            self.routes[owner].denied_total += 1;
-            return Err(code);
-        }
+        let would_refuse = match self.admit_stream(owner, &open, &connector) {
+            Ok(would_refuse) => would_refuse,
+            Err(code) => {
+                self.routes[owner].denied_total += 1;
+                return Err(code);
+            }
+        };
         let session = self.sealed_session_for(owner, open.carries)?;
         // Callers who say nothing leave half of the room to visitors, and to callers of other services.
         let half_open = self.core.table.session(session).map_or(0, |session| session.half_open_count());
@@ -47,10 +50,8 @@ impl Server {
             self.core.table.end_relay(far, Err(code));
             return Err(code);
         }
-        let route = &mut self.routes[owner];
-        route.visitors.insert(far);
-        route.streams_total += 1;
         self.core.table.join_streams(near, far);
+        self.count_in(owner, far, would_refuse);
         if let Some(session) = self.core.table.session(from_session) {
             session.connected(from_stream);
         }
@@ -74,7 +75,7 @@ impl Server {
             .map_or_else(Verdict::default, |caller| self.verdict(route, from.map(|address| address.ip()), Some(caller)))
     }
 
-    fn admit_stream(&mut self, owner: usize, open: &Open, connector: &str) -> Result<(), ResetCode> {
+    fn admit_stream(&mut self, owner: usize, open: &Open, connector: &str) -> Result<bool, ResetCode> {
         let route = self.routes.get(owner).ok_or(ResetCode::Denied)?;
         let verdict = self.admits(route, connector, open.visitor);
         if !verdict.allowed {
@@ -93,8 +94,7 @@ impl Server {
         if !self.within_rate(owner) {
             return Err(ResetCode::Busy);
         }
-        self.routes[owner].would_refuse_total += u64::from(verdict.would_refuse);
-        Ok(())
+        Ok(verdict.would_refuse)
     }
 
     /// An agent's session that takes visitors, and understands what they bring. Agents that do not are passed over.

@@ -91,6 +91,8 @@ struct Route {
     entrances: Vec<Entrance>,
     /// Streams by relay index.
     visitors: BTreeSet<usize>,
+    /// Of the driver's, once its bytes per second are or were limited.
+    group: Option<usize>,
     next_agent: usize,
     streams_total: u64,
     denied_total: u64,
@@ -119,6 +121,7 @@ impl Route {
             plain_from,
             entrances: places.into_iter().map(Entrance::new).collect(),
             visitors: BTreeSet::new(),
+            group: None,
             next_agent: 0,
             streams_total: 0,
             denied_total: 0,
@@ -577,6 +580,17 @@ impl Server {
     fn is_served(&self, route: usize) -> bool {
         let takes = |uid: &String| self.agents.get(uid).is_some_and(|session| self.core.table.takes_streams(*session));
         self.routes.get(route).is_some_and(|route| route.spec.enabled && route.spec.agents.iter().any(takes))
+    }
+
+    /// A visitor of a route has its stream.
+    fn count_in(&mut self, owner: usize, relay: usize, would_refuse: bool) {
+        let route = &mut self.routes[owner];
+        route.visitors.insert(relay);
+        route.streams_total += 1;
+        route.would_refuse_total += u64::from(would_refuse);
+        if let Some(group) = route.group {
+            self.core.table.limit(relay, group);
+        }
     }
 
     /// A session that takes visitors of a route, turn by turn; else one that drains, for the visitor was let in before.

@@ -41,6 +41,7 @@ impl Server {
         let now = |count: fn(&crate::driver::relay::Relay) -> u64| -> u64 {
             route.visitors.iter().filter_map(|relay| self.core.table.relays.get(*relay)).map(count).sum()
         };
+        let books = route.group.map(|group| self.core.table.brakes.books(group)).unwrap_or_default();
         ConnectionStats {
             connection: route.spec.connection.clone(),
             service: format!("{}/{}", route.spec.namespace, route.spec.name),
@@ -48,6 +49,8 @@ impl Server {
             streams_total: route.streams_total,
             denied_total: route.denied_total,
             would_refuse_total: route.would_refuse_total,
+            held_ms_total: books.0.as_millis() as u64,
+            datagrams_over_limit_total: books.1,
             bytes_in: route.bytes_in + now(|relay| relay.bytes_read),
             bytes_out: route.bytes_out + now(|relay| relay.bytes_written),
             bound: route.bound().or_else(|| route.path()),
