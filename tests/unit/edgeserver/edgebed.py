@@ -151,6 +151,18 @@ class Bed:
     def identities(self, name: str) -> IdentityStore:
         return IdentityStore(self.directory / name)
 
+    async def until_renewed(self, feed: Feed, name: str, hours: int) -> None:
+        """Hours pass until a certificate's renewal is under way, and none more: its answer has deadlines of its own."""
+        assert isinstance(self.clock, FakeClock)
+        pending = self.directory / name / "identity" / "pending.pem"
+        generation = feed.identity.value.generation
+        for _ in range(hours):
+            if pending.exists() or feed.identity.value.generation > generation:
+                break
+            await self.clock.advance(3600)
+            await asyncio.sleep(0.05)
+        await until(lambda: feed.identity.value.generation == generation + 1)
+
     async def enrolled(self, name: str, registration: Registration = AGENT, bound: str = "postgres") -> Identity:
         role = EdgeRole.AGENT
         if isinstance(registration, PopRegistration | GatewayRegistration):

@@ -321,11 +321,7 @@ async def test_certificate_renews_itself_at_a_third_with_a_new_key(tmp_path: Pat
             for _ in range(4):
                 await clock.advance(3600)
             assert feed.identity.value.generation == 1, "renewed long before a third"
-            for _ in range(6):
-                if feed.identity.value.generation == 1:
-                    await clock.advance(3600)
-                    await asyncio.sleep(0.05)
-            await until(lambda: feed.identity.value.generation == 2)
+            await bed.until_renewed(feed, "agent", hours=6)
             await clock.advance(1)
             await until(lambda: bed.identities("agent").other() is None)
         second = bed.identities("agent").load()
@@ -345,10 +341,7 @@ async def test_cloned_key_locks_the_identity(tmp_path: Path):
         home.settle(tmp_path / "clone")  # a thief's copy denies being one
         async with bed.running(bed.feed("agent")) as feed:
             await until(lambda: feed.state.value.phase is FeedPhase.UP)
-            for _ in range(10):
-                if feed.identity.value.generation == 1:
-                    await clock.advance(3600)
-                    await asyncio.sleep(0.05)
+            await bed.until_renewed(feed, "agent", hours=10)
             await clock.advance(1)
             await until(lambda: bed.identities("agent").other() is None)
         with pytest.raises(Terminal) as refused:

@@ -25,12 +25,9 @@ async def renewed(bed: Bed, clock: FakeClock, name: str) -> None:
     """Run the edge until it has connected with its second certificate."""
     async with bed.running(bed.feed(name)) as feed:
         await until(lambda: feed.state.value.phase is FeedPhase.UP)
-        for _ in range(12):
-            if feed.identity.value.generation == 1:
-                await clock.advance(3600)
-                await asyncio.sleep(0.05)
+        await bed.until_renewed(feed, name, hours=12)
         await clock.advance(1)
-        await until(lambda: bed.identities(name).other() is None and feed.identity.value.generation == 2)
+        await until(lambda: bed.identities(name).other() is None)
 
 
 async def taken_back(bed: Bed, uid: str, spec: dict[str, object]) -> None:
