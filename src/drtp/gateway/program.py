@@ -242,9 +242,12 @@ class Builder:
                 tables.add((_ROUTES, "", host.address, host.port))
         for unit in sorted(tables):
             changed |= self._run(unit, touched)
-        for unit in built:
+        # Hosts stand on their socket's listener. Of their table they hear by themselves, or each would of every other.
+        others = {ref for ref in changed if ref.kind is not Kind.ROUTES}
+        sockets = [(_ROUTES, *unit[1:]) for unit in built if unit[0] == _SOCKET]
+        for unit in (*built, *sockets):
             for key, refs in self._slices.get(unit, _NOTHING).needs.items():
-                if not changed.isdisjoint(refs):
+                if not others.isdisjoint(refs):
                     touched.add(key)
         touched |= {key for unit in tables if (key := entrykeys.listener(unit[2], unit[3])) in self._entries}
         self._store(changed)

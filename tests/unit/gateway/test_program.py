@@ -118,6 +118,14 @@ def test_a_program_that_grew_is_the_one_that_is_built_at_once(steps: list[tuple[
         before = program
 
 
+def test_a_host_is_touched_where_a_passthrough_name_changes_its_listener() -> None:
+    builder = Builder(AccessLogs())
+    host = http(443, "a.test", service="s1")
+    table = host | listener(443, ListenerProtocol.HTTPS, "one")
+    builder.build(table)
+    assert host.keys() <= builder.build(table | sni(443, "tls.test", service="s1")).touched
+
+
 def fleet(count: int) -> dict[str, Entry]:
     """So many TCP services, and as many HTTP hosts on one listener."""
     table: dict[str, Entry] = {**listener(80, ListenerProtocol.HTTP)}
