@@ -204,7 +204,7 @@ async def test_a_lost_pop_leaves_the_other_path(world: World) -> None:
         world.pop("p1", {"route/c1": route()}) as first,
         world.agent(plan(first, port, second)) as agent,
     ):
-        await until(lambda: connected(first) and connected(second))
+        await until(lambda: connected(first) and connected(second) and bool(seen(agent).services))
         await until(lambda: all(path.ready for path in seen(agent).services[0].paths))
         first.stop()
         first.stop()
