@@ -36,6 +36,22 @@ def socket_directory(wanted: Path, longest: str, label: str) -> Path:
     return found
 
 
+def socket_path(directory: Path, name: str, label: str) -> Path:
+    """Where the socket `name` of a directory is: in it, or where `socket_directory` leads if its path is too long.
+
+    Raises: Terminal as `socket_directory`.
+    """
+    path = directory.absolute() / name
+    if len(os.fsencode(path)) <= PATH_BYTES_MAX:
+        return path
+    return socket_directory(directory, name, label) / name
+
+
+def operator_socket(directory: Path) -> Path:
+    """Where a control plane with this directory answers its operator; mode 0600."""
+    return socket_path(directory, "operator.sock", "operator")
+
+
 def directory_mark(directory: Path) -> str:
     """What tells this directory from every other on any machine: kernel, file system, inode. "" where nothing can.
 

@@ -25,6 +25,7 @@ from drtp.kit.clock import SystemClock
 from drtp.kit.errors import Retryable, Terminal
 from drtp.kit.exclusive import exclusive
 from drtp.kit.files import private_directory, sync_directory, write_atomic
+from drtp.kit.sockets import operator_socket
 from drtp.main.embedded.operator_client import OperatorClient
 from drtp.main.settings import SETTLED_FILE
 from drtp.store import database
@@ -102,7 +103,7 @@ def record_backup(directory: Path, target: Path) -> None:
     Raises: Retryable, Terminal if neither can.
     """
     fields = {"file": str(target), "by": _who()}
-    socket = directory / "operator.sock"
+    socket = operator_socket(directory)
     if socket.exists():
         with contextlib.suppress(Retryable):
             ask = {"event": _BACKED_UP, "fields": fields}

@@ -12,6 +12,7 @@ import msgspec
 from drtp.api.snapshots import EndpointMode
 from drtp.kit.errors import Terminal
 from drtp.kit.files import write_atomic
+from drtp.kit.sockets import operator_socket
 
 SETTLED_FILE = "settled.json"
 _ANY = ("0.0.0.0", "::", "")  # noqa: S104 - compared with, not bound
@@ -51,7 +52,7 @@ class ControlPlaneSettings:
     @property
     def operator_socket(self) -> Path:
         """Where the operator's tools ask; 0600."""
-        return self.directory / "operator.sock"
+        return operator_socket(self.directory)
 
     @property
     def api_url(self) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from drtp.kit.errors import Terminal
-from drtp.kit.sockets import PATH_BYTES_MAX, directory_mark, is_own_private, socket_directory
+from drtp.kit.sockets import PATH_BYTES_MAX, directory_mark, is_own_private, socket_directory, socket_path
 
 LONGEST = "x" * 41
 
@@ -27,6 +27,17 @@ def test_a_directory_that_is_short_enough_is_taken_as_it_is(place: Path) -> None
     assert found == (place / "a").resolve()
     assert found.stat().st_mode & 0o777 == 0o700
     assert is_own_private(found)
+
+
+def test_a_sockets_path_is_its_own_until_it_is_too_long(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(place))
+    room = PATH_BYTES_MAX - len(os.fsencode(place)) - len("//a.sock")
+    whole, deeper = place / ("d" * room), place / ("d" * (room + 1))
+    assert socket_path(whole, "a.sock", "test") == whole / "a.sock"
+    assert not whole.exists(), "who only asks makes nothing"
+    moved = socket_path(deeper, "a.sock", "test")
+    assert moved.parent.parent == place.resolve()
+    assert moved == socket_path(deeper, "a.sock", "test")
 
 
 def test_one_that_is_too_deep_is_replaced_by_the_same_short_one_each_time(

@@ -12,6 +12,7 @@ import msgspec
 from drtp.api.audit import AuditPage, AuditWanted, Order
 from drtp.kit.clock import SystemClock
 from drtp.kit.errors import Retryable, Terminal
+from drtp.kit.sockets import operator_socket
 from drtp.main import auditfile
 from drtp.main.auditfile import AuditExport, Extent
 from drtp.main.commands.auditoptions import filters, heads_option, limit_option, wanted
@@ -121,7 +122,7 @@ def _trail(data_dir: Path):
 def _remembered(data_dir: Path) -> tuple[str, ...]:
     """The newest line that a running control plane has written: it must be in the files."""
     try:
-        status = asyncio.run(OperatorClient(_directory(data_dir) / "operator.sock").call("GET", "/v1/status"))
+        status = asyncio.run(OperatorClient(operator_socket(_directory(data_dir))).call("GET", "/v1/status"))
     except (Retryable, Terminal):
         return ()
     return (str(status["auditHead"]),) if status.get("auditHead") else ()

@@ -13,7 +13,7 @@ import click
 import msgspec
 
 from drtp.main.commands.options import OutputForm, output_option
-from drtp.main.embedded.layout import Layout
+from drtp.main.embedded.layout import operator_socket_of
 from drtp.main.embedded.operator_client import OperatorClient
 from drtp.main.shell import Misused
 
@@ -92,11 +92,8 @@ def rollback(data_dir: Path, output: OutputForm) -> None:
 
 
 def _call(data_dir: Path, method: str, ask: dict[str, Any] | None = None) -> dict[str, Any]:
-    layout = Layout(data_dir.absolute())
-    inner = layout.operator_socket
-    socket = inner if inner.exists() else layout.root / "operator.sock"
     body = None if ask is None else ask | {"by": _who()}
-    return asyncio.run(OperatorClient(socket).call(method, "/v1/authority", body))
+    return asyncio.run(OperatorClient(operator_socket_of(data_dir)).call(method, "/v1/authority", body))
 
 
 def _who() -> str:

@@ -12,7 +12,7 @@ import msgspec
 from drtp.api.people import SYSTEM_MASTERS
 from drtp.kit.secret import Secret
 from drtp.main.commands.options import OutputForm, output_option
-from drtp.main.embedded.layout import Layout
+from drtp.main.embedded.layout import operator_socket_of
 from drtp.main.embedded.operator_client import OperatorClient
 from drtp.main.shell import until
 
@@ -77,8 +77,6 @@ def kubeconfig(file: Path, data_dir: Path, *, name: str, days: int) -> None:
 
 
 def _call(data_dir: Path, target: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-    layout = Layout(data_dir.absolute())
-    # Below `drtp up` the control plane has a directory of its own.
-    inner = layout.operator_socket
-    socket = inner if inner.exists() else layout.root / "operator.sock"
-    return asyncio.run(OperatorClient(socket).call("GET" if body is None else "POST", target, body))
+    return asyncio.run(
+        OperatorClient(operator_socket_of(data_dir)).call("GET" if body is None else "POST", target, body)
+    )

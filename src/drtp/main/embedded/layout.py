@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from drtp.kit.sockets import operator_socket, socket_path
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -20,7 +22,7 @@ class Layout:
     @property
     def socket(self) -> Path:
         """Where the running supervisor answers its operator; mode 0600."""
-        return self.root / "up.sock"
+        return socket_path(self.root, "up.sock", "up")
 
     @property
     def ports(self) -> Path:
@@ -35,7 +37,7 @@ class Layout:
     @property
     def operator_socket(self) -> Path:
         """Where the control plane answers the operator; mode 0600."""
-        return self.controlplane / "operator.sock"
+        return operator_socket(self.controlplane)
 
     def pop(self, name: str) -> Path:
         """One POP's own directory: identity, snapshot, port assignments."""
@@ -80,3 +82,10 @@ class Layout:
     def ca(self) -> Path:
         """What to trust: the roots of this control plane, PEM."""
         return self.root / "ca.pem"
+
+
+def operator_socket_of(data_dir: Path) -> Path:
+    """Of the control plane below `drtp up`, which has a directory of its own, or of one by itself."""
+    layout = Layout(data_dir.absolute())
+    below = layout.operator_socket
+    return below if below.exists() else operator_socket(layout.root)
