@@ -213,17 +213,7 @@ fn sealed_streams_are_held_to_the_routes_bytes_per_second_both_ways() {
     let route = with(panel.routes[0].clone(), json!({"limits": {"bytesPerS": 2_000_000}}));
     assert_ok(&panel.pops[0].apply(&upsert("route/c-1", &route)));
     let (sent, began) = (pattern(3_000_000, 8), std::time::Instant::now());
-    let mut stream = panel.call();
-    let mut writer = stream.try_clone().unwrap();
-    let said = sent.clone();
-    let sender = std::thread::spawn(move || {
-        writer.write_all(&said).unwrap();
-        writer.shutdown(Shutdown::Write).unwrap();
-    });
-    let mut back = Vec::new();
-    stream.read_to_end(&mut back).unwrap();
-    sender.join().unwrap();
-    assert!(back == sent, "bytes differ");
+    there_and_back(panel.call(), &sent);
     // 6 MB, of which 2 MB are the burst.
     let took = began.elapsed().as_secs_f64();
     assert!((1.8..4.0).contains(&took), "{took}");

@@ -14,22 +14,6 @@ use world::*;
 /// Long enough for any answer, short enough to show that none comes.
 const SILENCE: Duration = Duration::from_millis(300);
 
-fn answering(answer: impl Fn(SocketAddr, &[u8]) -> Vec<u8> + Send + 'static) -> SocketAddr {
-    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let address = socket.local_addr().unwrap();
-    std::thread::spawn(move || {
-        let mut buffer = vec![0; 65_536];
-        while let Ok((count, from)) = socket.recv_from(&mut buffer) {
-            let _ = socket.send_to(&answer(from, &buffer[..count]), from);
-        }
-    });
-    address
-}
-
-fn echo_service() -> SocketAddr {
-    answering(|_, bytes| bytes.to_vec())
-}
-
 fn udp() -> Value {
     json!({"protocol": "UDP"})
 }
@@ -66,7 +50,7 @@ fn assert_silent(program: &UdpSocket) {
 
 #[test]
 fn datagrams_of_every_size_come_back_whole_and_are_counted() {
-    let panel = panel(echo_service());
+    let panel = panel(udp_echo());
     let program = program(&panel);
     let sizes = [0, 1, 2, 511, 1_200, 1_472, 9_000, 16_384, 40_000, 60_000, 65_506, 65_507];
     for size in sizes {
@@ -83,7 +67,7 @@ fn datagrams_of_every_size_come_back_whole_and_are_counted() {
 
 #[test]
 fn a_burst_on_a_path_that_keeps_up_loses_nothing() {
-    let panel = panel(echo_service());
+    let panel = panel(udp_echo());
     let program = program(&panel);
     assert_eq!(ask(&program, b"first"), b"first");
     for round in 0..50_u32 {
@@ -96,7 +80,7 @@ fn a_burst_on_a_path_that_keeps_up_loses_nothing() {
 
 #[test]
 fn each_source_has_a_flow_of_its_own_and_gets_its_own_answers() {
-    let panel = panel(answering(|from, bytes| [from.to_string().as_bytes(), bytes].concat()));
+    let panel = panel(udp_service(|from, bytes| [from.to_string().as_bytes(), bytes].concat()));
     let programs: Vec<UdpSocket> = (0..20).map(|_| program(&panel)).collect();
     for (number, program) in programs.iter().enumerate() {
         program.send(format!("/{number}").as_bytes()).unwrap();
@@ -114,7 +98,7 @@ fn each_source_has_a_flow_of_its_own_and_gets_its_own_answers() {
 
 #[test]
 fn what_comes_before_the_stream_is_ready_waits_and_the_oldest_go_first() {
-    let panel = panel(echo_service());
+    let panel = panel(udp_echo());
     let program = program(&panel);
     // 256 KiB may wait; the handshake takes longer than these sends.
     for number in 0..6_u8 {
@@ -134,7 +118,7 @@ fn what_comes_before_the_stream_is_ready_waits_and_the_oldest_go_first() {
 
 #[test]
 fn the_service_is_told_who_calls_in_front_of_each_datagram() {
-    let panel = Panel::of(echo_service(), 1, udp(), json!({"proxyProtocol": "V2"}), json!({}));
+    let panel = Panel::of(udp_echo(), 1, udp(), json!({"proxyProtocol": "V2"}), json!({}));
     let program = program(&panel);
     for question in [b"one".as_slice(), b"", b"three"] {
         let seen = ask(&program, question);
@@ -147,7 +131,7 @@ fn the_service_is_told_who_calls_in_front_of_each_datagram() {
 
 #[test]
 fn a_caller_who_loses_the_right_is_cut_at_the_pop_and_at_the_agent_by_itself() {
-    let panel = panel(echo_service());
+    let panel = panel(udp_echo());
     let program = program(&panel);
     assert_eq!(ask(&program, b"a"), b"a");
     let closed = with(panel.service.clone(), json!({"callers": []}));
@@ -168,7 +152,7 @@ fn a_caller_who_loses_the_right_is_cut_at_the_pop_and_at_the_agent_by_itself() {
 
 #[test]
 fn new_datagrams_go_on_through_the_other_pop_when_one_is_gone() {
-    let mut panel = Panel::of(echo_service(), 2, udp(), json!({}), json!({}));
+    let mut panel = Panel::of(udp_echo(), 2, udp(), json!({}), json!({}));
     let programs: Vec<UdpSocket> = (0..8).map(|_| program(&panel)).collect();
     programs.iter().for_each(|program| assert_eq!(ask(program, b"one"), b"one"));
     panel.pops.remove(0).close();
@@ -179,7 +163,7 @@ fn new_datagrams_go_on_through_the_other_pop_when_one_is_gone() {
 
 #[test]
 fn a_draining_pop_hands_its_flows_over() {
-    let panel = Panel::of(echo_service(), 2, udp(), json!({}), json!({}));
+    let panel = Panel::of(udp_echo(), 2, udp(), json!({}), json!({}));
     let programs: Vec<UdpSocket> = (0..8).map(|_| program(&panel)).collect();
     programs.iter().for_each(|program| assert_eq!(ask(program, b"one"), b"one"));
     panel.pops[0].drain(Duration::from_secs(30));
@@ -190,7 +174,7 @@ fn a_draining_pop_hands_its_flows_over() {
 
 #[test]
 fn a_silent_flow_ends_at_all_three_and_the_next_datagram_begins_another() {
-    let panel = Panel::of(echo_service(), 1, udp(), json!({}), json!({"idleMs": 100}));
+    let panel = Panel::of(udp_echo(), 1, udp(), json!({}), json!({"idleMs": 100}));
     let program = program(&panel);
     assert_eq!(ask(&program, b"x"), b"x");
     assert_eq!(panel.outcome(), "idle");
@@ -204,7 +188,7 @@ fn a_silent_flow_ends_at_all_three_and_the_next_datagram_begins_another() {
 
 #[test]
 fn a_stopping_connector_waits_for_no_silent_flow_and_answers_still_come() {
-    let panel = panel(answering(|_, bytes| {
+    let panel = panel(udp_service(|_, bytes| {
         std::thread::park_timeout(Duration::from_millis(200));
         bytes.to_vec()
     }));
@@ -220,7 +204,7 @@ fn a_stopping_connector_waits_for_no_silent_flow_and_answers_still_come() {
 
 #[test]
 fn a_port_takes_no_datagram_from_a_network_that_is_not_allowed() {
-    let panel = Panel::of(echo_service(), 1, udp(), json!({}), json!({"allow": ["127.0.0.1/32"]}));
+    let panel = Panel::of(udp_echo(), 1, udp(), json!({}), json!({"allow": ["127.0.0.1/32"]}));
     let stranger = UdpSocket::bind("127.0.0.2:0").unwrap();
     stranger.connect(panel.at).unwrap();
     for _ in 0..5 {
@@ -252,13 +236,13 @@ fn a_service_that_refuses_datagrams_is_seen_and_its_return_too() {
 
 #[test]
 fn what_a_pop_brings_in_clear_to_a_udp_service_that_is_only_for_callers_is_refused() {
-    let panel = Panel::of(echo_service(), 1, udp(), json!({"sealedOnly": true}), json!({}));
+    let panel = Panel::of(udp_echo(), 1, udp(), json!({"sealedOnly": true}), json!({}));
     assert_eq!(ask(&program(&panel), b"sealed"), b"sealed");
 }
 
 #[test]
 fn an_agent_that_was_not_meant_is_not_believed() {
-    let panel = panel(echo_service());
+    let panel = panel(udp_echo());
     let wrong = with(port(&[way("a-2", "p-1")]), udp());
     assert_ok(&panel.connector.apply(&upsert("port/web", &wrong)));
     let program = program(&panel);
@@ -270,7 +254,7 @@ fn an_agent_that_was_not_meant_is_not_believed() {
 #[test]
 fn ends_that_mean_different_kinds_meet_nobody() {
     // The connector takes the service for TCP, then the other way round.
-    let panel = panel(echo_service());
+    let panel = panel(udp_echo());
     let outcome = panel.connector.apply(&upsert("port/tcp", &port(&[way("a-1", "p-1")])));
     visit_in_vain(outcome.entries["port/tcp"].bound.as_ref().unwrap().parse().unwrap());
     assert_eq!(panel.outcome(), "unknown connection");
@@ -281,7 +265,7 @@ fn ends_that_mean_different_kinds_meet_nobody() {
 
 #[test]
 fn a_path_takes_no_datagrams_and_udp_and_tcp_have_one_number_each_for_themselves() {
-    let panel = panel(echo_service());
+    let panel = panel(udp_echo());
     let path = std::env::temp_dir().join(format!("drtp-connect-udp-{}.sock", std::process::id()));
     let unix = with(port(&[way("a-1", "p-1")]), json!({"bind": {"path": path}, "protocol": "UDP"}));
     let outcome = panel.connector.apply(&upsert("port/unix", &unix));
@@ -303,7 +287,7 @@ fn a_path_takes_no_datagrams_and_udp_and_tcp_have_one_number_each_for_themselves
 
 #[test]
 fn open_flows_at_rest_leave_every_driver_at_rest() {
-    let panel = panel(echo_service());
+    let panel = panel(udp_echo());
     let programs: Vec<UdpSocket> = (0..20).map(|_| program(&panel)).collect();
     programs.iter().for_each(|program| assert_eq!(ask(program, b"x"), b"x"));
     let turns = || [panel.connector.stats().ticks, panel.pops[0].stats().ticks, panel.agent.stats().ticks];
@@ -316,7 +300,7 @@ fn open_flows_at_rest_leave_every_driver_at_rest() {
 
 #[test]
 fn a_full_port_gives_the_place_of_the_longest_silent_and_never_of_who_speaks() {
-    let panel = panel(echo_service());
+    let panel = panel(udp_echo());
     let narrow = TunnelConnector::new(GatewayConfig {
         identity: panel.authority.identity(&format!("spiffe://td/user/u-1/connector/{CALLER}"), &[]),
         epoch: 2,

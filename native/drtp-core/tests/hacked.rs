@@ -562,22 +562,18 @@ fn framed_of(datagrams: &[&[u8]]) -> Vec<u8> {
 }
 
 /// Answers each datagram with itself, and reports it.
-fn udp_echo() -> (SocketAddr, Receiver<Vec<u8>>) {
-    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let (address, (report, got)) = (socket.local_addr().unwrap(), channel());
-    std::thread::spawn(move || {
-        let mut buffer = vec![0; 65_536];
-        while let Ok((count, from)) = socket.recv_from(&mut buffer) {
-            let _ = report.send(buffer[..count].to_vec());
-            let _ = socket.send_to(&buffer[..count], from);
-        }
+fn udp_echo_that_tells() -> (SocketAddr, Receiver<Vec<u8>>) {
+    let (report, got) = channel();
+    let address = udp_service(move |_, bytes| {
+        let _ = report.send(bytes.to_vec());
+        bytes.to_vec()
     });
     (address, got)
 }
 
 #[test]
 fn a_caller_who_says_what_is_no_datagram_loses_that_flow_alone() {
-    let (service, _got) = udp_echo();
+    let (service, _got) = udp_echo_that_tells();
     let mut rogue = Rogue::new(service);
     let (good, bad) = (rogue.begin(Carries::SealedDatagrams), rogue.begin(Carries::SealedDatagrams));
     rogue.say(good, &framed_of(&[b"one", b""]));
@@ -594,7 +590,7 @@ fn a_caller_who_says_what_is_no_datagram_loses_that_flow_alone() {
 
 #[test]
 fn half_a_datagram_is_none_and_the_rest_makes_it_one() {
-    let (service, got) = udp_echo();
+    let (service, got) = udp_echo_that_tells();
     let mut rogue = Rogue::new(service);
     let flow = rogue.begin(Carries::SealedDatagrams);
     let (whole, large) = (pattern(60_000, 5), pattern(65_507, 6));
@@ -610,7 +606,7 @@ fn half_a_datagram_is_none_and_the_rest_makes_it_one() {
 
 #[test]
 fn a_datagram_beside_the_seal_reaches_nobody() {
-    let (service, got) = udp_echo();
+    let (service, got) = udp_echo_that_tells();
     let mut rogue = Rogue::new(service);
     let flow = rogue.begin(Carries::SealedDatagrams);
     rogue.lane.session.datagram(flow, b"before the handshake");
@@ -624,7 +620,7 @@ fn a_datagram_beside_the_seal_reaches_nobody() {
 
 #[test]
 fn another_kind_than_the_services_is_refused_before_a_word_is_said() {
-    let (service, got) = udp_echo();
+    let (service, got) = udp_echo_that_tells();
     let mut rogue = Rogue::new(service);
     // In clear; bytes; and datagrams by name, whose TLS says bytes.
     let kinds = [Carries::Datagrams, Carries::Bytes, Carries::Sealed].map(|carries| rogue.begin(carries));

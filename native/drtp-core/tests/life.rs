@@ -346,17 +346,7 @@ fn tls_to_the_local_service_by_roots_or_by_a_pinned_leaf() {
     ] {
         let world = https_world(tls, address);
         let data = pattern(5_000_000, 3);
-        let mut visitor = world.visit();
-        let mut writer = visitor.try_clone().unwrap();
-        let sent = data.clone();
-        let sender = std::thread::spawn(move || {
-            writer.write_all(&sent).unwrap();
-            writer.shutdown(std::net::Shutdown::Write).unwrap();
-        });
-        let mut back = Vec::new();
-        visitor.read_to_end(&mut back).unwrap();
-        sender.join().unwrap();
-        assert!(back == data);
+        there_and_back(world.visit(), &data);
     }
 }
 

@@ -29,17 +29,7 @@ fn bytes_come_back() {
 fn a_hundred_megabytes_come_back_whole() {
     let world = World::new(service(echo));
     let data = pattern(100_000_000, 42);
-    let mut visitor = world.visit();
-    let mut writer = visitor.try_clone().unwrap();
-    let sent = data.clone();
-    let sender = std::thread::spawn(move || {
-        writer.write_all(&sent).unwrap();
-        writer.shutdown(Shutdown::Write).unwrap();
-    });
-    let mut back = Vec::with_capacity(data.len());
-    visitor.read_to_end(&mut back).unwrap();
-    sender.join().unwrap();
-    assert!(back == data, "100 MB differ");
+    there_and_back(world.visit(), &data);
     until_stats("both ends to be done", || world.pop.stats(), |s| s.streams == 0 && s.recent.len() == 1);
     assert_eq!(world.pop.stats().recent[0].outcome, "finished");
 }
@@ -51,20 +41,7 @@ fn several_lanes_carry_elephants_in_order() {
     let threads: Vec<_> = (0..3)
         .map(|seed| {
             let endpoint = world.endpoint;
-            std::thread::spawn(move || {
-                let data = pattern(20_000_000, seed);
-                let mut visitor = visit(endpoint);
-                let mut writer = visitor.try_clone().unwrap();
-                let sent = data.clone();
-                let sender = std::thread::spawn(move || {
-                    writer.write_all(&sent).unwrap();
-                    writer.shutdown(Shutdown::Write).unwrap();
-                });
-                let mut back = Vec::new();
-                visitor.read_to_end(&mut back).unwrap();
-                sender.join().unwrap();
-                assert!(back == data, "bytes differ");
-            })
+            std::thread::spawn(move || there_and_back(visit(endpoint), &pattern(20_000_000, seed)))
         })
         .collect();
     threads.into_iter().for_each(|thread| thread.join().unwrap());

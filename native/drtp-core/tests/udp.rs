@@ -15,23 +15,6 @@ use world::*;
 /// Long enough for any answer, short enough to show that none comes.
 const SILENCE: Duration = Duration::from_millis(300);
 
-/// Answers each datagram with itself.
-fn echo_service() -> SocketAddr {
-    answering(|_, bytes| bytes.to_vec())
-}
-
-fn answering(answer: impl Fn(SocketAddr, &[u8]) -> Vec<u8> + Send + 'static) -> SocketAddr {
-    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let address = socket.local_addr().unwrap();
-    std::thread::spawn(move || {
-        let mut buffer = vec![0; 65_536];
-        while let Ok((count, from)) = socket.recv_from(&mut buffer) {
-            let _ = socket.send_to(&answer(from, &buffer[..count]), from);
-        }
-    });
-    address
-}
-
 fn free_udp_port() -> u16 {
     UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
@@ -61,15 +44,13 @@ impl UdpWorld {
         let trust = json!({"type": "trust", "gateways": ["g-1"]});
         let pops: Vec<TunnelServer> = (1..=pops)
             .map(|n| {
-                let identity = authority.identity(&format!("spiffe://td/pop/p-{n}"), &[&format!("p-{n}.tunnel.test")]);
-                let config = json_server(identity);
-                let pop = TunnelServer::new(config).unwrap();
+                let pop = numbered_pop(&authority, n);
                 let entries = json!({"route/c-1": udp_route(free_port("127.0.0.1")), "trust": trust});
                 assert_ok(&pop.apply(&whole(entries)));
                 pop
             })
             .collect();
-        let servers: Vec<Value> = pops.iter().enumerate().map(|(at, pop)| server_entry(at + 1, pop)).collect();
+        let servers: Vec<Value> = pops.iter().enumerate().map(|(at, pop)| plan_numbered(at + 1, pop)).collect();
         let target = target(service);
         let config = agent_config(&authority, "a-1", 1, target.clone());
         let agent = TunnelAgent::new(AgentConfig { limits: quick_limits(), ..config }).unwrap();
@@ -124,24 +105,6 @@ fn quick_limits() -> CoreLimits {
     CoreLimits { probe_every_ms: 200, ..CoreLimits::default() }
 }
 
-fn json_server(identity: drtp_core::Identity) -> drtp_core::ServerConfig {
-    drtp_core::ServerConfig {
-        web: None,
-        pulse: None,
-        country_database: None,
-        identity,
-        listeners: vec!["127.0.0.1:0".parse().unwrap()],
-        liveness: quick(),
-        flow: Flow::default(),
-        limits: CoreLimits::default(),
-    }
-}
-
-fn server_entry(n: usize, pop: &TunnelServer) -> Value {
-    let address = pop.agent_addresses()[0];
-    with(plan_server(address), json!({"server": format!("p-{n}"), "name": format!("p-{n}.tunnel.test")}))
-}
-
 fn ask(visitor: &UdpSocket, question: &[u8]) -> Vec<u8> {
     visitor.send(question).unwrap();
     let mut buffer = vec![0; 65_536];
@@ -160,7 +123,7 @@ fn assert_silent(visitor: &UdpSocket) {
 
 #[test]
 fn datagrams_of_every_size_come_back_whole() {
-    let world = UdpWorld::new(echo_service());
+    let world = UdpWorld::new(udp_echo());
     let visitor = world.visitor();
     assert_eq!(ask(&visitor, b"prove"), b"prove");
     for size in [0, 1, 2, 511, 512, 1_200, 1_472, 1_500, 9_000, 16_384, 40_000, 65_506, 65_507] {
@@ -173,7 +136,7 @@ fn datagrams_of_every_size_come_back_whole() {
 
 #[test]
 fn who_is_not_on_the_list_gets_nothing_and_costs_no_flow() {
-    let world = UdpWorld::new(echo_service());
+    let world = UdpWorld::new(udp_echo());
     let stranger = world.visitor_from("127.0.0.2");
     stranger.send(b"hello").unwrap();
     assert_silent(&stranger);
@@ -184,7 +147,7 @@ fn who_is_not_on_the_list_gets_nothing_and_costs_no_flow() {
 
 #[test]
 fn a_pop_judges_again_what_a_gateway_lets_in() {
-    let world = UdpWorld::build(echo_service(), 1, json!({}), json!({"access": allow("127.0.0.0/8")}));
+    let world = UdpWorld::build(udp_echo(), 1, json!({}), json!({"access": allow("127.0.0.0/8")}));
     let stranger = world.visitor_from("127.0.0.2");
     stranger.send(b"hello").unwrap();
     until_stats("the denial", || world.pops[0].stats(), |s| s.connections[0].denied_total == 1);
@@ -197,7 +160,7 @@ fn a_pop_judges_again_what_a_gateway_lets_in() {
 
 #[test]
 fn each_visitor_has_a_flow_of_its_own() {
-    let world = UdpWorld::new(answering(|from, _| from.to_string().into_bytes()));
+    let world = UdpWorld::new(udp_service(|from, _| from.to_string().into_bytes()));
     let visitors: Vec<UdpSocket> = (0..20).map(|_| world.visitor()).collect();
     let mut seen: Vec<Vec<u8>> = visitors.iter().map(|visitor| ask(visitor, b"?")).collect();
     let again: Vec<Vec<u8>> = visitors.iter().map(|visitor| ask(visitor, b"?")).collect();
@@ -209,7 +172,7 @@ fn each_visitor_has_a_flow_of_its_own() {
 
 #[test]
 fn the_service_hears_the_true_visitor_in_front_of_each_datagram() {
-    let world = UdpWorld::build(answering(|_, bytes| bytes.to_vec()), 1, json!({"proxyProtocol": "V2"}), json!({}));
+    let world = UdpWorld::build(udp_echo(), 1, json!({"proxyProtocol": "V2"}), json!({}));
     let visitor = world.visitor();
     for _ in 0..2 {
         let seen = ask(&visitor, b"payload");
@@ -227,7 +190,7 @@ fn the_service_hears_the_true_visitor_in_front_of_each_datagram() {
 #[test]
 fn a_narrowed_list_cuts_a_live_flow_at_either_end() {
     for at_gateway in [true, false] {
-        let world = UdpWorld::new(echo_service());
+        let world = UdpWorld::new(udp_echo());
         let visitor = world.visitor();
         assert_eq!(ask(&visitor, b"x"), b"x");
         let nobody = json!({"access": allow("192.0.2.0/24")});
@@ -250,7 +213,7 @@ fn a_narrowed_list_cuts_a_live_flow_at_either_end() {
 
 #[test]
 fn a_silent_flow_ends_at_all_three_and_the_next_datagram_begins_another() {
-    let world = UdpWorld::build(echo_service(), 1, json!({}), json!({"idleMs": 100}));
+    let world = UdpWorld::build(udp_echo(), 1, json!({}), json!({"idleMs": 100}));
     let visitor = world.visitor();
     assert_eq!(ask(&visitor, b"x"), b"x");
     let ended = event(|max| world.gateway.events(max), |event| matches!(event, Event::FlowEnded { .. }));
@@ -262,7 +225,7 @@ fn a_silent_flow_ends_at_all_three_and_the_next_datagram_begins_another() {
 
 #[test]
 fn a_lost_pop_moves_the_flow_with_the_visitors_next_datagram() {
-    let mut world = UdpWorld::build(echo_service(), 2, json!({}), json!({}));
+    let mut world = UdpWorld::build(udp_echo(), 2, json!({}), json!({}));
     let visitor = world.visitor();
     assert_eq!(ask(&visitor, b"one"), b"one");
     let first = world.pops.remove(0);
@@ -277,7 +240,7 @@ fn a_lost_pop_moves_the_flow_with_the_visitors_next_datagram() {
 
 #[test]
 fn a_draining_pop_hands_its_flows_over() {
-    let world = UdpWorld::build(echo_service(), 2, json!({}), json!({}));
+    let world = UdpWorld::build(udp_echo(), 2, json!({}), json!({}));
     let visitor = world.visitor();
     assert_eq!(ask(&visitor, b"one"), b"one");
     world.pops[0].drain(Duration::from_secs(30));
@@ -291,7 +254,7 @@ fn a_draining_pop_hands_its_flows_over() {
 
 #[test]
 fn an_agent_that_drains_waits_for_no_silent_flow() {
-    let world = UdpWorld::new(echo_service());
+    let world = UdpWorld::new(udp_echo());
     let visitor = world.visitor();
     assert_eq!(ask(&visitor, b"x"), b"x");
     let since = std::time::Instant::now();
@@ -303,7 +266,7 @@ fn an_agent_that_drains_waits_for_no_silent_flow() {
 
 #[test]
 fn a_gateway_that_is_not_trusted_brings_nobody() {
-    let world = UdpWorld::new(echo_service());
+    let world = UdpWorld::new(udp_echo());
     let visitor = world.visitor();
     assert_eq!(ask(&visitor, b"x"), b"x");
     assert_ok(&world.pops[0].apply(&upsert("trust", &json!({"type": "trust", "gateways": []}))));
@@ -317,7 +280,7 @@ fn a_gateway_that_is_not_trusted_brings_nobody() {
 
 #[test]
 fn an_agents_certificate_opens_no_flows() {
-    let world = UdpWorld::new(echo_service());
+    let world = UdpWorld::new(udp_echo());
     let identity = world.authority.agent("a-1");
     let limits = CoreLimits::default();
     let config = GatewayConfig { identity, epoch: 2, liveness: quick(), flow: Flow::default(), limits };
@@ -326,7 +289,7 @@ fn an_agents_certificate_opens_no_flows() {
 
 #[test]
 fn a_large_answer_waits_until_the_visitor_has_shown_that_it_hears() {
-    let world = UdpWorld::new(answering(|_, bytes| vec![7; if bytes == b"big" { 50_000 } else { 10 }]));
+    let world = UdpWorld::new(udp_service(|_, bytes| vec![7; if bytes == b"big" { 50_000 } else { 10 }]));
     let visitor = world.visitor();
     visitor.send(b"big").unwrap();
     assert_silent(&visitor);
@@ -337,7 +300,7 @@ fn a_large_answer_waits_until_the_visitor_has_shown_that_it_hears() {
 
 #[test]
 fn a_listener_that_is_gone_leaves_its_port() {
-    let world = UdpWorld::new(echo_service());
+    let world = UdpWorld::new(udp_echo());
     assert_eq!(ask(&world.visitor(), b"x"), b"x");
     assert_ok(&world.gateway.apply(&json!({"remove": ["udp/1"]}).to_string().into_bytes()));
     let ended = event(|max| world.gateway.events(max), |event| matches!(event, Event::FlowEnded { .. }));
@@ -347,7 +310,7 @@ fn a_listener_that_is_gone_leaves_its_port() {
 
 #[test]
 fn a_taken_port_is_reported_and_had_as_soon_as_it_is_free() {
-    let world = UdpWorld::new(echo_service());
+    let world = UdpWorld::new(udp_echo());
     let other = UdpSocket::bind("127.0.0.1:0").unwrap();
     let port = other.local_addr().unwrap().port();
     let outcome = world.gateway.apply(&upsert("udp/2", &with(world.listener.clone(), json!({"port": port}))));
@@ -380,7 +343,7 @@ fn a_service_that_refuses_is_reported_and_found_again() {
 
 #[test]
 fn a_burst_of_datagrams_comes_through_in_order() {
-    let world = UdpWorld::new(echo_service());
+    let world = UdpWorld::new(udp_echo());
     let visitor = world.visitor();
     assert_eq!(ask(&visitor, b"prove"), b"prove");
     let mut last = 0;
@@ -494,7 +457,7 @@ fn one_flow_that_bursts_beyond_its_queues_loses_nothing_on_a_way_that_keeps_up()
 #[test]
 fn a_datagram_that_its_header_makes_too_long_is_dropped_alone_and_counted() {
     let world =
-        UdpWorld::build(answering(|_, bytes| bytes[..20].to_vec()), 1, json!({"proxyProtocol": "V2"}), json!({}));
+        UdpWorld::build(udp_service(|_, bytes| bytes[..20].to_vec()), 1, json!({"proxyProtocol": "V2"}), json!({}));
     let visitor = world.visitor();
     for size in [100, 65_507, 100] {
         visitor.send(&vec![1; size]).unwrap();
@@ -536,7 +499,7 @@ fn long_datagrams_and_runs_of_them_cross_a_path_of_short_packets() {
 
 #[test]
 fn runs_of_long_datagrams_come_back() {
-    let world = UdpWorld::new(echo_service());
+    let world = UdpWorld::new(udp_echo());
     let visitor = world.visitor();
     assert_eq!(ask(&visitor, b"prove"), b"prove");
     for round in 0..5_u8 {
@@ -551,7 +514,7 @@ fn runs_of_long_datagrams_come_back() {
 
 #[test]
 fn datagrams_beyond_the_routes_bytes_per_second_are_dropped_and_counted() {
-    let world = UdpWorld::new(echo_service());
+    let world = UdpWorld::new(udp_echo());
     let limited = with(world.route.clone(), json!({"limits": {"bytesPerS": 20_000}}));
     let bound = world.pops[0].stats().connections[0].bound.clone().unwrap();
     let port = bound.parse::<SocketAddr>().unwrap().port();

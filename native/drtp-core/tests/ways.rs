@@ -97,17 +97,7 @@ impl Far {
 
     /// A visitor's megabytes there and back.
     fn carries(&self) {
-        let bytes = pattern(3_000_000, 7);
-        let mut visitor = visit(self.endpoint);
-        let (sent, mut writer) = (bytes.clone(), visitor.try_clone().unwrap());
-        let writing = std::thread::spawn(move || {
-            writer.write_all(&sent).unwrap();
-            writer.shutdown(Shutdown::Write).unwrap();
-        });
-        let mut back = Vec::new();
-        visitor.read_to_end(&mut back).unwrap();
-        writing.join().unwrap();
-        assert!(back == bytes);
+        there_and_back(visit(self.endpoint), &pattern(3_000_000, 7));
     }
 }
 

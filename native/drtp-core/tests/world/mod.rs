@@ -5,7 +5,7 @@ pub mod panel;
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use drtp_core::{
@@ -74,16 +74,33 @@ pub fn pop_with(authority: &Authority, limits: CoreLimits) -> TunnelServer {
 }
 
 pub fn server_config(authority: &Authority, limits: CoreLimits) -> ServerConfig {
+    server_config_of(authority.pop(), limits)
+}
+
+fn server_config_of(identity: Identity, limits: CoreLimits) -> ServerConfig {
     ServerConfig {
         web: None,
         pulse: None,
         country_database: None,
-        identity: authority.pop(),
+        identity,
         listeners: vec!["127.0.0.1:0".parse().unwrap(), "[::1]:0".parse().unwrap()],
         liveness: quick(),
         flow: Flow::default(),
         limits,
     }
+}
+
+/// One of several: POP `p-<number>`.
+pub fn numbered_pop(authority: &Authority, number: usize) -> TunnelServer {
+    let (uri, name) = (format!("spiffe://td/pop/p-{number}"), format!("p-{number}.tunnel.test"));
+    let identity = authority.identity(&uri, &[&name]);
+    TunnelServer::new(server_config_of(identity, CoreLimits::default())).unwrap()
+}
+
+/// What agents, connectors and gateways are told of it.
+pub fn plan_numbered(number: usize, pop: &TunnelServer) -> Value {
+    let names = json!({"server": format!("p-{number}"), "name": format!("p-{number}.tunnel.test")});
+    with(plan_server(pop.agent_addresses()[0]), names)
 }
 
 pub fn target(address: SocketAddr) -> Target {
@@ -287,6 +304,37 @@ pub fn echo(mut stream: TcpStream) {
         }
     }
     let _ = stream.shutdown(std::net::Shutdown::Write);
+}
+
+/// Says `data` and its end, and hears all of it back.
+pub fn there_and_back(mut stream: TcpStream, data: &[u8]) {
+    let (mut writer, said) = (stream.try_clone().unwrap(), data.to_vec());
+    let sender = std::thread::spawn(move || {
+        writer.write_all(&said).unwrap();
+        writer.shutdown(std::net::Shutdown::Write).unwrap();
+    });
+    let mut back = Vec::with_capacity(data.len());
+    stream.read_to_end(&mut back).unwrap();
+    sender.join().unwrap();
+    assert!(back == data, "bytes differ");
+}
+
+/// Answers each datagram.
+pub fn udp_service(answer: impl Fn(SocketAddr, &[u8]) -> Vec<u8> + Send + 'static) -> SocketAddr {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let mut buffer = vec![0; 65_536];
+        while let Ok((count, from)) = socket.recv_from(&mut buffer) {
+            let _ = socket.send_to(&answer(from, &buffer[..count]), from);
+        }
+    });
+    address
+}
+
+/// Answers each datagram with itself.
+pub fn udp_echo() -> SocketAddr {
+    udp_service(|_, bytes| bytes.to_vec())
 }
 
 pub fn reset(stream: TcpStream) {

@@ -6,8 +6,8 @@ use drtp_core::{CoreLimits, Flow, GatewayConfig, TunnelAgent, TunnelConnector, T
 use serde_json::{Value, json};
 
 use super::{
-    Authority, CONNECTION, agent_config, assert_ok, free_port, plan_server, plan_service, quick, route, target, until,
-    visit, whole, with,
+    Authority, CONNECTION, agent_config, assert_ok, free_port, numbered_pop, plan_numbered, plan_service, quick, route,
+    target, until, visit, whole, with,
 };
 
 pub const CALLER: &str = "x-1";
@@ -78,20 +78,7 @@ impl Panel {
             .iter()
             .enumerate()
             .map(|(at, route)| {
-                let name = format!("p-{}", at + 1);
-                let identity =
-                    authority.identity(&format!("spiffe://td/pop/{name}"), &[&format!("{name}.tunnel.test")]);
-                let pop = TunnelServer::new(drtp_core::ServerConfig {
-                    web: None,
-                    pulse: None,
-                    country_database: None,
-                    identity,
-                    listeners: vec!["127.0.0.1:0".parse().unwrap()],
-                    liveness: quick(),
-                    flow: Flow::default(),
-                    limits: CoreLimits::default(),
-                })
-                .unwrap();
+                let pop = numbered_pop(&authority, at + 1);
                 assert_ok(&pop.apply(&whole(json!({"route/c-1": route}))));
                 pop
             })
@@ -105,8 +92,7 @@ impl Panel {
         let mut ways = Vec::new();
         for (at, pop) in pops.iter().enumerate() {
             let name = format!("p-{}", at + 1);
-            let dns = format!("{name}.tunnel.test");
-            let server = with(plan_server(pop.agent_addresses()[0]), json!({"server": name, "name": dns}));
+            let server = plan_numbered(at + 1, pop);
             plan[format!("server/{name}")] = server.clone();
             table[format!("server/{name}")] = server;
             ways.push(way("a-1", &name));
