@@ -72,9 +72,7 @@ impl DatagramDoor {
 impl Agent {
     /// A UDP port's socket has datagrams, or room for them.
     pub(super) fn door_news(&mut self, index: usize) {
-        for relay in std::mem::take(&mut self.core.table.blocked) {
-            self.core.table.flush_later(relay);
-        }
+        self.unblock();
         if let Some(door) = self.ports.get(index).and_then(|port| port.door.as_ref()) {
             let socket = Arc::clone(&door.socket);
             self.read_datagrams(index, &socket, Self::door_datagrams);
@@ -85,22 +83,16 @@ impl Agent {
     fn door_datagrams(&mut self, index: usize, from: SocketAddr, bytes: &[u8], each: usize) {
         let source = canonical(from);
         let Some(door) = self.ports.get(index).and_then(|port| port.door.as_ref()) else { return };
-        let relay = match door.flows.get(&source).copied() {
-            Some(relay) if self.is_carried(relay) => Ok(relay),
-            // Its POP drains or is gone: the flow goes on through another, if there is one.
-            Some(relay) => Ok(match self.begin_flow_of(index, from, source) {
-                Ok(fresh) => {
-                    self.core.table.end_relay(relay, Err(ResetCode::GoingAway));
-                    fresh
-                }
-                Err(_) => relay,
-            }),
-            None if door.refusals.holds(&source, self.core.now()) => Err(ResetCode::Busy),
-            None => self.begin_flow_of(index, from, source).inspect_err(|code| {
+        let held = door.flows.get(&source).copied();
+        let relay = if held.is_none() && door.refusals.holds(&source, self.core.now()) {
+            Err(ResetCode::Busy)
+        } else {
+            let found = self.flow_of(held, |agent| agent.begin_flow_of(index, from, source));
+            found.inspect_err(|code| {
                 if is_refusal(*code) {
                     self.note_refusal(index, source, *code);
                 }
-            }),
+            })
         };
         match relay {
             Ok(relay) => {

@@ -196,11 +196,16 @@ impl Agent {
 
     /// A listener's socket has datagrams, or room for them.
     pub(super) fn listener_news(&mut self, index: usize) {
-        for relay in std::mem::take(&mut self.core.table.blocked) {
-            self.core.table.flush_later(relay);
-        }
+        self.unblock();
         if let Some(socket) = self.listeners.get(index).and_then(|listener| listener.socket.clone()) {
             self.read_datagrams(index, &socket, Self::datagrams);
+        }
+    }
+
+    /// A UDP socket may have room again.
+    pub(super) fn unblock(&mut self) {
+        for relay in std::mem::take(&mut self.core.table.blocked) {
+            self.core.table.flush_later(relay);
         }
     }
 
@@ -235,26 +240,30 @@ impl Agent {
     fn datagrams(&mut self, index: usize, from: SocketAddr, bytes: &[u8], each: usize) {
         let visitor = canonical(from);
         let held = self.listeners[index].flows.get(&visitor).copied();
-        let relay = match held {
-            Some(relay) if self.is_carried(relay) => Some(relay),
-            // Its POP drains or is gone: the flow goes on through another, if there is one.
-            Some(relay) => match self.begin_flow(index, from, visitor) {
-                Ok(fresh) => {
-                    self.core.table.end_relay(relay, Err(ResetCode::GoingAway));
-                    Some(fresh)
-                }
-                Err(_) => Some(relay),
-            },
-            None => self.begin_flow(index, from, visitor).ok(),
-        };
-        match relay {
-            Some(relay) => self.core.table.pass_on_each(relay, bytes, each),
-            None => self.listeners[index].totals.denied_total += split(bytes, each).count() as u64,
+        match self.flow_of(held, |agent| agent.begin_flow(index, from, visitor)) {
+            Ok(relay) => self.core.table.pass_on_each(relay, bytes, each),
+            Err(_) => self.listeners[index].totals.denied_total += split(bytes, each).count() as u64,
         }
     }
 
+    /// The flow of a source, which may have one. Where its POP drains or is gone it goes on through another, if there is
+    /// one.
+    pub(super) fn flow_of(
+        &mut self,
+        held: Option<usize>,
+        begin: impl FnOnce(&mut Self) -> Result<usize, ResetCode>,
+    ) -> Result<usize, ResetCode> {
+        let Some(relay) = held else { return begin(self) };
+        if self.is_carried(relay) {
+            return Ok(relay);
+        }
+        let Ok(fresh) = begin(self) else { return Ok(relay) };
+        self.core.table.end_relay(relay, Err(ResetCode::GoingAway));
+        Ok(fresh)
+    }
+
     /// A flow whose POP takes new ones, so that it stays where it is.
-    pub(super) fn is_carried(&self, relay: usize) -> bool {
+    fn is_carried(&self, relay: usize) -> bool {
         let state = self.core.table.relays.get(relay).filter(|relay| !relay.dead);
         state.is_some_and(|state| self.core.table.takes_streams(state.session))
     }
