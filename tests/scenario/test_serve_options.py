@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 
-from scenario.bed import BIN, Bed, Program, Serving, echo, eventually, free_port, tcp_service
+from scenario.bed import BIN, Bed, Program, Serving, echo, eventually, free_port, killed, tcp_service
 
 
 class _Mirror(BaseHTTPRequestHandler):
@@ -169,6 +169,21 @@ def test_a_file_read_again_adds_and_leaves_services_and_keeps_visitors(bed: Bed,
         again = {event["service"]: event["address"] for event in (program.event("ready"), program.event("ready"))}
         assert again == places
         assert [one["metadata"]["uid"] for one in bed.connections("re-one")] == [connection["metadata"]["uid"]]
+        assert program.stop(signal.SIGINT) == 0, program.story()
+
+
+def test_a_file_read_again_while_the_control_plane_is_away_is_taken_when_it_is_back(bed: Bed, tmp_path: Path) -> None:
+    with tcp_service(echo) as port:
+        file = tmp_path / "services.yaml"
+        entry = f'- {{target: "tcp://localhost:{port}", name: %s}}\n'
+        file.write_text(entry % "away-one")
+        program = bed.run("serve", "--file", str(file), "--output", "json")
+        program.event("ready")
+        file.write_text(entry % "away-one" + entry % "away-two")
+        killed(bed.part("controlplane"))
+        program.process.send_signal(signal.SIGHUP)
+        eventually(lambda: any("file not taken yet" in line for line in program.err.seen))
+        assert program.event("ready", 60)["service"] == "away-two"
         assert program.stop(signal.SIGINT) == 0, program.story()
 
 

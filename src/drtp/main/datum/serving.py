@@ -7,10 +7,10 @@ plane that is down stops nobody: the agent starts with what it has.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import signal
 from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -122,7 +122,7 @@ class Serving:
             home.settle(self._enrolment.state_dir)
         home.check(self._enrolment.state_dir)
 
-    @contextmanager
+    @contextlib.contextmanager
     def _signals(self) -> Generator[None, None, None]:
         loop = asyncio.get_running_loop()
         with stopped_by_signals(self._signalled):
@@ -193,24 +193,35 @@ class Serving:
                 raise blocker.error()
 
     async def _follow_file(self, host: AgentHost) -> None:
-        """At SIGHUP: what the file says now. A file with a fault, or a refusal, changes nothing."""
+        """At SIGHUP: what the file says now, and again and again while only the control plane is in the way."""
         while True:
             await self._read_again.wait()
-            self._read_again.clear()
-            try:
-                enrolment = _read_again(self._enrolment)
-                await prepare_anew(enrolment, self._enrolment)
-            except (DrtpError, BaseExceptionGroup) as fault:
-                error = expected_error(fault)
-                if error is None:
-                    raise
-                faults = error.faults if isinstance(error, Invalid) else ()
-                log.warning("file not taken", code=error.code, error=error.what, do=error.remedy, faults=list(faults))
-                continue
-            self._enrolment = enrolment
-            self._speaker.want(_wanted(enrolment.settings))
-            host.retarget(_targets(enrolment))
-            log.info("file read again", services=len(enrolment.settings.requests))
+            delays = full_jitter(_RETRY_BASE_S, _RETRY_CEILING_S)
+            while not await self._settle_file(host):
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(next(delays)):
+                        await self._read_again.wait()
+
+    async def _settle_file(self, host: AgentHost) -> bool:
+        """Serve what the file says. A file with a fault, or a refusal, changes nothing; False: worth another try."""
+        self._read_again.clear()
+        try:
+            enrolment = _read_again(self._enrolment)
+            await prepare_anew(enrolment, self._enrolment)
+        except (DrtpError, BaseExceptionGroup) as fault:
+            error = expected_error(fault)
+            if error is None:
+                raise
+            again = isinstance(error, Retryable)
+            faults = error.faults if isinstance(error, Invalid) else ()
+            words = {"code": error.code, "error": error.what, "do": error.remedy, "faults": list(faults)}
+            log.warning("file not taken yet" if again else "file not taken", **words)
+            return not again
+        self._enrolment = enrolment
+        self._speaker.want(_wanted(enrolment.settings))
+        host.retarget(_targets(enrolment))
+        log.info("file read again", services=len(enrolment.settings.requests))
+        return True
 
     async def _give_up(self, host: AgentHost) -> None:
         await self._clock.sleep(_ONCE_WITHIN_S)
