@@ -27,10 +27,17 @@ const STATS_WAIT: Duration = Duration::from_millis(500);
 /// What a host asks of its driver.
 pub(crate) enum Command {
     Apply(Vec<u8>, SyncSender<ApplyOutcome>),
-    Stats(SyncSender<Stats>),
+    Stats(Flows, SyncSender<Stats>),
     Rotate(Box<Identity>, SyncSender<Result<(), CoreError>>),
     Drain(Duration),
     Close,
+}
+
+/// Whether a reader of statistics wants the recent flows, too.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Flows {
+    With,
+    Without,
 }
 
 /// What driver and host share without a queue.
@@ -45,7 +52,7 @@ struct Handle {
     waker: Arc<Waker>,
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
-    last_stats: Mutex<Stats>,
+    last_stats: Mutex<Arc<Stats>>,
 }
 
 /// The driver's end.
@@ -68,7 +75,7 @@ impl Handle {
             .name(name.to_owned())
             .spawn(move || run(inbox))
             .map_err(|e| CoreError::io("driver thread", e))?;
-        Ok(Self { commands, waker, shared, thread: Mutex::new(Some(thread)), last_stats: Mutex::new(Stats::default()) })
+        Ok(Self { commands, waker, shared, thread: Mutex::new(Some(thread)), last_stats: Mutex::default() })
     }
 
     fn send(&self, command: Command) -> Result<(), CoreError> {
@@ -83,14 +90,14 @@ impl Handle {
         if sent.is_err() { closed() } else { outcome.recv().unwrap_or_else(|_| closed()) }
     }
 
-    fn stats(&self) -> Stats {
+    fn stats(&self, flows: Flows) -> Arc<Stats> {
         let (answer, stats) = sync_channel(1);
-        let fresh = self.send(Command::Stats(answer)).ok().and_then(|()| stats.recv_timeout(STATS_WAIT).ok());
+        let fresh = self.send(Command::Stats(flows, answer)).ok().and_then(|()| stats.recv_timeout(STATS_WAIT).ok());
         let mut last = self.last_stats.lock().unwrap_or_else(PoisonError::into_inner);
-        *last = fresh.unwrap_or_else(|| Stats { stale: true, ..last.clone() });
-        last.ticks = self.shared.ticks.load(Ordering::Relaxed);
-        last.events_dropped = self.shared.events.dropped();
-        last.clone()
+        let stats = fresh.unwrap_or_else(|| Stats { stale: true, ..Stats::clone(&last) });
+        let (ticks, events_dropped) = (self.shared.ticks.load(Ordering::Relaxed), self.shared.events.dropped());
+        *last = Arc::new(Stats { ticks, events_dropped, ..stats });
+        Arc::clone(&last)
     }
 
     fn rotate(&self, identity: Identity) -> Result<(), CoreError> {
@@ -138,8 +145,13 @@ macro_rules! face {
             }
 
             /// Counters and gauges. Waits for the driver for half a second at most.
-            pub fn stats(&self) -> Stats {
-                self.handle.stats()
+            pub fn stats(&self) -> Arc<Stats> {
+                self.handle.stats(Flows::With)
+            }
+
+            /// The same without the recent flows: all that whoever shows no list of them wants.
+            pub fn counts(&self) -> Arc<Stats> {
+                self.handle.stats(Flows::Without)
             }
 
             /// A new certificate for new handshakes; live lanes go on. On error the old one stays in force.

@@ -1,6 +1,7 @@
 //! What the core answers: the outcome of an apply, and statistics. All serialise to camelCase JSON.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -188,7 +189,7 @@ pub struct Stats {
     /// Connections.
     pub connections: Vec<ConnectionStats>,
     /// Newest last; the oldest are dropped.
-    pub recent: Vec<FlowRecord>,
+    pub recent: Vec<Arc<FlowRecord>>,
     /// Open streams.
     pub streams: u64,
     /// Connections that have not yet shown who they are.

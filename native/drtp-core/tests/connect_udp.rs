@@ -57,11 +57,11 @@ fn datagrams_of_every_size_come_back_whole_and_are_counted() {
         let data = pattern(size, size as u64);
         assert!(ask(&program, &data) == data, "{size} bytes");
     }
-    let counted = panel.connector.stats().connections.remove(0);
+    let counted = panel.connector.stats().connections[0].clone();
     assert_eq!((counted.streams, counted.streams_total, counted.datagrams_dropped), (1, 1, 0));
     assert_eq!((counted.datagrams_in, counted.datagrams_out), (sizes.len() as u64, sizes.len() as u64));
     assert_eq!(counted.bytes_in, sizes.iter().sum::<usize>() as u64);
-    let served = panel.agent.stats().connections.remove(0);
+    let served = panel.agent.stats().connections[0].clone();
     assert_eq!((served.datagrams_in, served.datagrams_out), (sizes.len() as u64, sizes.len() as u64));
 }
 
@@ -180,7 +180,7 @@ fn a_silent_flow_ends_at_all_three_and_the_next_datagram_begins_another() {
     assert_eq!(panel.outcome(), "idle");
     until_stats("the POP", || panel.pops[0].stats(), |stats| stats.streams == 0);
     until_stats("the agent", || panel.agent.stats(), |s| s.streams == 0 && s.recent[0].caller == "user:joe");
-    let ended = panel.connector.stats().recent.remove(0);
+    let ended = panel.connector.stats().recent[0].clone();
     assert_eq!((ended.datagrams_in, ended.datagrams_out), (1, 1));
     assert_eq!(ended.visitor, program.local_addr().unwrap().to_string());
     assert_eq!(ask(&program, b"y"), b"y");

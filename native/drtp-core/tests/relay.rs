@@ -32,6 +32,8 @@ fn a_hundred_megabytes_come_back_whole() {
     there_and_back(world.visit(), &data);
     until_stats("both ends to be done", || world.pop.stats(), |s| s.streams == 0 && s.recent.len() == 1);
     assert_eq!(world.pop.stats().recent[0].outcome, "finished");
+    let counts = world.pop.counts();
+    assert!(counts.recent.is_empty() && counts.connections[0].streams_total == 1, "{counts:?}");
 }
 
 #[test]

@@ -130,7 +130,7 @@ fn datagrams_of_every_size_come_back_whole() {
         let data = pattern(size, size as u64);
         assert!(ask(&visitor, &data) == data, "{size} bytes");
     }
-    let connections = world.gateway.stats().connections;
+    let connections = &world.gateway.stats().connections;
     assert_eq!((connections[0].streams, connections[0].streams_total), (1, 1));
 }
 
@@ -140,7 +140,7 @@ fn who_is_not_on_the_list_gets_nothing_and_costs_no_flow() {
     let stranger = world.visitor_from("127.0.0.2");
     stranger.send(b"hello").unwrap();
     assert_silent(&stranger);
-    let connections = world.gateway.stats().connections;
+    let connections = &world.gateway.stats().connections;
     assert_eq!((connections[0].streams_total, connections[0].denied_total), (0, 1));
     assert_eq!(ask(&world.visitor(), b"x"), b"x");
 }

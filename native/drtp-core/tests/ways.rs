@@ -244,7 +244,7 @@ fn a_connect_proxy_with_credentials_carries_visitors() {
     let far = Far::new(&only(way("connect", proxy, Some(("sam", "secret")), false)));
     assert_eq!(far.up(), "connect");
     far.carries();
-    let session = far.agent.stats().sessions.remove(0);
+    let session = far.agent.stats().sessions[0].clone();
     assert_eq!((session.address, session.way.as_str()), (proxy.to_string(), "connect"));
 }
 

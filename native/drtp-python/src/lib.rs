@@ -57,9 +57,9 @@ macro_rules! class {
                 self.core.event_fd()
             }
 
-            /// Counters and gauges.
-            fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
-                let stats = py.detach(|| self.core.stats());
+            /// Counters and gauges; with `flows` the recent ones, too.
+            fn stats<'py>(&self, py: Python<'py>, flows: bool) -> PyResult<Bound<'py, PyBytes>> {
+                let stats = py.detach(|| if flows { self.core.stats() } else { self.core.counts() });
                 json::document(py, &stats)
             }
 

@@ -238,7 +238,7 @@ class ConnectorHost:
 
     async def _refresh(self, running: _Running) -> bool:
         """Read the core's whole state and publish the view. True: the core gave an old answer."""
-        stats = await running.tunnel.stats()
+        stats = await running.tunnel.stats(flows=True)
         pops = views_of(running.plan.servers, stats)
         ports = port_views(self._settings.ports, running.plan, stats, pops, running.bound)
         if self._phase in {AgentPhase.CONNECTING, AgentPhase.READY}:

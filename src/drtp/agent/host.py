@@ -321,7 +321,7 @@ class AgentHost:
 
     async def _refresh(self, running: _Running) -> bool:
         """Read the core's whole state; publish the view and say what changed. True: the core gave an old answer."""
-        stats = await running.tunnel.stats()
+        stats = await running.tunnel.stats(flows=True)
         self._crowd.note(stats.streams)
         plan = running.plan
         pops = pop_views(plan, stats)

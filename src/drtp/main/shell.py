@@ -228,6 +228,9 @@ def run_async(work: Coroutine[Any, Any, int]) -> int:
     """Run a command's coroutine; an expected error inside task groups comes out as itself."""
     import asyncio
 
+    from drtp.kit.memory import share_arenas
+
+    share_arenas()
     gc.freeze()
     gc.enable()
     try:

@@ -59,9 +59,9 @@ class _Tunnel:
             raise Invalid("DRTP-4002", f"The tunnel could not take the change: {outcome.error}.")
         return outcome
 
-    async def stats(self) -> Stats:
-        """Counters and gauges; half a second at most, then `stale`."""
-        return _stats.decode(await asyncio.to_thread(self._native.stats))
+    async def stats(self, *, flows: bool = False) -> Stats:
+        """Counters and gauges, with `flows` the recent ones, too; half a second at most, then `stale`."""
+        return _stats.decode(await asyncio.to_thread(self._native.stats, flows))
 
     async def rotate(self, identity: TunnelIdentity) -> None:
         """Use a new certificate for new handshakes. Raises: Terminal if it cannot be used; the old one stays."""

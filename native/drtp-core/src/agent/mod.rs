@@ -84,7 +84,7 @@ pub(crate) struct Agent {
     /// When dials are looked at for late ones: one timer for all, for most are over long before.
     dials_looked_at: Option<Instant>,
     timers: HashMap<u64, What>,
-    recent: VecDeque<FlowRecord>,
+    recent: VecDeque<Arc<FlowRecord>>,
     /// Tells a reconnect of this process from a clone with the same epoch.
     token: [u8; 16],
     attempt_number: u32,
@@ -201,7 +201,7 @@ impl Agent {
             // The host is asked for nothing: an answer that nobody waits for any more is dropped.
             match self.core.inbox.commands.try_recv() {
                 Ok(Command::Apply(delta, answer)) => drop(answer.send(self.apply(&delta))),
-                Ok(Command::Stats(answer)) => drop(answer.send(self.stats())),
+                Ok(Command::Stats(flows, answer)) => drop(answer.send(self.stats(flows))),
                 Ok(Command::Rotate(identity, answer)) => {
                     let fresh = Credentials::new(&identity).map(|credentials| self.credentials = credentials);
                     drop(answer.send(fresh));
@@ -226,7 +226,7 @@ impl Agent {
         if self.recent.len() >= RECENT_MAX {
             self.recent.pop_front();
         }
-        self.recent.push_back(record);
+        self.recent.push_back(Arc::new(record));
     }
 
     fn emit(&self, event: Event) {

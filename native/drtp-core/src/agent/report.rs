@@ -3,11 +3,12 @@
 use super::Agent;
 use crate::driver::flow::Flow;
 use crate::driver::relay::Relay;
+use crate::handle::Flows;
 use crate::message::Carries;
 use crate::report::{ConnectionStats, SessionStats, Stats};
 
 impl Agent {
-    pub(super) fn stats(&mut self) -> Stats {
+    pub(super) fn stats(&mut self, flows: Flows) -> Stats {
         let links: Vec<usize> = self.links.iter().map(|(index, _)| index).collect();
         let sessions = links.into_iter().map(|link| self.link_stats(link)).collect();
         let services = self.services.iter().map(|(index, _)| self.service_stats(index));
@@ -16,7 +17,7 @@ impl Agent {
         Stats {
             sessions,
             connections,
-            recent: self.recent.iter().cloned().collect(),
+            recent: if flows == Flows::With { self.recent.iter().cloned().collect() } else { Vec::new() },
             streams: relays.iter().filter(|(_, relay)| relay.has_stream()).count() as u64,
             dials: self.dials.len() as u64,
             parked_bytes: relays.iter().map(|(_, relay)| relay.parked() as u64).sum(),

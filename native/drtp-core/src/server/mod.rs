@@ -13,6 +13,7 @@ mod report;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mio::{Events, Poll};
@@ -185,7 +186,7 @@ pub(crate) struct Server {
     /// Why the endpoint that was opened last has no Unix socket, though it has an address.
     local_complaint: Option<String>,
     accept_paused_total: u64,
-    recent: VecDeque<FlowRecord>,
+    recent: VecDeque<Arc<FlowRecord>>,
     draining: Option<Instant>,
     said_goodbye: bool,
     closed: bool,
@@ -326,7 +327,7 @@ impl Server {
             // The host is asked for nothing: an answer that nobody waits for any more is dropped.
             match self.core.inbox.commands.try_recv() {
                 Ok(Command::Apply(delta, answer)) => drop(answer.send(self.apply(&delta))),
-                Ok(Command::Stats(answer)) => drop(answer.send(self.stats())),
+                Ok(Command::Stats(flows, answer)) => drop(answer.send(self.stats(flows))),
                 Ok(Command::Rotate(identity, answer)) => {
                     let fresh = Credentials::new(&identity).and_then(|fresh| fresh.with_web(self.config.web.as_ref()));
                     let fresh = fresh.map(|credentials| self.credentials = credentials);
@@ -646,7 +647,7 @@ impl Server {
         if self.recent.len() >= RECENT_MAX {
             self.recent.pop_front();
         }
-        self.recent.push_back(record);
+        self.recent.push_back(Arc::new(record));
     }
 
     /// Certificates run out under live sessions and visitors; failed binds are tried again.

@@ -1,10 +1,11 @@
 //! The POP's statistics.
 
 use super::{Route, Server};
+use crate::handle::Flows;
 use crate::report::{ConnectionStats, SessionStats, Stats};
 
 impl Server {
-    pub(super) fn stats(&mut self) -> Stats {
+    pub(super) fn stats(&mut self, flows: Flows) -> Stats {
         let agents: Vec<(String, usize)> = self.agents.iter().map(|(uid, session)| (uid.clone(), *session)).collect();
         let sessions: Vec<SessionStats> =
             agents.into_iter().map(|(uid, index)| self.session_stats(uid, index)).collect();
@@ -14,7 +15,7 @@ impl Server {
         Stats {
             sessions,
             connections,
-            recent: self.recent.iter().cloned().collect(),
+            recent: if flows == Flows::With { self.recent.iter().cloned().collect() } else { Vec::new() },
             // A flow has two halves here; the gateway's has no route.
             streams: relays.iter().filter(|(_, relay)| relay.has_stream() && relay.owner != usize::MAX).count() as u64,
             pre_auth: u64::from(self.strangers.total() + self.visitors.total()),

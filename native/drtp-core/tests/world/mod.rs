@@ -6,6 +6,7 @@ pub mod panel;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use drtp_core::{
@@ -265,7 +266,7 @@ pub fn until(what: &str, mut fact: impl FnMut() -> bool) {
     }
 }
 
-pub fn until_stats(what: &str, stats: impl Fn() -> Stats, fact: impl Fn(&Stats) -> bool) {
+pub fn until_stats(what: &str, stats: impl Fn() -> Arc<Stats>, fact: impl Fn(&Stats) -> bool) {
     until(what, || fact(&stats()));
 }
 
@@ -371,12 +372,12 @@ pub fn pattern(count: usize, seed: u64) -> Vec<u8> {
 /// A relay that can be told to swallow everything, as a path without a route does.
 pub struct Hole {
     pub address: SocketAddr,
-    closed: std::sync::Arc<std::sync::atomic::AtomicBool>,
+    closed: Arc<std::sync::atomic::AtomicBool>,
 }
 
 impl Hole {
     pub fn to(target: SocketAddr) -> Self {
-        let closed = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let closed = Arc::new(std::sync::atomic::AtomicBool::new(false));
         let swallowing = std::sync::Arc::clone(&closed);
         let address = service(move |stream| {
             let upstream = TcpStream::connect(target).unwrap();
