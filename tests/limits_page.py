@@ -18,7 +18,7 @@ from drtp.edgeserver import server as edge
 from drtp.gateway import balancers, bootstrap, envoy, http, listeners
 from drtp.gateway.accesslogs import AccessLogs
 from drtp.gateway.settings import Paths
-from drtp.kit import door
+from drtp.kit import door, webway
 from drtp.pop import health, vitals
 
 ROOT = Path(__file__).parents[1]
@@ -67,6 +67,12 @@ def _doors() -> list[tuple[str, ...]]:
         ("API", api.CONNECTIONS_MAX, api_body, f"{watches.WATCHES_PER_USER_MAX} watches a user"),
         ("the same, sign-in below `/oidc`", api.CONNECTIONS_MAX, sign_in, "buckets: address, account"),
         ("edges (edgeserver)", edge.CONNECTIONS_MAX, f"{edge_body}; {messages}", "enrolment: a bucket an address"),
+        (
+            "API and edges, inside a WebSocket",
+            min(api.CONNECTIONS_MAX, edge.CONNECTIONS_MAX),
+            "the same",
+            f"two connections each; message {_size(webway.MESSAGE_BYTES_MAX)}",
+        ),
         ("POP's health door", health.CONNECTIONS_MAX, "1 KiB", "certificates only"),
         ("operator socket", 0, "64 KiB", "file mode 0600"),
         ("metrics pages, agent's status page", 0, "1 KiB", "loopback"),

@@ -146,6 +146,25 @@ def test_through_a_network_that_looks_into_tls_the_agent_goes_by_websocket(bed: 
         again.stop()
 
 
+def test_through_a_network_that_looks_into_all_tls_the_control_plane_is_reached_by_websocket(bed: Bed) -> None:
+    """Create, enrol, follow the feed and serve: nothing is exempt, and nothing is sent that squid could read."""
+    with squid(inspecting=True) as proxy, tcp_service(echo) as port:
+        env = {"DRTP_PROXY": f"127.0.0.1:{proxy.port}"}
+        serving = bed.serve(f"tcp://localhost:{port}", "--name", "all-by-websocket", env=env)
+        exchange(serving)
+        serving.stop()
+        said = proxy.said()
+        for door in controlplane_ports(bed):
+            assert f":{door}/drtp/1" in said, said
+        assert not any(word in said for word in ("/v1/", "/apis/")), said
+        status, found = findings(bed, env=env)
+    assert status == 0
+    for door in ("api", "edge"):
+        assert (found["tls", door]["verdict"], found["tls", door]["code"]) == ("WARN", "DRTP-4055")
+        assert found["websocket", door]["verdict"] == "OK"
+    assert found["account", "api"]["verdict"] == "OK"
+
+
 def findings(
     bed: Bed, *argv: str, env: dict[str, str] | None = None
 ) -> tuple[int, dict[tuple[str, str], dict[str, str]]]:

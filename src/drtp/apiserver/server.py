@@ -160,6 +160,7 @@ class ApiServer:
             keepalive_s=KEEPALIVE_S,
             shutdown_s=SHUTDOWN_S,
             cancels_handlers=True,
+            takes_web_socket=True,
         ) as self.door:
             try:
                 async with asyncio.TaskGroup() as tasks:

@@ -1,6 +1,7 @@
 """TCP to the control plane: straight, or by a proxy (HTTP CONNECT, SOCKS5), as the environment says.
 
 The same words with proxies as the tunnel's core has (`through/proxy.rs`), for the few connections that Python makes.
+Where something on the way looks into TLS, ours goes inside a WebSocket over what is shown there.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ import ssl
 from typing import Any
 
 import aiohttp
+from yarl import URL
 
 from drtp.client.proxies import Proxies, Proxy, ProxyKind, proxies
 from drtp.kit.errors import DrtpError, Invalid, Refused, Retryable
 from drtp.kit.observe import printable
+from drtp.kit.webway import MESSAGE_BYTES_MAX, PATH, carry, pair
 
 REACH_S = 5.0
 """To the proxy itself."""
@@ -47,14 +50,44 @@ def web_session(tls: ssl.SSLContext, **options: Any) -> aiohttp.ClientSession:
 
 
 class _Connector(aiohttp.TCPConnector):
-    """aiohttp's own connector, but for the first hop."""
+    """aiohttp's own connector, but for the first hop, and for what looks into TLS."""
 
     def __init__(self, rules: Proxies, **options: Any) -> None:
         super().__init__(**options)  # pyright: ignore[reportUnknownMemberType] -- partly without types
         self._rules = rules
         self._context: ssl.SSLContext = options["ssl"]
+        self._carrying: set[asyncio.Task[None]] = set()
 
     async def _create_connection(self, req: Any, traces: Any, timeout: Any) -> Any:
+        try:
+            return await self._dial(req, traces, timeout)
+        except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError) as error:
+            if self._context.verify_mode is ssl.CERT_NONE:
+                raise
+            return await self._inside(req, error)
+
+    async def _inside(self, req: Any, why: aiohttp.ClientConnectorError) -> Any:
+        """By WebSocket, with the same trust as ever inside. Raises: `why` where none is taken."""
+        host, port = str(req.url.raw_host), int(req.url.port or 443)
+        outer = aiohttp.ClientSession(connector=_Connector(self._rules, ssl=_believing_anybody(), limit=1))
+        try:
+            async with asyncio.timeout(TALK_S):
+                web_socket = await outer.ws_connect(
+                    URL.build(scheme="https", host=host, port=port, path=PATH), max_msg_size=MESSAGE_BYTES_MAX
+                )
+        except (aiohttp.ClientError, OSError, TimeoutError):
+            await outer.close()
+            raise why from None
+        except BaseException:
+            await outer.close()
+            raise
+        here, there = pair()
+        carrying = asyncio.get_running_loop().create_task(_carried(outer, web_socket, there))
+        self._carrying.add(carrying)
+        carrying.add_done_callback(self._carrying.discard)
+        return await self._secured(here, req)
+
+    async def _dial(self, req: Any, traces: Any, timeout: Any) -> Any:
         host, port = str(req.url.raw_host), int(req.url.port or 443)
         proxy = self._rules.to(host, port)
         if proxy is None:
@@ -69,17 +102,24 @@ class _Connector(aiohttp.TCPConnector):
         return await self._through(proxy, way, req)
 
     async def _through(self, proxy: Proxy, way: socket.socket, req: Any) -> Any:
-        host, port = str(req.url.raw_host), int(req.url.port or 443)
-        loop = asyncio.get_running_loop()
-        tls = self._context if req.url.scheme in ("https", "wss") else None
         try:
-            await consent(proxy, way, host, port)
-            _, protocol = await loop.create_connection(
-                self._factory, sock=way, ssl=tls, server_hostname=host if tls else None
-            )
+            await consent(proxy, way, str(req.url.raw_host), int(req.url.port or 443))
         except DrtpError as error:
             way.close()
             raise ProxyFailure(error) from error
+        except BaseException:
+            way.close()
+            raise
+        return await self._secured(way, req)
+
+    async def _secured(self, way: socket.socket, req: Any) -> Any:
+        """What is asked for on a connection that stands."""
+        loop = asyncio.get_running_loop()
+        tls = self._context if req.url.scheme in ("https", "wss") else None
+        try:
+            _, protocol = await loop.create_connection(
+                self._factory, sock=way, ssl=tls, server_hostname=str(req.url.raw_host) if tls else None
+            )
         except ssl.SSLCertVerificationError as error:
             raise aiohttp.ClientConnectorCertificateError(req.connection_key, error) from error
         except ssl.SSLError as error:
@@ -90,6 +130,22 @@ class _Connector(aiohttp.TCPConnector):
             way.close()
             raise
         return protocol
+
+
+async def _carried(
+    outer: aiohttp.ClientSession, web_socket: aiohttp.ClientWebSocketResponse, way: socket.socket
+) -> None:
+    async with outer:
+        await carry(web_socket, way)
+
+
+def _believing_anybody() -> ssl.SSLContext:
+    """For the outside of a WebSocket, which proves nothing."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols(["http/1.1"])
+    return context
 
 
 async def connected(host: str, port: int) -> socket.socket:

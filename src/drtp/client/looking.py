@@ -19,12 +19,11 @@ from drtp.client.dialling import connected, consent, reach
 from drtp.client.proxies import Proxies
 from drtp.kit.clock import Clock
 from drtp.kit.observe import printable
+from drtp.kit.webway import PATH
 
 LOOK_S = 6.0
 """For each step: what answers later is as good as away."""
 ANSWER_BYTES_MAX = 16 << 10
-WEB_PATH = "/drtp/1"
-"""Where a POP takes a WebSocket."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,13 +103,13 @@ def _issuer(leaf: bytes) -> str:
 
 
 async def web_socket_answer(host: str, port: int, rules: Proxies, name: str) -> str:
-    """The status line of a POP's answer to a WebSocket's opening; 101 is the good one. Raises: as `certificate_at`."""
+    """The status line of the answer to a WebSocket's opening; 101 is the good one. Raises: as `certificate_at`."""
     curious = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     curious.check_hostname = False
     curious.verify_mode = ssl.CERT_NONE
     curious.set_alpn_protocols(["http/1.1"])
     lines = (
-        f"GET {WEB_PATH} HTTP/1.1",
+        f"GET {PATH} HTTP/1.1",
         f"Host: {name}" if port == 443 else f"Host: {name}:{port}",
         "Connection: Upgrade",
         "Upgrade: websocket",

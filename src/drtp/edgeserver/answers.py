@@ -40,9 +40,8 @@ def plain_fault(code: str, status: int) -> web.Response:
 
 
 def remote_of(request: web.Request) -> str:
-    """The address of the connection; `X-Forwarded-For` is anybody's to write."""
-    peer = request.transport.get_extra_info("peername") if request.transport else None
-    return str(peer[0]) if peer else ""
+    """The address of the connection, or of the WebSocket around it; `X-Forwarded-For` is anybody's to write."""
+    return request.remote or ""
 
 
 def leaf_of(request: web.Request) -> x509.Certificate | None:

@@ -152,6 +152,7 @@ class EdgeServer:
             self._clock,
             tls=tls,
             shutdown_s=STOPPING_TIMEOUT_S,
+            takes_web_socket=True,
         ) as self.door:
             try:
                 async with asyncio.TaskGroup() as group:

@@ -490,15 +490,15 @@ TUNNEL: dict[str, Code] = {
     "DRTP-4055": Code(
         "TLS intercepted",
         "Something on the way ends TLS and answers with a certificate of its own.",
-        "Nothing, for the tunnel: the agent goes by WebSocket, which passes with its own TLS inside. The control plane "
-        "must be exempt: ask whoever runs the network not to look into TLS to its addresses (`datumctl diagnose` lists "
-        "them).",
+        "Nothing, where `datumctl diagnose` says that the WebSocket opens: our own TLS passes inside it. For kubectl, "
+        "and where it does not open, ask whoever runs the network not to look into TLS to the addresses that are "
+        "listed.",
     ),
     "DRTP-4056": Code(
         "WebSocket not opened",
-        "The tunnel server, or something in its place, does not answer as a WebSocket.",
+        "The tunnel server or the control plane, or something in its place, does not answer as a WebSocket.",
         "If no way works, ask whoever runs the network to let WebSockets, or TLS without inspection, pass to the "
-        "tunnel servers (`datumctl diagnose` lists them). An older tunnel server has no WebSocket: upgrade it.",
+        "addresses that `datumctl diagnose` lists. What is too old has no WebSocket: upgrade it.",
     ),
     "DRTP-4060": Code(
         "Not allowed to connect",

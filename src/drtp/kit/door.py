@@ -32,6 +32,7 @@ from drtp.kit.memory import HighWater
 from drtp.kit.networks import networks_of
 from drtp.kit.observe import REGISTRY, logger
 from drtp.kit.wasters import Wasters
+from drtp.kit.webway import MESSAGE_BYTES_MAX, PATH, carry, pair
 
 log = logger("door")
 
@@ -129,6 +130,7 @@ class Door:
         self._here: Counter[str] = Counter()
         self._strangers: Counter[str] = Counter()
         self._silent: dict[asyncio.BaseProtocol, _Guest] = {}
+        self._brought: dict[asyncio.BaseProtocol, str] = {}
         self._wasters = Wasters(clock)
         self._complained_s = -COMPLAINT_S
         self._crowd = HighWater()
@@ -176,6 +178,21 @@ class Door:
                     continue
                 guest = self._enter(networks)
                 guest.handshake = group.create_task(self._welcome(connection, guest))
+
+    def admit(self, way: socket.socket, remote: str) -> bool:
+        """One more guest, whose bytes come by `way` from `remote`, as somebody else has seen. False: turned away."""
+        networks = networks_of(remote)
+        if reason := self._refusal(networks):
+            _REFUSED.labels(self._name, reason).inc()
+            return False
+        guest = self._enter(networks)
+        self._brought[guest.inner] = remote
+        guest.handshake = asyncio.get_running_loop().create_task(self._welcome(way, guest))
+        return True
+
+    def brought_from(self, protocol: asyncio.BaseProtocol) -> str | None:
+        """The address of a guest that was admitted; None for who came by itself."""
+        return self._brought.get(protocol)
 
     async def _survive(self, error: OSError) -> None:
         if error.errno in _LISTENER_BROKEN:
@@ -225,6 +242,7 @@ class Door:
     def leave(self, guest: _Guest) -> None:
         """A guest is gone."""
         self._wasted(guest)
+        self._brought.pop(guest.inner, None)
         self._open -= 1
         self._less(self._here, guest.networks)
         _CONNECTIONS.labels(self._name).dec()
@@ -342,10 +360,12 @@ async def serving(
     keepalive_s: float = 15.0,
     shutdown_s: float = 1.0,
     cancels_handlers: bool = False,
+    takes_web_socket: bool = False,
 ) -> AsyncGenerator[Door]:
     """Serve `app`, which is this door's alone, until left; then the listener is closed and requests may finish.
 
-    `cancels_handlers`: a caller that goes away ends its handler.
+    `cancels_handlers`: a caller that goes away ends its handler. `takes_web_socket`: guests may come in one, with the
+    same TLS inside.
     """
     doors: list[Door] = []
 
@@ -354,6 +374,11 @@ async def serving(
         request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
         doors[0].spoke(request.protocol)
+        remote = doors[0].brought_from(request.protocol)
+        if remote is not None:
+            request = request.clone(remote=remote)
+        elif takes_web_socket and request.path == PATH:
+            return await _let_through(request, doors[0])
         return await handler(request)
 
     app.middlewares.insert(0, spoken)
@@ -380,6 +405,21 @@ async def serving(
                 listener.close()
     finally:
         await runner.cleanup()
+
+
+async def _let_through(request: web.Request, door: Door) -> web.StreamResponse:
+    """Who comes in a WebSocket is a stranger like any other, with a handshake and a first request of its own."""
+    web_socket = web.WebSocketResponse(max_msg_size=MESSAGE_BYTES_MAX, compress=False)
+    if not web_socket.can_prepare(request):
+        raise web.HTTPNotFound
+    ours, theirs = pair()
+    with theirs:
+        if not door.admit(ours, request.remote or ""):
+            ours.close()
+            raise web.HTTPServiceUnavailable
+        await web_socket.prepare(request)
+        await carry(web_socket, theirs)
+    return web_socket
 
 
 class _Protocol(web.RequestHandler):

@@ -172,7 +172,7 @@ class Diagnosis:
         parts = urlsplit(context.api)
         api = Place("api", parts.hostname or "", parts.port or 443, parts.hostname or "")
         reached = False
-        async for finding in self._place(api, context.ca_pem, "http/1.1", "DRTP-3001"):
+        async for finding in self._door(api, context.ca_pem):
             reached = finding.verdict is not Verdict.FAIL
             yield finding
         if not reached:
@@ -180,8 +180,18 @@ class Diagnosis:
         async for finding in self._answer(context):
             yield finding
         if self._edge is not None:
-            async for finding in self._place(self._edge, context.ca_pem, "http/1.1", "DRTP-3001"):
+            async for finding in self._door(self._edge, context.ca_pem):
                 yield finding
+
+    async def _door(self, door: Place, roots: bytes) -> AsyncGenerator[Finding]:
+        """Where something looks into TLS, the WebSocket is the only way in."""
+        intercepted = False
+        async for finding in self._place(door, roots, "http/1.1", "DRTP-3001"):
+            intercepted = finding.code == "DRTP-4055"
+            yield finding
+        if intercepted:
+            looked = await self._web_socket(door)
+            yield looked if looked.verdict is Verdict.OK else msgspec.structs.replace(looked, verdict=Verdict.FAIL)
 
     async def _answer(self, context: Context) -> AsyncGenerator[Finding]:
         """What the API says, and by its clock."""
@@ -262,8 +272,7 @@ class Diagnosis:
     async def _pop(self, pop: Place, roots: bytes) -> AsyncGenerator[Finding]:
         reached = False
         async for finding in self._place(pop, roots, TUNNEL_ALPN, "DRTP-4053"):
-            # Interception is what the WebSocket is for.
-            reached = finding.verdict is not Verdict.FAIL or finding.code == "DRTP-4055"
+            reached = finding.verdict is not Verdict.FAIL
             yield finding
         if reached:
             yield await self._web_socket(pop)
@@ -322,25 +331,22 @@ class Diagnosis:
             )
         except ssl.SSLError as error:
             words = f"{place.address} does not speak TLS as it should: {error.reason or error}."
-            return fault("tls", place.label, "DRTP-4055", words, self._severity(alpn))
+            return fault("tls", place.label, "DRTP-4055", words, Verdict.WARN)
         except DrtpError as error:
             return Finding(Verdict.FAIL, "tls", place.label, error.what, error.code, error.remedy)
         except OSError as error:
             return fault("tls", place.label, code, f"{place.address} ended the handshake: {_reason(error)}.")
-        return self._judged(place, shown, alpn)
+        return self._judged(place, shown)
 
-    def _judged(self, place: Place, shown: Shown, alpn: str) -> Finding:
+    @staticmethod
+    def _judged(place: Place, shown: Shown) -> Finding:
         if shown.trusted:
             return found("tls", place.label, f"issued by {shown.issuer}")
         if "expired" in shown.fault or "not yet valid" in shown.fault:
             return fault("tls", place.label, "DRTP-3012", f"The certificate of {place.address}: {shown.fault}.")
         words = f"{place.address} shows a certificate issued by {shown.issuer}, which is not trusted: {shown.fault}."
-        return fault("tls", place.label, "DRTP-4055", words, self._severity(alpn))
-
-    @staticmethod
-    def _severity(alpn: str) -> Verdict:
-        """A tunnel has another way, by WebSocket; the control plane has none."""
-        return Verdict.WARN if alpn == TUNNEL_ALPN else Verdict.FAIL
+        # Interception is what the WebSocket is for.
+        return fault("tls", place.label, "DRTP-4055", words, Verdict.WARN)
 
     # ---- this machine
 
