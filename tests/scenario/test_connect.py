@@ -361,14 +361,18 @@ def test_an_application_connects_as_its_service_account_and_goes_with_it(bed: Be
     bed.kubectl("create", "serviceaccount", "cx-app", "--namespace", "default")
     role = ("--clusterrole=edit", "--serviceaccount=default:cx-app", "--namespace", "default")
     bed.kubectl("create", "rolebinding", "cx-app-connects", *role)
-    made = bed.datumctl("credentials", "--service-account", "cx-app", "--output", "json")
-    secret = {"DRTP_SECRET": json.loads(made.stdout)["secret"]}
+    local = free_port()
+    place = f"default/cx-for-app={local}"
+    made = bed.datumctl("credentials", "--service-account", "cx-app", "--connect", place, "--output", "json")
     with tcp_service(echo) as port:
         _serve(bed, port, "cx-for-app")
-        argv = [BIN / "datumctl", "connect", "default/cx-for-app", "--state-dir", tmp_path / "app", "--output", "json"]
-        program = Program(argv, {**bed.env, **secret})
+        # As it is pasted, in an empty environment.
+        script = json.loads(made.stdout)["instructions"]["shell"]
+        path = f"{BIN}:{os.environ['PATH']}"
+        program = Program(["sh", "-c", script], {"PATH": path, "HOME": str(tmp_path)}, tmp_path)
         bed.programs.append(program)
-        panel = Panel(program, program.event("ready", 30.0))
+        assert program.line(30.0) == f"127.0.0.1:{local}"
+        panel = Panel(program, {"local": f"127.0.0.1:{local}"})
         assert _both_ways(panel)
         bed.kubectl("delete", "serviceaccount", "cx-app", "--namespace", "default")
         assert panel.program.process.wait(20) != 0

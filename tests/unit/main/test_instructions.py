@@ -38,6 +38,18 @@ def test_where_a_file_holds_the_secret_each_names_it_and_has_no_secret(kind: str
     assert "stringData" not in text
 
 
+@pytest.mark.parametrize("kind", ["shell", "container", "systemd"])
+def test_a_connector_presents_the_service_at_its_port(kind: str) -> None:
+    start = replace(START, port=15432)
+    text = instructions(start)[kind]
+    subprocess.run(["sh", "-n", "-c", text], check=True, timeout=10)
+    assert text.count(SECRET) == 1
+    assert "datumctl connect databases/db.main --local 15432 " in text
+    assert "datumctl serve" not in text
+    assert ("--network host " in text) == (kind == "container")
+    assert start.unit != START.unit, "an agent of the same service may be on this machine"
+
+
 @pytest.mark.parametrize("kind", ["container", "kubernetes"])
 def test_the_usual_image_is_said_to_be_of_ones_own_making(kind: str) -> None:
     assert "deploy/Containerfile" in instructions(replace(START, image=IMAGE))[kind]

@@ -1,4 +1,6 @@
-"""`datumctl credentials`: a one-time secret for agents of a service, with how to start one."""
+"""`datumctl credentials`: a one-time secret for agents of a service, or connectors of an application, and how to start
+one.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +16,7 @@ import msgspec
 from drtp.client.api import ApiClient
 from drtp.main.commands.options import OutputForm, output_option
 from drtp.main.datum.access import access, namespace_option
+from drtp.main.datum.connect_places import Place, place_of
 from drtp.main.datum.instructions import IMAGE, Start, instructions
 from drtp.main.datum.invocation import Invocation, context_option
 from drtp.main.datum.naming import in_project
@@ -86,10 +89,21 @@ def secret_options(command: C) -> C:
 @context_option
 @namespace_option
 @click.option("--service-account", metavar="NAME", help="For an application that is to connect, instead of SERVICE.")
+@click.option(
+    "--connect",
+    metavar="[NAMESPACE/]SERVICE=PORT",
+    help="What the application is to reach, and at which local port: told in the instructions.",
+)
 @secret_options
 @output_option
 def credentials(
-    service: str | None, *, service_account: str | None, namespace: str | None, output: OutputForm, **options: Any
+    service: str | None,
+    *,
+    service_account: str | None,
+    connect: str | None,
+    namespace: str | None,
+    output: OutputForm,
+    **options: Any,
 ) -> int:
     """Make a one-time secret for an agent that is to serve SERVICE, which is NAME or PROJECT/NAME.
 
@@ -98,31 +112,62 @@ def credentials(
     """
     if service_account is not None and service is None:
         ask = SecretAsk.of(options, output)
-        return run_async(_account_secret(Invocation.current(), service_account, namespace, ask, output))
+        place = None if connect is None else _presented(connect)
+        account = _Account(service_account, namespace, place)
+        return run_async(_account_secret(Invocation.current(), account, ask, output))
+    if connect is not None:
+        raise Misused("DRTP-7002", "--connect is for a service account's secret.", "Give --service-account.")
     if service is None or service_account is not None:
         raise Misused("DRTP-7002", "A secret is for one service, or for one service account.")
     return run_async(_credentials(Invocation.current(), service, namespace, SecretAsk.of(options, output), output))
 
 
-async def _account_secret(
-    invocation: Invocation, account: str, namespace: str | None, ask: SecretAsk, output: OutputForm
-) -> int:
-    """For a connector of an application; told in few words, for there is one way to use it."""
-    context = access(invocation)
-    where, name = in_project(account, namespace, context.namespace)
+def _presented(written: str) -> Place:
+    """Raises: Misused for what names no port: a program has to know it."""
+    place = place_of(written, None, None, ())
+    if not place.port:
+        raise Misused("DRTP-7002", f"--connect {written} names no port.", "Such as joe/postgres=5432.")
+    return place
+
+
+@dataclass(frozen=True)
+class _Account:
+    """An application's service account, and what it is to reach; None: that is not said."""
+
+    name: str
+    namespace: str | None
+    place: Place | None
+
+
+async def _account_secret(invocation: Invocation, account: _Account, ask: SecretAsk, output: OutputForm) -> int:
+    """For connectors of an application."""
+    context, place = access(invocation), account.place
+    where, name = in_project(account.name, account.namespace, context.namespace)
     spec: dict[str, Any] = {"serviceAccount": name, "uses": ask.uses, "lifetimeSeconds": ask.lifetime_s}
     spec |= {"sourceCIDRs": list(ask.sources)} if ask.sources else {}
     posted = {"apiVersion": IDENTITY, "kind": "ServiceCredentials", "metadata": {}, "spec": spec}
     async with ApiClient(context) as api:
         status: dict[str, Any] = (await api.create(posted, "servicecredentials", namespace=where))["status"]
+    told: dict[str, Any] = {
+        "serviceAccount": f"{where}/{name}",
+        "expires": status["expires"],
+        "secret": status["secret"],
+    }
+    if place is not None:
+        shown = "" if ask.secret_file else status["secret"]
+        target = (place.namespace or context.namespace, place.name)
+        start = Start(*target, shown, ask.uses, ask.image, ask.secret_file, port=place.port)
+        told |= {"instructions": instructions(start)}
     if output is OutputForm.JSON:
-        told = {"serviceAccount": f"{where}/{name}", "expires": status["expires"], "secret": status["secret"]}
         click.echo(msgspec.json.encode(told).decode())
         return 0
     click.echo(status["secret"])
-    click.echo(
-        f"\nGood until {until(status['expires'])}: datumctl connect PROJECT/SERVICE --secret-file FILE", err=True
-    )
+    head = f"\nGood until {until(status['expires'])}"
+    if place is None:
+        click.echo(f"{head}: datumctl connect PROJECT/SERVICE --secret-file FILE", err=True)
+        return 0
+    click.echo(f"{head}, for {ask.uses} connector{'s' if ask.uses > 1 else ''}. Start one:", err=True)
+    _tell_how(told["instructions"])
     return 0
 
 
@@ -165,6 +210,10 @@ def tell(made: dict[str, Any], output: OutputForm) -> None:
         return
     click.echo(made["secret"])
     click.echo(f"\n{made['service']} ({made['uid']})\nGood until {good_until}, for {agents}. Start one:", err=True)
+    _tell_how(made["instructions"])
+
+
+def _tell_how(texts: dict[str, str]) -> None:
     titles = {"shell": "in a shell", "container": "in a container", "systemd": "as a service of systemd"}
-    for kind, text in made["instructions"].items():
+    for kind, text in texts.items():
         click.echo(f"\n# ---- {titles.get(kind, 'in Kubernetes')} ----\n{text}", err=True, nl=False)

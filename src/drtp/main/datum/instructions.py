@@ -1,7 +1,8 @@
-"""How to start an agent with a one-time secret, as text to paste: for a shell, a container, systemd and Kubernetes.
+"""How to start an agent or a connector with a one-time secret, as text to paste: for a shell, a container, systemd and
+Kubernetes.
 
 The secret is in a here-document or a manifest, or in the file that they name, never in the arguments of a program, and
-nothing else is needed on the machine. After the first start the agent lives on its state, and the secret is worth
+nothing else is needed on the machine. After the first start the program lives on its state, and the secret is worth
 nothing.
 """
 
@@ -29,7 +30,8 @@ stringData: {{secret: "{secret}"}}
 
 @dataclass(frozen=True)
 class Start:
-    """What an agent is started for. `replicas`: as many as the secret lets in.
+    """What is started, and for what. `replicas`: as many as the secret lets in. `port`: where a connector presents the
+    service on its machine; None: an agent serves it.
 
     `secret_file`: where the secret is; with it the text names that file and does not have the secret.
     """
@@ -40,6 +42,18 @@ class Start:
     replicas: int = 1
     image: str = IMAGE
     secret_file: str = ""
+    port: int | None = None
+
+    @property
+    def program(self) -> str:
+        """`agent of` or `connector to`, in words of units."""
+        return "agent of" if self.port is None else "connector to"
+
+    @property
+    def arguments(self) -> str:
+        """Of `datumctl`, for a shell."""
+        named = shlex.quote(self.named)
+        return f"serve --service {named}" if self.port is None else f"connect {named} --local {self.port}"
 
     @property
     def named(self) -> str:
@@ -49,17 +63,14 @@ class Start:
     @property
     def unit(self) -> str:
         """A name for units, volumes and containers."""
-        return f"drtp-{self.namespace}-{self.service}".replace(".", "-")[:NAME_MAX].rstrip("-")
+        kind = "drtp" if self.port is None else "drtp-connect"
+        return f"{kind}-{self.namespace}-{self.service}".replace(".", "-")[:NAME_MAX].rstrip("-")
 
 
 def instructions(start: Start) -> dict[str, str]:
-    """Kind to text."""
-    return {
-        "shell": _shell(start),
-        "container": _container(start),
-        "systemd": _systemd(start),
-        "kubernetes": _kubernetes(start),
-    }
+    """Kind to text. A connector is for the programs of its machine: what Kubernetes should present, people decide."""
+    texts = {"shell": _shell(start), "container": _container(start), "systemd": _systemd(start)}
+    return texts if start.port is not None else texts | {"kubernetes": _kubernetes(start)}
 
 
 def _source(start: Start, standard_input: str) -> tuple[str, str]:
@@ -71,23 +82,25 @@ def _source(start: Start, standard_input: str) -> tuple[str, str]:
 
 def _shell(start: Start) -> str:
     state = shlex.quote(f"./{start.unit}")
-    serve = f"datumctl serve --service {shlex.quote(start.named)} --state-dir {state}"
+    command = f"datumctl {start.arguments} --state-dir {state}"
     source, document = _source(start, "-")
     return f"""\
-# The next starts: {serve}
-{serve} --secret-file {source}{document}
+# The next starts: {command}
+{command} --secret-file {source}{document}
 """
 
 
 def _container(start: Start) -> str:
     source, document = _source(start, "/dev/stdin")
+    # The place is the machine's own, where its programs find it.
+    network = "" if start.port is None else "--network host "
     return f"""\
 # {_image_words(start)}
 install -m 600 {source} {start.unit}.secret{document}
-docker run --detach --restart unless-stopped --name {start.unit} \\
+docker run --detach --restart unless-stopped --name {start.unit} {network}\\
   --volume {start.unit}:/state --volume "$PWD/{start.unit}.secret:/run/secrets/drtp:ro" \\
   {shlex.quote(start.image)} \\
-  datumctl serve --service {start.named} --secret-file /run/secrets/drtp --state-dir /state
+  datumctl {start.arguments} --secret-file /run/secrets/drtp --state-dir /state
 """
 
 
@@ -104,7 +117,7 @@ sudo install -d -m 700 /etc/drtp
 sudo install -m 600 {source} /etc/drtp/{start.unit}.secret{document}
 sudo install -m 644 /dev/stdin /etc/systemd/system/{start.unit}.service <<'END_OF_UNIT'
 [Unit]
-Description=DRTP agent of {start.named}
+Description=DRTP {start.program} {start.named}
 Wants=network-online.target
 After=network-online.target
 
@@ -113,7 +126,7 @@ DynamicUser=yes
 StateDirectory={start.unit}
 StateDirectoryMode=0700
 LoadCredential=secret:/etc/drtp/{start.unit}.secret
-ExecStart=/usr/bin/env datumctl serve --service {start.named} --secret-file ${{CREDENTIALS_DIRECTORY}}/secret \
+ExecStart=/usr/bin/env datumctl {start.arguments} --secret-file ${{CREDENTIALS_DIRECTORY}}/secret \
 --state-dir ${{STATE_DIRECTORY}}
 Restart=on-failure
 RestartSec=5
