@@ -165,3 +165,21 @@ def test_a_projects_rate_is_one_for_all_its_services_at_a_pop_and_ends_with_its_
         finally:
             bed.kubectl("delete", "quota", "slow", *where)
         assert eventually(lambda: downloaded(second) < 0.4)
+
+
+def test_a_projects_visitors_are_counted_over_all_its_services(bed: Bed) -> None:
+    with serving(bed, "one-of-few") as first, serving(bed, "other-of-few") as second:
+        assert bed.primary(first.service) == bed.primary(second.service)
+        where = ("-n", first.namespace)
+        with socket.create_connection(first.endpoint, timeout=5) as visitor:
+            visitor.sendall(b"ping")
+            assert visitor.recv(10) == b"ping"
+            bed.kubectl("create", "quota", "few", "--hard=datumapis.com/streams=1", *where)
+            try:
+                assert eventually(lambda: not answers(second))
+                visitor.sendall(b"ping")
+                assert visitor.recv(10) == b"ping"
+                visitor.close()
+                assert eventually(lambda: answers(second))
+            finally:
+                bed.kubectl("delete", "quota", "few", *where)

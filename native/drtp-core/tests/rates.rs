@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use drtp_core::{AgentConfig, CoreLimits, Flow, ServerConfig, TunnelServer};
+use drtp_core::{CoreLimits, Flow, ServerConfig, TunnelServer};
 use serde_json::{Value, json};
 use world::*;
 
@@ -28,28 +28,6 @@ fn limited(bytes_per_s: usize) -> Value {
 
 fn at_rate(service: SocketAddr, bytes_per_s: usize) -> World {
     World::build(service, |route| with(route, limited(bytes_per_s)), |config| config, |service| service)
-}
-
-/// The route of a world as it is, but for some changes.
-fn route_of(world: &World, changes: Value) -> Vec<u8> {
-    upsert("route/c-1", &with(route(world.endpoint.port()), changes))
-}
-
-/// A second service at the same agent, on the same lane; its endpoint.
-fn neighbour(world: &World, neighbour: SocketAddr, changes: Value) -> SocketAddr {
-    let port = free_port("127.0.0.1");
-    let names = json!({"connection": "c-2", "service": "s-2", "name": "other"});
-    assert_ok(&world.pop.apply(&upsert("route/c-2", &with(with(route(port), names.clone()), changes))));
-    let served = with(with(plan_service(&target(neighbour)), names), json!({"connectionName": "c2"}));
-    assert_ok(&world.agent.apply(&upsert("service/c-2", &served)));
-    until("the neighbour", || world.pop.stats().connections.iter().filter(|one| one.live).count() == 2);
-    SocketAddr::new([127, 0, 0, 1].into(), port)
-}
-
-fn with_neighbour(config: AgentConfig, neighbour: SocketAddr) -> AgentConfig {
-    let mut targets = config.targets.clone();
-    targets.insert("ns/other".to_owned(), target(neighbour));
-    AgentConfig { targets, ..config }
 }
 
 fn download(mut visitor: TcpStream, count: usize) -> Duration {

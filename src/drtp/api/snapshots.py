@@ -111,11 +111,13 @@ class Limits(Model, frozen=True):
     """Of all its visitors together, both ways."""
 
 
-class ByteShare(Model, frozen=True):
-    """A rate in bytes per second that all connections with a share of this name have together at one POP."""
+class Share(Model, frozen=True):
+    """What all connections with a share of this name have together at one POP. 0: no limit."""
 
     name: str
-    bytes_per_s: int
+    bytes_per_s: int = 0
+    streams_max: int = 0
+    new_streams_per_s: int = 0
 
 
 # ---- RouteTable: for one POP ---------------------------------------------------------------------------------------
@@ -153,8 +155,8 @@ class RouteEntry(Model, frozen=True, tag="route", tag_field="type"):
     leaving: bool = False
     """The connection moves to other POPs; this one says how many visitors it still has."""
     limits: Limits = Limits()
-    shares: tuple[ByteShare, ...] = ()
-    """What it shares with other connections: its project's rate, and its organisation's."""
+    shares: tuple[Share, ...] = ()
+    """What it shares with other connections: its project's limits, and its organisation's."""
     callers: tuple[Caller, ...] = ()
     """Whom roles and policies let in whatever else an edge may know of them."""
     conditional: tuple[Caller, ...] = ()

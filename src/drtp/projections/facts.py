@@ -20,7 +20,7 @@ from drtp.api.gatewayapi import (
 )
 from drtp.api.internal import Claim, ClaimKind, EdgeIdentity, EdgeRole
 from drtp.api.meta import ObjectMeta
-from drtp.api.snapshots import Access, AccessList, ByteShare, Limits, Source
+from drtp.api.snapshots import Access, AccessList, Limits, Share, Source
 from drtp.projections.cells import Index, Reader, Unit
 from drtp.rules import access, attachment, indexes, vending
 from drtp.rules.attachment import Slot
@@ -196,7 +196,10 @@ def policies_above(read: Reader, route: Route, slots: Iterable[Slot]) -> tuple[A
 
 
 def limits(read: Reader, namespace: str, usual: Limits) -> Limits:
-    """What quotas of a project and of its organisation leave each of its connections at one POP; else the usual."""
+    """What quotas of a project and of its organisation leave each of its connections at one POP; else the usual.
+
+    What all have together none has more of: a POP that knows no shares of visitors holds that much.
+    """
     found = [hard for place in _quota_places(read, namespace) for hard in _hard(read, place)]
     streams = [one[quotas.STREAMS] for one in found if quotas.STREAMS in one]
     new_streams = [one[quotas.NEW_STREAMS] for one in found if quotas.NEW_STREAMS in one]
@@ -208,13 +211,19 @@ def limits(read: Reader, namespace: str, usual: Limits) -> Limits:
     )
 
 
-def shares(read: Reader, namespace: str) -> tuple[ByteShare, ...]:
+def shares(read: Reader, namespace: str) -> tuple[Share, ...]:
     """What quotas let all connections of a project have together at one POP, and all of its organisation."""
-    least = {
-        place: _least(0, [hard[quotas.BYTES] for hard in _hard(read, place) if quotas.BYTES in hard])
-        for place in _quota_places(read, namespace)
-    }
-    return tuple(ByteShare(place, rate) for place, rate in least.items() if rate > 0)
+    found = ((place, tuple(_hard(read, place))) for place in _quota_places(read, namespace))
+    return tuple(share for place, hard in found if (share := _share(place, hard)) != Share(place))
+
+
+def _share(place: str, hard: Sequence[Mapping[str, int]]) -> Share:
+    """The lowest of each that quotas in `place` say."""
+
+    def least(name: str) -> int:
+        return _least(0, [one[name] for one in hard if name in one])
+
+    return Share(place, least(quotas.BYTES), least(quotas.STREAMS), least(quotas.NEW_STREAMS))
 
 
 def _quota_places(read: Reader, namespace: str) -> list[str]:

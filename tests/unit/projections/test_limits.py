@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from drtp.api.snapshots import ByteShare, Limits, RouteEntry
+from drtp.api.snapshots import Limits, RouteEntry, Share
 from drtp.projections.projector import Projector
 from drtp.projections.settings import ProjectionSettings
 from drtp.store.memory import MemoryStore
@@ -65,15 +65,25 @@ async def test_another_organisations_quota_and_a_mere_label_limit_nothing() -> N
 
 async def test_bytes_are_shared_by_a_project_and_by_its_organisation_each_under_its_own_name() -> None:
     acme = (project("acme", "acme"), project("joe", "acme"), quota("acme", rate="1G"))
-    assert (await route(*acme)).shares == (ByteShare("acme", 10**9),)
+    assert (await route(*acme)).shares == (Share("acme", 10**9),)
     both = await route(*acme, quota("joe", rate="20M"))
-    assert both.shares == (ByteShare("joe", 20 * 10**6), ByteShare("acme", 10**9))
+    assert both.shares == (Share("joe", 20 * 10**6), Share("acme", 10**9))
     assert both.limits == Limits()
     own = await route(project("joe", "joe"), quota("joe", rate="1M"))
-    assert own.shares == (ByteShare("joe", 10**6),)
+    assert own.shares == (Share("joe", 10**6),)
 
 
 async def test_the_lowest_rate_of_a_place_is_what_it_shares() -> None:
     low = body("v1", "ResourceQuota", "joe", "low", {"hard": {NAMES["rate"]: "5k"}})
-    assert (await route(quota("joe", rate="1M"), low)).shares == (ByteShare("joe", 5_000),)
-    assert (await route(quota("joe", streams="7"))).shares == ()
+    assert (await route(quota("joe", rate="1M"), low)).shares == (Share("joe", 5_000),)
+    assert (await route(quota("joe", streams="7"))).shares == (Share("joe", streams_max=7),)
+
+
+async def test_visitors_are_shared_as_bytes_are_and_no_connection_has_more_than_all() -> None:
+    acme = (project("acme", "acme"), project("joe", "acme"), quota("acme", streams="100", new_streams="1k", rate="1G"))
+    found = await route(*acme, quota("joe", new_streams="7"))
+    assert found.shares == (
+        Share("joe", new_streams_per_s=7),
+        Share("acme", bytes_per_s=10**9, streams_max=100, new_streams_per_s=1000),
+    )
+    assert found.limits == Limits(streams_max=100, new_streams_per_s=7)

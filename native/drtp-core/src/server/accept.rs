@@ -353,8 +353,7 @@ impl Server {
         if !meant || !route.spec.enabled || !verdict.allowed {
             return self.deny(relay, ResetCode::Denied);
         }
-        let cap = route.spec.limits.streams_max;
-        if cap > 0 && route.visitors.len() >= cap as usize {
+        if !self.has_room(route) {
             return self.deny(relay, ResetCode::Busy);
         }
         let half_open_cap = route.spec.limits.streams_half_open_max;
@@ -385,26 +384,6 @@ impl Server {
             route.denied_total += 1;
         }
         self.core.table.end_relay(relay, Err(code));
-    }
-
-    /// A token bucket with a burst of two seconds' worth.
-    pub(super) fn within_rate(&mut self, route: usize) -> bool {
-        let now = self.core.now();
-        let common = self.config.limits.new_streams_per_s;
-        let Some(route) = self.routes.get_mut(route) else { return false };
-        let own = route.spec.limits.new_streams_per_s;
-        let rate = f64::from(if own > 0 { own } else { common });
-        if rate == 0.0 {
-            return true;
-        }
-        let earned = now.saturating_duration_since(route.tokens_at).as_secs_f64() * rate;
-        route.tokens = (route.tokens + earned).min(rate * 2.0);
-        route.tokens_at = now;
-        if route.tokens < 1.0 {
-            return false;
-        }
-        route.tokens -= 1.0;
-        true
     }
 }
 

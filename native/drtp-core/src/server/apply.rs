@@ -164,6 +164,7 @@ impl Server {
     /// Re-judges every session and every live visitor by what is in force now, and resets who may not stay.
     fn cut(&mut self) {
         self.by_agent.clear();
+        self.pools.settle(self.routes.iter().map(|(_, route)| route), self.core.now());
         self.route_of = self.routes.iter().map(|(index, route)| (route.spec.connection.clone(), index)).collect();
         self.by_caller = self.routes.iter().flat_map(|(_, route)| route.guard.connectors()).cloned().collect();
         for (index, route) in &self.routes {

@@ -63,12 +63,14 @@ pub(super) struct LimitsSpec {
     pub(super) bytes_per_s: u64,
 }
 
-/// A rate that every connection with a share of this name draws on.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase")]
+/// What every connection with a share of this name draws on; 0 is no limit.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
 pub(super) struct ShareSpec {
     pub(super) name: String,
     pub(super) bytes_per_s: u64,
+    pub(super) streams_max: u32,
+    pub(super) new_streams_per_s: u32,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -105,7 +107,7 @@ pub(super) struct RouteSpec {
     pub(super) enabled: bool,
     #[serde(default)]
     pub(super) limits: LimitsSpec,
-    /// What it shares with other connections here: its project's rate, and its organisation's.
+    /// What it shares with other connections here: its project's limits, and its organisation's.
     #[serde(default)]
     pub(super) shares: Vec<ShareSpec>,
     /// Where this POP is, for rules that name carriers.
@@ -136,7 +138,8 @@ impl RouteSpec {
 
     /// The buckets that its visitors' bytes draw on.
     pub(super) fn byte_limits(&self) -> ByteLimits {
-        let shares = self.shares.iter().map(|share| (share.name.clone(), share.bytes_per_s)).collect();
+        let limited = self.shares.iter().filter(|share| share.bytes_per_s > 0);
+        let shares = limited.map(|share| (share.name.clone(), share.bytes_per_s)).collect();
         ByteLimits { own: self.limits.bytes_per_s, shares }
     }
 }

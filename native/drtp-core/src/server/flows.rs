@@ -67,14 +67,10 @@ impl Server {
         if !fits || !route.spec.enabled || !verdict.allowed {
             return Err(ResetCode::Denied);
         }
-        let cap = route.spec.limits.streams_max;
         if self.draining.is_some() {
             return Err(ResetCode::GoingAway);
         }
-        if cap > 0 && route.visitors.len() >= cap as usize {
-            return Err(ResetCode::Busy);
-        }
-        if self.within_rate(owner) { Ok(verdict.would_refuse) } else { Err(ResetCode::Busy) }
+        if self.has_room(route) && self.within_rate(owner) { Ok(verdict.would_refuse) } else { Err(ResetCode::Busy) }
     }
 
     /// The agent's half, tied to the gateway's.

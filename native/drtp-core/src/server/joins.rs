@@ -87,11 +87,7 @@ impl Server {
         if self.draining.is_some() {
             return Err(ResetCode::GoingAway);
         }
-        let cap = route.spec.limits.streams_max;
-        if cap > 0 && route.visitors.len() >= cap as usize {
-            return Err(ResetCode::Busy);
-        }
-        if !self.within_rate(owner) {
+        if !self.has_room(route) || !self.within_rate(owner) {
             return Err(ResetCode::Busy);
         }
         Ok(verdict.would_refuse)

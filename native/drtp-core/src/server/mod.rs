@@ -3,6 +3,7 @@
 mod accept;
 mod antechamber;
 mod apply;
+mod caps;
 mod entries;
 mod farewell;
 mod flows;
@@ -20,6 +21,7 @@ use mio::{Events, Poll};
 use slab::Slab;
 
 use antechamber::Antechamber;
+use caps::{Pace, Pools};
 use entries::RouteSpec;
 pub(crate) use entries::{BindSpec, Delta, Place};
 use guard::Guard;
@@ -101,8 +103,8 @@ struct Route {
     would_refuse_total: u64,
     bytes_in: u64,
     bytes_out: u64,
-    tokens: f64,
-    tokens_at: Instant,
+    /// Of new visitors.
+    pace: Pace,
 }
 
 impl Route {
@@ -129,9 +131,7 @@ impl Route {
             would_refuse_total: 0,
             bytes_in: 0,
             bytes_out: 0,
-            // A full bucket, whatever its size.
-            tokens: f64::INFINITY,
-            tokens_at: now,
+            pace: Pace::new(now),
         }
     }
 
@@ -176,6 +176,8 @@ pub(crate) struct Server {
     going_on: BTreeSet<usize>,
     /// By connection, as the table names them now.
     route_of: HashMap<String, usize>,
+    /// What routes share.
+    pools: Pools,
     /// Who dialled as an agent and has not said who it is.
     strangers: Antechamber,
     /// Who came to an endpoint and has not shown its header.
@@ -249,6 +251,7 @@ impl Server {
             by_caller: BTreeSet::new(),
             going_on: BTreeSet::new(),
             route_of: HashMap::new(),
+            pools: Pools::default(),
             strangers: Antechamber::default(),
             visitors: Antechamber::default(),
             waiting_peer: HashMap::new(),
@@ -587,6 +590,7 @@ impl Server {
     fn count_in(&mut self, owner: usize, relay: usize, would_refuse: bool) {
         let route = &mut self.routes[owner];
         route.visitors.insert(relay);
+        self.pools.enter(route);
         route.streams_total += 1;
         route.would_refuse_total += u64::from(would_refuse);
         if let Some(group) = route.group {
@@ -640,6 +644,7 @@ impl Server {
         if !route.visitors.remove(&relay) {
             return;
         }
+        self.pools.leave(route);
         route.bytes_in += record.bytes_in;
         route.bytes_out += record.bytes_out;
         record.connection.clone_from(&route.spec.connection);

@@ -270,6 +270,29 @@ pub fn until_stats(what: &str, stats: impl Fn() -> Arc<Stats>, fact: impl Fn(&St
     until(what, || fact(&stats()));
 }
 
+/// The route of a world as it is, but for some changes.
+pub fn route_of(world: &World, changes: Value) -> Vec<u8> {
+    upsert("route/c-1", &with(route(world.endpoint.port()), changes))
+}
+
+/// A second service at the same agent, on the same lane; its endpoint.
+pub fn neighbour(world: &World, neighbour: SocketAddr, changes: Value) -> SocketAddr {
+    let port = free_port("127.0.0.1");
+    let names = json!({"connection": "c-2", "service": "s-2", "name": "other"});
+    assert_ok(&world.pop.apply(&upsert("route/c-2", &with(with(route(port), names.clone()), changes))));
+    let served = with(with(plan_service(&target(neighbour)), names), json!({"connectionName": "c2"}));
+    assert_ok(&world.agent.apply(&upsert("service/c-2", &served)));
+    until("the neighbour", || world.pop.stats().connections.iter().filter(|one| one.live).count() == 2);
+    SocketAddr::new([127, 0, 0, 1].into(), port)
+}
+
+/// A configuration that lets its agent serve a `neighbour`.
+pub fn with_neighbour(config: AgentConfig, neighbour: SocketAddr) -> AgentConfig {
+    let mut targets = config.targets.clone();
+    targets.insert("ns/other".to_owned(), target(neighbour));
+    AgentConfig { targets, ..config }
+}
+
 /// Waits for an event.
 pub fn event(take: impl Fn(usize) -> Vec<Event>, wanted: impl Fn(&Event) -> bool) -> Event {
     let mut found = None;
