@@ -1,9 +1,11 @@
 //! What the core answers: the outcome of an apply, and statistics. All serialise to camelCase JSON.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use serde::Serialize;
+
+use crate::handle::Flows;
 
 /// How each entry of a delta was taken. One bad entry never stops another.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -174,6 +176,27 @@ pub struct FlowRecord {
     pub duration_ms: u64,
     /// `finished`, or a reset code in words.
     pub outcome: String,
+}
+
+/// Flows kept for a live screen.
+const RECENT_MAX: usize = 256;
+
+/// Finished flows; who reads them shares them.
+#[derive(Default)]
+pub(crate) struct Recent(VecDeque<Arc<FlowRecord>>);
+
+impl Recent {
+    pub(crate) fn push(&mut self, record: FlowRecord) {
+        if self.0.len() >= RECENT_MAX {
+            self.0.pop_front();
+        }
+        self.0.push_back(Arc::new(record));
+    }
+
+    /// Newest last; none for who wants none.
+    pub(crate) fn list(&self, flows: Flows) -> Vec<Arc<FlowRecord>> {
+        if flows == Flows::With { self.0.iter().cloned().collect() } else { Vec::new() }
+    }
 }
 
 /// Everything the core counts.

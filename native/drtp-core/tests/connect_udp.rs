@@ -104,16 +104,20 @@ fn what_comes_before_the_stream_is_ready_waits_and_the_oldest_go_first() {
     for number in 0..6_u8 {
         program.send(&vec![number; 60_000]).unwrap();
     }
-    let mut got = BTreeSet::new();
-    while !got.contains(&5) {
-        let datagram = answer(&program);
-        assert!(datagram.len() == 60_000 && datagram.iter().all(|byte| *byte == datagram[0]));
-        got.insert(datagram[0]);
-    }
-    assert!(got.len() >= 4, "{got:?}");
-    let counted = &panel.connector.stats().connections[0];
-    assert_eq!(counted.datagrams_in, 6);
-    assert_eq!(counted.datagrams_dropped + got.len() as u64, 6, "{got:?}");
+    let (mut got, mut dropped) = (BTreeSet::new(), 0);
+    program.set_read_timeout(Some(Duration::from_millis(10))).unwrap();
+    // A busy machine's kernel may keep the last ones from the connector.
+    until("all that came in to be answered or dropped", || {
+        let mut datagram = vec![0; 60_001];
+        while let Ok(length) = program.recv(&mut datagram) {
+            assert!(length == 60_000 && datagram[..length].iter().all(|byte| *byte == datagram[0]));
+            got.insert(datagram[0]);
+        }
+        let counted = &panel.connector.stats().connections[0];
+        dropped = counted.datagrams_dropped;
+        counted.datagrams_in >= 4 && dropped + got.len() as u64 == counted.datagrams_in
+    });
+    assert!(got.len() >= 3 && u64::from(*got.first().unwrap()) >= dropped, "{got:?}, {dropped} dropped");
 }
 
 #[test]

@@ -112,7 +112,7 @@ impl Agent {
         if door.say_at <= now {
             door.say_at = now + PAUSE;
             let record = port.refusal(Some(source), code);
-            self.remember(record);
+            self.recent.push(record);
         }
     }
 

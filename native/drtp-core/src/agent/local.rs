@@ -370,6 +370,6 @@ impl Agent {
         service.datagrams_in += record.datagrams_in;
         service.datagrams_out += record.datagrams_out;
         service.datagrams_dropped += record.datagrams_dropped;
-        self.remember(record);
+        self.recent.push(record);
     }
 }

@@ -15,7 +15,7 @@ mod report;
 mod resolve;
 mod sealed;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -41,13 +41,11 @@ use crate::event::Event;
 use crate::handle::{Command, Inbox};
 use crate::identity::{Role, proven};
 use crate::message::{GoAwayCode, ResetCode};
-use crate::report::{ApplyOutcome, EntryOutcome, FlowRecord};
+use crate::report::{ApplyOutcome, EntryOutcome, Recent};
 use crate::server::{Delta, random_token};
 use crate::session::{Budget, SessionConfig};
 use crate::tls::Credentials;
 
-/// Finished visitors kept for a live screen.
-const RECENT_MAX: usize = 256;
 /// How often probes and certificates' ends are looked at.
 const SWEEP: Duration = Duration::from_millis(500);
 
@@ -84,7 +82,7 @@ pub(crate) struct Agent {
     /// When dials are looked at for late ones: one timer for all, for most are over long before.
     dials_looked_at: Option<Instant>,
     timers: HashMap<u64, What>,
-    recent: VecDeque<Arc<FlowRecord>>,
+    recent: Recent,
     /// Tells a reconnect of this process from a clone with the same epoch.
     token: [u8; 16],
     attempt_number: u32,
@@ -132,7 +130,7 @@ impl Agent {
             attempts: Slab::new(),
             dials_looked_at: None,
             timers: HashMap::new(),
-            recent: VecDeque::new(),
+            recent: Recent::default(),
             // A copy of these bytes must not predict the jitter, nor the other way round: only the seed is shared.
             token,
             attempt_number: 0,
@@ -219,14 +217,6 @@ impl Agent {
     /// A listening socket of ours: a gateway's for datagrams, a connector's port.
     fn socket_news(&mut self, index: usize) {
         if self.role == Role::Connector { self.port_news(index) } else { self.listener_news(index) }
-    }
-
-    /// A finished visitor, for a live screen.
-    fn remember(&mut self, record: FlowRecord) {
-        if self.recent.len() >= RECENT_MAX {
-            self.recent.pop_front();
-        }
-        self.recent.push_back(Arc::new(record));
     }
 
     fn emit(&self, event: Event) {

@@ -223,7 +223,7 @@ impl Agent {
                 let port = &mut self.ports[index];
                 port.totals.denied_total += 1;
                 let record = port.refusal(peer, code);
-                self.remember(record);
+                self.recent.push(record);
             }
         }
     }
@@ -365,7 +365,7 @@ impl Agent {
             outcome: outcome.map_or_else(ResetCode::words, |()| "finished").to_owned(),
             ..FlowRecord::default()
         };
-        self.remember(record);
+        self.recent.push(record);
     }
 
     /// Refusals at UDP ports that are over are forgotten.

@@ -17,7 +17,7 @@ impl Agent {
         Stats {
             sessions,
             connections,
-            recent: if flows == Flows::With { self.recent.iter().cloned().collect() } else { Vec::new() },
+            recent: self.recent.list(flows),
             streams: relays.iter().filter(|(_, relay)| relay.has_stream()).count() as u64,
             dials: self.dials.len() as u64,
             parked_bytes: relays.iter().map(|(_, relay)| relay.parked() as u64).sum(),

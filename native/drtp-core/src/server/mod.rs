@@ -12,9 +12,8 @@ mod joins;
 pub(crate) mod listener;
 mod report;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mio::{Events, Poll};
@@ -37,12 +36,10 @@ use crate::event::Event;
 use crate::handle::{Command, Inbox};
 use crate::identity::{PeerIdentity, Role, proven};
 use crate::message::{GoAwayCode, Hello, ResetCode};
-use crate::report::FlowRecord;
+use crate::report::{FlowRecord, Recent};
 use crate::session::{Budget, SessionConfig, State};
 use crate::tls::{ALPN, Credentials};
 
-/// Finished visitors kept for a live screen.
-const RECENT_MAX: usize = 256;
 /// How often certificates' ends and failed binds are looked at.
 const SWEEP: Duration = Duration::from_secs(1);
 /// Timer of the sweep; others are listeners to try again.
@@ -188,7 +185,7 @@ pub(crate) struct Server {
     /// Why the endpoint that was opened last has no Unix socket, though it has an address.
     local_complaint: Option<String>,
     accept_paused_total: u64,
-    recent: VecDeque<Arc<FlowRecord>>,
+    recent: Recent,
     draining: Option<Instant>,
     said_goodbye: bool,
     closed: bool,
@@ -258,7 +255,7 @@ impl Server {
             reserve: Reserve::new(),
             local_complaint: None,
             accept_paused_total: 0,
-            recent: VecDeque::new(),
+            recent: Recent::default(),
             draining: None,
             said_goodbye: false,
             closed: false,
@@ -649,10 +646,7 @@ impl Server {
         route.bytes_out += record.bytes_out;
         record.connection.clone_from(&route.spec.connection);
         record.service = format!("{}/{}", route.spec.namespace, route.spec.name);
-        if self.recent.len() >= RECENT_MAX {
-            self.recent.pop_front();
-        }
-        self.recent.push_back(Arc::new(record));
+        self.recent.push(record);
     }
 
     /// Certificates run out under live sessions and visitors; failed binds are tried again.

@@ -15,7 +15,7 @@ impl Server {
         Stats {
             sessions,
             connections,
-            recent: if flows == Flows::With { self.recent.iter().cloned().collect() } else { Vec::new() },
+            recent: self.recent.list(flows),
             // A flow has two halves here; the gateway's has no route.
             streams: relays.iter().filter(|(_, relay)| relay.has_stream() && relay.owner != usize::MAX).count() as u64,
             pre_auth: u64::from(self.strangers.total() + self.visitors.total()),
