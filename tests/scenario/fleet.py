@@ -75,15 +75,30 @@ class Watched:
         self.placed = threading.Condition()
         self._api = Api(bed)
         # Whatever is there already has its own past: only what comes from here on is told.
-        path = SERVICES.format(namespace=namespace)
-        since = self._api.call("GET", f"{path}?limit=1")["metadata"]["resourceVersion"]
-        answer = self._api.lines(f"{path}?watch=1&resourceVersion={since}")
+        self._path = SERVICES.format(namespace=namespace)
+        self._since: str = self._api.call("GET", f"{self._path}?limit=1")["metadata"]["resourceVersion"]
+        answer = self._watch()
         threading.Thread(target=self._follow, args=(answer,), daemon=True).start()
 
+    def _watch(self) -> http.client.HTTPResponse:
+        return self._api.lines(f"{self._path}?watch=1&allowWatchBookmarks=true&resourceVersion={self._since}")
+
     def _follow(self, answer: http.client.HTTPResponse) -> None:
+        while True:
+            self._note(answer)
+            # A watch ends after half an hour or more, and is taken up where it ended.
+            try:
+                answer = self._watch()
+            except OSError:
+                return
+
+    def _note(self, answer: http.client.HTTPResponse) -> None:
         for line in answer:
             now = time.monotonic()
             event = json.loads(line)
+            self._since = event["object"]["metadata"]["resourceVersion"]
+            if event["type"] == "BOOKMARK":
+                continue
             name = event["object"]["metadata"].get("name", "")
             addresses: list[dict[str, Any]] = event["object"].get("status", {}).get("addresses") or [{}]
             with self.placed:
