@@ -5,12 +5,15 @@ Who may read the project's policies may ask. Whatever is unknown stays unknown, 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
+from drtp.api import quotas
+from drtp.api.core import ORGANIZATION_LABEL, Namespace, ResourceQuota
 from drtp.api.drtp import DRTPAccessPolicy, DRTPConnection, DRTPServer, DRTPService
 from drtp.api.jsonvalue import JsonObject, is_list, is_object
 from drtp.api.meta import Key, Model
@@ -19,7 +22,8 @@ from drtp.api.snapshots import PopPlace
 from drtp.apiserver.failures import Failure
 from drtp.rules import access, asking, explaining
 from drtp.rules.asking import Asking, Caller
-from drtp.store.protocol import Store
+from drtp.rules.explaining import LimitTrace
+from drtp.store.protocol import NotFound, Store
 from drtp.store.view import kind_key
 
 _KNOWN = {"service", "as", "from", "country", "at", "server"}
@@ -43,6 +47,8 @@ async def answer(body: JsonObject, namespace: str, store: Store, now: datetime) 
     place, server = await _place(store, service, policies, question.server)
     exposed = service.spec.expose is not None or bool(service.status.addresses)
     explained = explaining.explain(service, policies, question.asking._replace(place=place), exposed=exposed)
+    above = await _quotas(store, namespace)
+    explained = msgspec.structs.replace(explained, limits=(*explained.limits, *above))
     status: JsonObject = msgspec.to_builtins(explained) | ({"server": server} if server else {})
     return body | {"metadata": {"namespace": namespace}, "spec": spec, "status": status}
 
@@ -127,6 +133,23 @@ async def _place(
                 if server is not None and asking.may_carry(carriage, access.place_of(server)):
                     return access.place_of(server), server.metadata.name
     return None, ""
+
+
+async def _quotas(store: Store, namespace: str) -> list[LimitTrace]:
+    """Of the project, and of its organisation, as POPs hold them."""
+    project = _typed(Namespace, (await store.get(Key(kind_key(Namespace), "", namespace))).object)
+    organization = project.metadata.labels.get(ORGANIZATION_LABEL, "")
+    places = [namespace]
+    if organization not in {"", namespace}:
+        with contextlib.suppress(NotFound):
+            home = _typed(Namespace, (await store.get(Key(kind_key(Namespace), "", organization))).object)
+            places += [organization] if home.metadata.labels.get(ORGANIZATION_LABEL) == organization else []
+    found = [
+        explaining.quota_limits(place, quota.metadata.name, quotas.limits({"spec": {"hard": quota.spec.hard}}))
+        for place in places
+        for quota in await _all(store, ResourceQuota, place)
+    ]
+    return [one for one in found if one is not None]
 
 
 async def _all(store: Store, model: type[T], namespace: str | None) -> list[T]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from drtp.api import quotas
 from drtp.api.drtp import Action, DRTPAccessPolicy, DRTPService, EnforcementPoint
 from drtp.api.meta import Model
 from drtp.api.policies import PolicyMode
@@ -14,6 +15,8 @@ from drtp.rules.asking import Asking
 
 OWN = "spec.edgeAllowlist"
 DEFAULT = "defaultAction"
+ROLES = "roles/connect"
+"""What lets a caller in of whom no policy speaks; whether one has it is not asked here."""
 
 
 class RuleTrace(Model, frozen=True):
@@ -35,13 +38,29 @@ class ListTrace(Model, frozen=True, omit_defaults=False):
     rules: tuple[RuleTrace, ...] = ()
 
 
+class LimitTrace(Model, frozen=True):
+    """What one policy or quota leaves at each tunnel server: a connection, or where `together` all of `by`'s project or
+    organisation.
+    """
+
+    by: str
+    together: bool = False
+    connections: int | None = None
+    connections_per_second: int | None = None
+    bytes_per_second: int | None = None
+
+
 class Explained(Model, frozen=True, omit_defaults=False):
-    """`rule` is what decided, as `<list>/<rule>`; `would_refuse` names policies that only count and say no."""
+    """`rule` is what decided, as `<list>/<rule>`; `would_refuse` names policies that only count and say no.
+
+    `limits` hold for whoever is let in, all of them at once.
+    """
 
     decision: str
     rule: str
     trace: tuple[ListTrace, ...] = ()
     would_refuse: tuple[str, ...] = ()
+    limits: tuple[LimitTrace, ...] = ()
 
 
 class _Named(NamedTuple):
@@ -54,10 +73,13 @@ class _Named(NamedTuple):
 def explain(service: DRTPService, policies: Sequence[DRTPAccessPolicy], asked: Asking, *, exposed: bool) -> Explained:
     """The decision of a tunnel server on whoever asks, and how it comes about.
 
-    A caller who has shown an identity comes by `connect`, for which the service needs no public place: then its own
-    list speaks only where there is one.
+    A caller who has shown an identity comes by `connect`, for which the service needs no public place: its own list
+    is of visitors.
     """
     lists = list(_lists(service, policies, asked, exposed=exposed))
+    limits = tuple(_limits(policies))
+    if not lists:
+        return Explained(decision=Action.ALLOW.value, rule=ROLES, limits=limits)
     verdict = asking.decide(Access(lists=tuple(one.one for one in lists)), asked)
     traces = tuple(_trace(one, asked) for one in lists)
     enforced = [one for one in traces if one.mode == PolicyMode.ENFORCE.value]
@@ -68,15 +90,39 @@ def explain(service: DRTPService, policies: Sequence[DRTPAccessPolicy], asked: A
         rule=f"{spoke.list}/{spoke.rule}" if spoke else "",
         trace=traces,
         would_refuse=tuple(one.list for one in traces if one not in enforced and one.decision == Action.DENY.value),
+        limits=limits,
     )
 
 
+def quota_limits(place: str, name: str, hard: Mapping[str, int]) -> LimitTrace | None:
+    """Of a quota `name` in the project `place`; None where POPs hold nothing of it."""
+    found = LimitTrace(
+        by=f"quota/{place}/{name}",
+        together=True,
+        connections=hard.get(quotas.STREAMS),
+        connections_per_second=hard.get(quotas.NEW_STREAMS),
+        bytes_per_second=hard.get(quotas.BYTES),
+    )
+    return found if found != LimitTrace(by=found.by, together=True) else None
+
+
+def _limits(policies: Sequence[DRTPAccessPolicy]) -> Iterator[LimitTrace]:
+    for policy in policies:
+        limits, held = policy.spec.limits, access.holds_at(policy, EnforcementPoint.TUNNEL)
+        if limits is not None and held and policy.spec.mode is PolicyMode.ENFORCE:
+            yield LimitTrace(
+                by=f"policy/{policy.metadata.name}",
+                connections=limits.connections,
+                connections_per_second=limits.connections_per_second,
+                bytes_per_second=limits.bytes_per_second,
+            )
+
+
 def _lists(service: DRTPService, policies: Sequence[DRTPAccessPolicy], asked: Asking, *, exposed: bool) -> list[_Named]:
-    cidrs = service.spec.edge_allowlist
     found: list[_Named] = []
     held = [one for one in policies if access.holds_at(one, EnforcementPoint.TUNNEL)]
-    if asked.caller is None or cidrs is not None or not held:
-        own = access.allowlist(cidrs, exposed=exposed, protocol=service.spec.protocol)
+    if asked.caller is None:
+        own = access.allowlist(service.spec.edge_allowlist, exposed=exposed, protocol=service.spec.protocol)
         found.append(_Named(OWN, PolicyMode.ENFORCE, own, ("edgeAllowlist",)))
     for policy in held:
         name = f"policy/{policy.metadata.name}"

@@ -55,6 +55,33 @@ async def test_the_rule_that_decides_is_named(api: Served) -> None:
     assert trace["rules"][1]["parts"] == {"clientCIDRs": "Yes", "organizations": "Yes"}
 
 
+async def test_a_callers_address_is_no_matter_of_the_list_of_visitors(api: Served) -> None:
+    """As tunnel servers have it: whoever comes by `connect` is let in by a role, and narrowed by policies alone."""
+    local = {"host": "localhost", "port": 5432}
+    await put(api, "DRTPService", "postgres", {"protocol": "TCP", "local": local, "edgeAllowlist": ["10.0.0.0/8"]})
+    bob = {"as": ["user:bob"], "from": "203.0.113.9"}
+    said = await asked(api, **bob)
+    assert (said["decision"], said["rule"], said["trace"]) == ("Allow", "roles/connect", [])
+    await policy(api, {"name": "nobody", "action": "Deny"})
+    said = await asked(api, **bob)
+    assert (said["decision"], [one["list"] for one in said["trace"]]) == ("Deny", ["policy/partners"])
+
+
+async def test_limits_are_told_with_who_set_them(api: Served) -> None:
+    await exposed(api)
+    await policy(api, {"name": "all", "action": "Allow"}, limits={"connections": 7, "bytesPerSecond": 5_000})
+    await policy(api, {"name": "all", "action": "Allow"}, name="trial", mode="DryRun", limits={"connections": 1})
+    hard = {"datumapis.com/streams": "1k", "count/secrets": "3"}
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "small"}, "spec": {"hard": hard}}
+    status, said = await api.call("POST", "/api/v1/namespaces/joe/resourcequotas", quota)
+    assert status == 201, said
+    said = await asked(api, **{"from": "203.0.113.9"})
+    assert said["limits"] == [
+        {"by": "policy/partners", "connections": 7, "bytesPerSecond": 5_000},
+        {"by": "quota/joe/small", "together": True, "connections": 1_000},
+    ]
+
+
 async def test_what_is_unknown_is_said_to_be_unknown(api: Served) -> None:
     await exposed(api)
     await policy(api, {"name": "no-kp", "action": "Deny", "countries": ["KP"]}, defaultAction="Allow")

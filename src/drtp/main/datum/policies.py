@@ -74,6 +74,21 @@ def _show(console: Console, status: dict[str, Any]) -> None:
             given: dict[str, str] = rule.get("parts", {})
             parts = ", ".join(f"{name} {truth.lower()}" for name, truth in given.items())
             console.print(f"    {_safe(rule['name'])} ({rule['action']}): {rule['speaks'].lower()}  {parts}".rstrip())
+    if status["decision"] == "Allow":
+        _show_limits(console, status.get("limits", []))
+
+
+def _show_limits(console: Console, limits: list[dict[str, Any]]) -> None:
+    """What holds for whoever is let in."""
+    for one in limits:
+        named = {
+            "connections": "{:,} connections",
+            "connectionsPerSecond": "{:,} new ones a second",
+            "bytesPerSecond": "{:,} bytes a second",
+        }
+        words = ", ".join(form.format(one[name]) for name, form in named.items() if name in one)
+        together = ", of all its services together" if one.get("together") else ""
+        console.print(f"  limited by {_safe(one['by'])}: {words} at each tunnel server{together}", highlight=False)
 
 
 def _safe(text: str) -> str:
