@@ -82,7 +82,7 @@ class _Connector(aiohttp.TCPConnector):
             await outer.close()
             raise
         here, there = pair()
-        carrying = asyncio.get_running_loop().create_task(_carried(outer, web_socket, there))
+        carrying = asyncio.create_task(_carried(outer, web_socket, there))  # noqa: TID251 -- as long as the connection
         self._carrying.add(carrying)
         carrying.add_done_callback(self._carrying.discard)
         return await self._secured(here, req)

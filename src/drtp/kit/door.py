@@ -135,6 +135,7 @@ class Door:
         self._complained_s = -COMPLAINT_S
         self._crowd = HighWater()
         self._counting: asyncio.TimerHandle | None = None
+        self._handshakes: asyncio.TaskGroup | None = None
 
     @property
     def connections(self) -> int:
@@ -162,32 +163,39 @@ class Door:
 
     async def run(self) -> None:
         """Accept until cancelled. Raises: OSError if the listener itself is broken."""
-        loop = asyncio.get_running_loop()
         async with asyncio.TaskGroup() as group:
-            while True:
-                try:
-                    connection, peer = await loop.sock_accept(self._listener)
-                except OSError as error:
-                    await self._survive(error)
-                    continue
-                networks = ("",) if self._listener.family == socket.AF_UNIX else networks_of(str(peer[0]))
-                reason = self._refusal(networks)
-                if reason:
-                    _REFUSED.labels(self._name, reason).inc()
-                    _reset(connection)
-                    continue
-                guest = self._enter(networks)
-                guest.handshake = group.create_task(self._welcome(connection, guest))
+            self._handshakes = group
+            try:
+                while True:
+                    await self._accept(group)
+            finally:
+                self._handshakes = None
+
+    async def _accept(self, handshakes: asyncio.TaskGroup) -> None:
+        """The next one."""
+        try:
+            connection, peer = await asyncio.get_running_loop().sock_accept(self._listener)
+        except OSError as error:
+            await self._survive(error)
+            return
+        networks = ("",) if self._listener.family == socket.AF_UNIX else networks_of(str(peer[0]))
+        if reason := self._refusal(networks):
+            _REFUSED.labels(self._name, reason).inc()
+            _reset(connection)
+            return
+        guest = self._enter(networks)
+        guest.handshake = handshakes.create_task(self._welcome(connection, guest))
 
     def admit(self, way: socket.socket, remote: str) -> bool:
         """One more guest, whose bytes come by `way` from `remote`, as somebody else has seen. False: turned away."""
         networks = networks_of(remote)
-        if reason := self._refusal(networks):
-            _REFUSED.labels(self._name, reason).inc()
+        reason = self._refusal(networks)
+        if reason or self._handshakes is None:
+            _REFUSED.labels(self._name, reason or "full").inc()
             return False
         guest = self._enter(networks)
         self._brought[guest.inner] = remote
-        guest.handshake = asyncio.get_running_loop().create_task(self._welcome(way, guest))
+        guest.handshake = self._handshakes.create_task(self._welcome(way, guest))
         return True
 
     def brought_from(self, protocol: asyncio.BaseProtocol) -> str | None:

@@ -7,6 +7,7 @@ Messages mean nothing: their payloads, one after the other, are the bytes, as th
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 
 import aiohttp
@@ -30,24 +31,27 @@ def pair() -> tuple[socket.socket, socket.socket]:
 async def carry(web_socket: web.WebSocketResponse | aiohttp.ClientWebSocketResponse, way: socket.socket) -> None:
     """Move bytes between the two, until one of them ends; then both are closed. `way` is non-blocking."""
     loop = asyncio.get_running_loop()
+    # An end that is lost is an end like any other: TLS inside says which it was.
+    lost = contextlib.suppress(OSError, aiohttp.ClientError)
 
     async def outwards() -> None:
-        while piece := await loop.sock_recv(way, _PIECE_BYTES):
-            await web_socket.send_bytes(piece)
+        with lost:
+            while piece := await loop.sock_recv(way, _PIECE_BYTES):
+                await web_socket.send_bytes(piece)
 
     async def inwards() -> None:
-        async for message in web_socket:
-            if message.type is not aiohttp.WSMsgType.BINARY:
-                return
-            await loop.sock_sendall(way, message.data)
+        with lost:
+            async for message in web_socket:
+                if message.type is not aiohttp.WSMsgType.BINARY:
+                    return
+                await loop.sock_sendall(way, message.data)
 
-    both = [loop.create_task(outwards()), loop.create_task(inwards())]
     try:
-        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        async with asyncio.TaskGroup() as group:
+            both = [group.create_task(outwards()), group.create_task(inwards())]
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            for task in both:
+                task.cancel()
     finally:
-        for task in both:
-            task.cancel()
-        # An end that is lost is an end like any other: TLS inside says which it was.
-        await asyncio.gather(*both, return_exceptions=True)
         way.close()
         await web_socket.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,6 +84,30 @@ async def test_what_this_run_made_and_never_was_ready_goes_with_its_identity(bed
     assert not has_identity(enrolment.state_dir)
     await prepare(bed.enrolment("other"))
     assert await bed.there("other"), "the next start begins anew"
+
+
+async def test_what_a_start_that_is_ended_has_asked_for_already_goes_too(
+    bed: Bed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, go_on, create = asyncio.Event(), asyncio.Event(), ApiClient.create
+
+    async def slow(api: ApiClient, *arguments: Any, **named: Any) -> dict[str, Any]:
+        answer = await create(api, *arguments, **named)
+        made.set()
+        await go_on.wait()
+        return answer
+
+    monkeypatch.setattr(ApiClient, "create", slow)
+    enrolment = bed.enrolment("other")
+    starting = asyncio.create_task(prepare(enrolment))
+    await made.wait()
+    assert await bed.there("other")
+    starting.cancel()
+    asyncio.get_running_loop().call_soon(go_on.set)
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert [event["event"] for event in await bed.ended(enrolment)] == ["undone"]
+    assert not await bed.there("other")
 
 
 async def test_what_was_there_before_this_run_stays(bed: Bed) -> None:

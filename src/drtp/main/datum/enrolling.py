@@ -25,7 +25,7 @@ from drtp.client.enrolment import bind_services, enrol
 from drtp.client.identity import IdentityStore
 from drtp.client.joining import EdgeAddress, parse_join
 from drtp.kit.clock import SystemClock
-from drtp.kit.errors import Conflict, NotFound, Refused, Retryable
+from drtp.kit.errors import Conflict, DrtpError, NotFound, Refused, Retryable
 from drtp.kit.exclusive import exclusive
 from drtp.kit.files import private_directory, write_atomic
 from drtp.kit.observe import logger
@@ -33,7 +33,7 @@ from drtp.kit.secret import Secret
 from drtp.main.datum.access import with_token
 from drtp.main.datum.definition import change, new_service
 from drtp.main.datum.serve_request import ServeRequest, ServeSettings
-from drtp.main.datum.undoing import PLURAL, Made, forget_identity
+from drtp.main.datum.undoing import PLURAL, UNDO_WITHIN_S, Made, forget_identity
 from drtp.main.shell import Misused
 
 log = logger("serve")
@@ -241,7 +241,16 @@ async def _service_uid(api: ApiClient, request: ServeRequest, enrolment: Enrolme
 
 
 async def _new_uid(api: ApiClient, request: ServeRequest, enrolment: Enrolment) -> str:
-    present = await api.create(new_service(request), PLURAL, namespace=enrolment.namespace)
+    """Make it. A start that is ended meanwhile waits for the answer: what is made must be known to be undone."""
+    creating = api.create(new_service(request), PLURAL, namespace=enrolment.namespace)
+    asked = asyncio.create_task(creating)  # noqa: TID251 -- a group would take it away with whoever waits
+    try:
+        present = await asyncio.shield(asked)
+    except asyncio.CancelledError:
+        with contextlib.suppress(DrtpError, TimeoutError):
+            async with asyncio.timeout(UNDO_WITHIN_S):
+                enrolment.made.uids[request.name] = str((await asked)["metadata"]["uid"])
+        raise
     uid = str(present["metadata"]["uid"])
     enrolment.made.uids[request.name] = uid
     return uid
