@@ -162,7 +162,9 @@ class Identities:
             updated = msgspec.structs.replace(spec, used_generation=generation, **seen)
             if updated == spec:
                 return spec
-            self.check_pace(uid)
+            # That a renewed certificate has come into use is no word of the edge's, and comes once with each.
+            if updated != msgspec.structs.replace(spec, used_generation=generation):
+                self.check_pace(uid)
             try:
                 await self._store.update(held.replaced(updated))
             except Conflict:

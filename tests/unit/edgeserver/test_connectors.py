@@ -189,10 +189,20 @@ async def test_an_edge_that_says_something_else_each_time_is_slowed_down(
     for _ in range(100):
         await known.connected(identity.uid, key, hostname="laptop")
     assert bed.store.revision == at
-    for number in range(identities.CHANGES_BURST - 1):
+    for number in range(identities.CHANGES_BURST):
         await known.connected(identity.uid, key, hostname=f"laptop-{number}")
     with pytest.raises(Retryable, match="DRTP-2051"):
         await known.connected(identity.uid, key, hostname="another")
+
+
+async def test_a_certificate_that_comes_into_use_is_no_word_of_the_edges(bed: Bed) -> None:
+    identity = await _of_user(bed)
+    known = bed.server.identities
+    for _ in range(identities.CHANGES_BURST + 5):
+        spec = (await known.find(identity.uid)).record.spec
+        key = proven_key(request_for(new_key()))
+        await known.renew(identity.uid, spec.key_now, key, spec.generation)
+        await known.connected(identity.uid, key.fingerprint)
 
 
 async def test_a_users_connector_is_forgotten_soon_after_its_end_and_a_programs_is_not(tmp_path: Path) -> None:
