@@ -151,6 +151,9 @@ pub struct ServerConfig {
     pub identity: Identity,
     /// Where agents dial in. Port 0 takes a free one; see [`crate::TunnelServer::agent_addresses`].
     pub listeners: Vec<SocketAddr>,
+    /// Agents may also come by QUIC: UDP on the numbers of `listeners`.
+    #[serde(default)]
+    pub quic: bool,
     /// What the WebSocket at the agents' door shows; the POP's own certificate when absent.
     #[serde(default)]
     pub web: Option<WebIdentity>,

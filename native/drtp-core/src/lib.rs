@@ -16,6 +16,7 @@ mod identity;
 mod introduction;
 pub mod message;
 pub mod proxy;
+mod quic;
 mod report;
 mod server;
 pub mod session;

@@ -516,6 +516,7 @@ fn a_bad_identity_is_refused_and_the_old_one_stays() {
     visitor.read_exact(&mut [0]).unwrap();
     assert!(!format!("{:?}", world.authority.pop()).contains("PRIVATE"));
     let config = ServerConfig {
+        quic: false,
         web: None,
         pulse: None,
         country_database: None,
@@ -705,6 +706,7 @@ fn readers_that_do_not_read_cannot_take_the_pops_memory() {
     let authority = Authority::new();
     let flow = drtp_core::Flow { budget_bytes: 2 * 1024 * 1024, ..drtp_core::Flow::default() };
     let pop = TunnelServer::new(ServerConfig {
+        quic: false,
         web: None,
         pulse: None,
         country_database: None,

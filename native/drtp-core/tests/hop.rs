@@ -335,6 +335,7 @@ fn the_pulse_answers_each_who_asks() {
     let pop = TunnelServer::new(ServerConfig {
         identity: authority.pop(),
         listeners: vec!["127.0.0.1:0".parse().unwrap()],
+        quic: false,
         web: None,
         country_database: None,
         pulse: Some(path.clone()),

@@ -78,6 +78,7 @@ fn agents_come_back_to_a_restarted_pop() {
     drop(pop);
     event(|n| agent.events(n), |e| matches!(e, Event::TunnelDown { .. }));
     let config = drtp_core::ServerConfig {
+        quic: over_quic(),
         web: None,
         pulse: None,
         country_database: None,
@@ -159,6 +160,7 @@ fn an_agent_is_back_within_seconds_of_a_pop_that_said_goodbye() {
     until("agents to be refused by the kernel", || TcpStream::connect(address).is_err());
     drop(pop);
     let config = drtp_core::ServerConfig {
+        quic: over_quic(),
         web: None,
         pulse: None,
         country_database: None,

@@ -92,6 +92,7 @@ fn pop_as_in_production(authority: &Authority) -> TunnelServer {
     TunnelServer::new(ServerConfig {
         identity: authority.pop(),
         listeners: vec!["127.0.0.1:0".parse().unwrap()],
+        quic: false,
         web: None,
         country_database: None,
         pulse: None,
@@ -246,4 +247,37 @@ fn of_a_hundred_agents_each_serves_its_own_and_ten_that_die_take_nobody_elses_vi
         word(visitor, number as u64 + 7).unwrap();
     }
     until("ten deaf endpoints", || pop.stats().connections.iter().filter(|one| one.live).count() == AGENTS - 10);
+}
+
+#[test]
+fn a_session_that_goes_silent_is_dead_for_its_visitors_within_its_patience() {
+    // A path that swallows everything: the agent reaches the POP through it until it is cut.
+    let world = World::new(service(echo));
+    let hole = Hole::to(world.pop.agent_addresses()[0]);
+    let authority = &world.authority;
+    world.agent.close();
+    let target = target(service(echo));
+    let agent = drtp_core::TunnelAgent::new(agent_config(authority, "a-1", 7, target.clone())).unwrap();
+    agent.apply(&whole(json!({"server/p-1": plan_server(hole.address), "service/c-1": plan_service(&target)})));
+    until_stats("the session", || world.pop.stats(), |s| s.sessions.first().is_some_and(|s| s.epoch == 7));
+    let mut visitor = world.visit();
+    visitor.write_all(b"x").unwrap();
+    visitor.read_exact(&mut [0]).unwrap();
+    hole.swallow();
+    let cut = Instant::now();
+    read_to_reset(&mut visitor);
+    assert!(cut.elapsed() < Duration::from_millis(2_500), "{:?}", cut.elapsed());
+}
+
+#[test]
+fn several_lanes_carry_elephants_in_order() {
+    let world = World::build(service(echo), |r| r, |c| drtp_core::AgentConfig { lanes: 3, ..c }, |s| s);
+    until_stats("three lanes", || world.pop.stats(), |s| s.sessions[0].lanes.len() == 3);
+    let threads: Vec<_> = (0..3)
+        .map(|seed| {
+            let endpoint = world.endpoint;
+            std::thread::spawn(move || there_and_back(visit(endpoint), &pattern(20_000_000, seed)))
+        })
+        .collect();
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
 }

@@ -37,6 +37,15 @@ impl Far {
         ways: impl FnOnce(SocketAddr) -> Value,
         seen: impl FnOnce(SocketAddr) -> SocketAddr,
     ) -> Self {
+        Self::at(pop, limits, ways, seen)
+    }
+
+    fn at(
+        pop: impl FnOnce(&Authority) -> TunnelServer,
+        limits: CoreLimits,
+        ways: impl FnOnce(SocketAddr) -> Value,
+        seen: impl FnOnce(SocketAddr) -> SocketAddr,
+    ) -> Self {
         let authority = Authority::new();
         let pop = pop(&authority);
         let port = free_port("127.0.0.1");
@@ -571,4 +580,67 @@ fn a_web_client_whose_messages_carry_nothing_is_let_go_long_before_its_deadline(
         let _ = tls.write_all(&flood);
         until_stats("nobody", || pop.stats(), |s| s.pre_auth == 0);
     }
+}
+
+/// A POP that agents may reach by QUIC too.
+fn far_by_quic(ways: &Value) -> Far {
+    Far::at(
+        |authority| {
+            let config = drtp_core::ServerConfig { quic: true, ..server_config(authority, CoreLimits::default()) };
+            TunnelServer::new(config).unwrap()
+        },
+        CoreLimits::default(),
+        |_| ways.clone(),
+        |address| address,
+    )
+}
+
+#[test]
+fn by_quic_megabytes_arrive_whole_and_the_way_is_told() {
+    let far = far_by_quic(&json!({"ways": [{"quic": true}]}));
+    assert_eq!(far.up(), "quic");
+    far.carries();
+    let session = &far.agent.stats().sessions[0];
+    assert_eq!((session.way.as_str(), session.lanes.len()), ("quic", 1));
+}
+
+#[test]
+fn where_udp_is_dropped_tcp_is_taken_within_seconds() {
+    let (mut swallows, began) = (None, Instant::now());
+    let ways = |door: SocketAddr| {
+        // Bound, and never read: what comes is swallowed.
+        swallows = Some(std::net::UdpSocket::bind(door).unwrap());
+        json!({"ways": [{"quic": true}, {}]})
+    };
+    let far = Far::with(CoreLimits::default(), ways, |address| address);
+    assert!(far.down().contains("UDP may be blocked"));
+    assert_eq!(far.up(), "direct");
+    assert!(began.elapsed() < Duration::from_secs(6));
+    far.carries();
+    drop(swallows);
+}
+
+#[test]
+fn a_flood_of_strangers_by_udp_costs_others_nothing() {
+    let far = far_by_quic(&json!({"ways": [{"quic": true}]}));
+    far.up();
+    let flood = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    flood.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    let door = far.pop.agent_addresses()[0];
+    let mut sent = 0;
+    for number in 0..20_000_u32 {
+        // A long header of version 1 with an Initial's shape, and no Initial inside.
+        let mut packet = vec![0; 1_200];
+        packet[..6].copy_from_slice(&[0xc3, 0, 0, 0, 1, 8]);
+        packet[6..10].copy_from_slice(&number.to_be_bytes());
+        packet[14] = 8;
+        packet[24..26].copy_from_slice(&[0x44, 0x96]);
+        sent += flood.send_to(&packet, door).unwrap();
+    }
+    far.carries();
+    let (mut answered, mut room) = (0, [0; 2_048]);
+    while let Ok((count, _)) = flood.recv_from(&mut room) {
+        answered += count;
+    }
+    assert!(answered < sent, "{answered} bytes for {sent}");
 }

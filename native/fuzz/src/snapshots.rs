@@ -78,6 +78,7 @@ impl World {
     fn new() -> Self {
         let authority = authority();
         let pop = ServerConfig {
+            quic: false,
             web: None,
             pulse: None,
             country_database: None,

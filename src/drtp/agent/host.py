@@ -256,7 +256,8 @@ class AgentHost:
 
     def _revised(self, running: _Running, plan: Plan) -> Mapping[str, Ways] | None:
         """The ways to the plan's POPs, where they are others than the core has."""
-        wanted = ways_of(plan.servers, self._proxies, self._memory.worked(running.place))
+        worked = self._memory.worked(running.place)
+        wanted = ways_of(plan.servers, self._proxies, worked, quic=self._settings.quic)
         if wanted == running.ways:
             return None
         running.ways = wanted

@@ -46,3 +46,5 @@ class AgentSettings:
     """Host names beside localhost and the address itself that the status pages answer to (DNS rebinding)."""
     drain_s: float = DRAIN_S
     lanes: int = 1
+    quic: bool = False
+    """POPs are reached by QUIC where they and the network let it; by TCP else."""

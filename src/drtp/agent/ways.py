@@ -2,7 +2,8 @@
 
 By a proxy that a variable names: the proxy first, and straight only where the proxy is not there. By a proxy that was
 chosen for this program: by it alone. Each as itself first, then inside a WebSocket. What worked last in this network
-goes before; the core looks for a better one by itself. docs/decisions/0041.
+goes before; the core looks for a better one by itself. docs/decisions/0041. QUIC, where it is asked for, comes before
+all others, but never where a proxy is in force: it would go around it. docs/decisions/0058.
 """
 
 from __future__ import annotations
@@ -27,18 +28,21 @@ NETWORKS_MAX = 32
 """A laptop's networks; the one that was left longest ago is forgotten."""
 
 
-def ways_to(host: str, port: int, rules: Proxies) -> tuple[Way, ...]:
+def ways_to(host: str, port: int, rules: Proxies, *, quic: bool = False) -> tuple[Way, ...]:
     """All ways to a POP, the preferred one first."""
     proxy = rules.to(host, port)
     hops = [None] if proxy is None else [_hop(proxy)] if rules.chosen else [_hop(proxy), None]
-    return tuple(Way(hop, web_socket) for hop in hops for web_socket in (False, True))
+    by_quic = (Way(quic=True),) if quic and proxy is None else ()
+    return by_quic + tuple(Way(hop, web_socket) for hop in hops for web_socket in (False, True))
 
 
-def ways_of(servers: Iterable[PlanServer], rules: Proxies, worked: str | None) -> dict[str, Ways]:
+def ways_of(
+    servers: Iterable[PlanServer], rules: Proxies, worked: str | None, *, quic: bool = False
+) -> dict[str, Ways]:
     """By server uid; `worked` is the kind of way to begin with."""
     found: dict[str, Ways] = {}
     for server in servers:
-        ways = ways_to(server.address, server.port, rules)
+        ways = ways_to(server.address, server.port, rules, quic=quic)
         kinds = [way.kind for way in ways]
         found[server.server] = Ways(ways, kinds.index(worked) if worked in kinds else 0)
     return found

@@ -92,6 +92,7 @@ class Pop:
                 limits=CoreLimits(pre_auth_max=pre_auth_max()),
                 web=_web_identity(settings),
                 pulse=str(self._sockets / PULSE),
+                quic=settings.quic,
                 country_database=str(settings.country_database) if settings.country_database else None,
             ),
             _tunnel_identity(identity),

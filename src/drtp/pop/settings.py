@@ -36,6 +36,8 @@ class PopSettings:
     server_ip: str
     listeners: tuple[str, ...] = ("0.0.0.0:443", "[::]:443")
     listener_port: int | None = None
+    quic: bool = False
+    """Agents may also come by QUIC, by UDP on the listeners' numbers."""
     endpoint_addresses: tuple[str, ...] = ("127.0.0.1",)
     endpoint_ports: tuple[int, int] = (20000, 29999)
     endpoint_sockets: Path | None = None

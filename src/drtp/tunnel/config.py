@@ -59,6 +59,8 @@ class ServerConfig(Model, frozen=True):
     country_database: str | None = None
     """The file that says in which country an address is; unknown where absent."""
     pulse: str | None = None
+    quic: bool = False
+    """Agents may also come by QUIC: UDP on the numbers of `listeners`."""
 
 
 class TargetTls(Model, frozen=True):
@@ -94,14 +96,17 @@ class ProxyHop(Model, frozen=True):
 
 
 class Way(Model, frozen=True):
-    """How a POP is reached: straight or by a proxy, as itself or inside a WebSocket."""
+    """How a POP is reached: straight or by a proxy, as itself or inside a WebSocket; or straight by QUIC."""
 
     proxy: ProxyHop | None = None
     web_socket: bool = False
+    quic: bool = False
 
     @property
     def kind(self) -> str:
         """As the core names it in `TunnelUp`."""
+        if self.quic:
+            return "quic"
         hop = self.proxy.kind if self.proxy else "direct"
         return f"{hop}+websocket" if self.web_socket else hop
 

@@ -75,7 +75,7 @@ class LocalDown(Model, frozen=True, tag="localDown"):
 
 
 class TunnelUp(Model, frozen=True, tag="tunnelUp"):
-    """Agent: the session with a POP is live. `way`: `direct`, `connect` or `socks5`, and `+websocket`."""
+    """Agent: the session with a POP is live. `way`: `quic`, or `direct`, `connect` or `socks5`, and `+websocket`."""
 
     server: str
     peer: str

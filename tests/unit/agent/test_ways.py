@@ -30,6 +30,16 @@ def test_a_chosen_proxy_is_the_only_hop():
     assert kinds(DRTP_PROXY="direct", HTTPS_PROXY="http://p") == ["direct", "direct+websocket"]
 
 
+def test_quic_comes_first_where_it_is_asked_for_and_never_goes_around_a_proxy():
+    def kinds_with_quic(**environment: str) -> list[str]:
+        ways = ways_to(SERVER.address, SERVER.port, proxies(environment), quic=True)
+        return [way.kind for way in ways]
+
+    assert kinds_with_quic() == ["quic", "direct", "direct+websocket"]
+    assert kinds_with_quic(HTTPS_PROXY="http://p") == kinds(HTTPS_PROXY="http://p")
+    assert kinds_with_quic(DRTP_PROXY="socks5://p") == kinds(DRTP_PROXY="socks5://p")
+
+
 def test_what_worked_is_begun_with_if_it_is_still_a_way():
     rules = proxies({"HTTPS_PROXY": "http://p"})
     assert ways_of([SERVER], rules, "direct+websocket")["s-1"].first == 3

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from drtp.client.identity import Identity
@@ -19,9 +20,12 @@ from drtp.tunnel import (
     TunnelAgent,
     TunnelIdentity,
     TunnelServer,
+    TunnelUp,
+    Way,
+    Ways,
     delta_between,
 )
-from edge_world import Authority, route
+from edge_world import Authority, plan_server, route
 
 
 def of(identity: Identity) -> TunnelIdentity:
@@ -58,8 +62,6 @@ async def test_an_endpoint_is_bound_and_an_event_wakes_the_loop(tmp_path: Path) 
 
 
 def route_document() -> dict[str, object]:
-    import msgspec
-
     return msgspec.to_builtins(route())
 
 
@@ -140,3 +142,32 @@ async def test_an_agent_starts_with_its_targets() -> None:
 def test_no_repr_shows_a_key() -> None:
     identity = of(Authority().identity("agent", "a1"))
     assert "PRIVATE KEY" not in repr(identity)
+
+
+async def test_an_agent_that_prefers_quic_goes_by_it_and_by_tcp_where_the_pop_has_none(tmp_path: Path) -> None:
+    authority = Authority()
+    ways = {"p1": Ways((Way(quic=True), Way()))}
+    for quic, way in ((True, "quic"), (False, "direct")):
+        identity = authority.identity("pop", "p1", "p1.tunnel.test.example")
+        pop = TunnelServer(ServerConfig(listeners=("127.0.0.1:0",), quic=quic), of(identity))
+        agent = TunnelAgent(AgentConfig(epoch=7), of(authority.identity("agent", "a1")))
+        try:
+            document = {**route_document(), "bind": {"path": str(tmp_path / f"{way}.sock")}, "mode": "unix"}
+            await pop.apply(Delta(whole=True, upsert={"route/c1": document}))
+            port = int(pop.agent_addresses[0].rpartition(":")[2])
+            plan = {"server/p1": msgspec.to_builtins(plan_server("p1", port))}
+            await agent.apply(Delta(whole=True, upsert=plan, ways=ways))
+            assert await first_way(agent) == way
+            assert [session.way for session in (await agent.stats()).sessions] == [way]
+        finally:
+            await agent.close()
+            await pop.close()
+
+
+async def first_way(agent: TunnelAgent) -> str:
+    async with asyncio.timeout(10):
+        async for batch in agent.events():
+            for event in batch:
+                if isinstance(event, TunnelUp):
+                    return event.way
+    raise AssertionError("no tunnel")

@@ -135,11 +135,11 @@ mod tests {
 
     fn proxied(web_socket: bool) -> Way {
         let proxy = Proxy { kind: ProxyKind::Connect, host: "proxy".into(), port: 1, credentials: None };
-        Way { proxy: Some(proxy), web_socket }
+        Way { proxy: Some(proxy), web_socket, quic: false }
     }
 
     fn direct(web_socket: bool) -> Way {
-        Way { proxy: None, web_socket }
+        Way { proxy: None, web_socket, quic: false }
     }
 
     fn by_variable(first: usize) -> Course {

@@ -61,6 +61,8 @@ impl Agent {
     pub(super) fn dial(&mut self, purpose: Purpose, host: &str, port: u16, within: Duration) {
         let carries = match purpose {
             Purpose::Visitor { service, .. } | Purpose::Probe(service) => self.services[service].spec.carries(),
+            Purpose::Link(link) if self.is_quic(link, None) => Carries::Datagrams,
+            Purpose::Better { link, way, .. } if self.is_quic(link, Some(way)) => Carries::Datagrams,
             Purpose::Link(_) | Purpose::Lane { .. } | Purpose::Better { .. } => Carries::Bytes,
         };
         let now = self.core.now();
@@ -151,7 +153,9 @@ impl Agent {
         match dial.purpose {
             Purpose::Visitor { relay, service } => self.flow_connected(relay, service, socket),
             Purpose::Probe(service) => self.datagrams_probed(service),
-            Purpose::Link(_) | Purpose::Lane { .. } | Purpose::Better { .. } => {}
+            Purpose::Link(link) => self.link_by_udp(link, socket),
+            Purpose::Better { link, serial, way } => self.better_by_udp(link, serial, way, socket),
+            Purpose::Lane { .. } => {}
         }
     }
 

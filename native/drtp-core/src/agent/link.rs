@@ -17,7 +17,7 @@ use crate::identity::Role;
 use crate::message::{GoAway, GoAwayCode};
 use crate::session::{LANES_MAX, Session};
 use crate::through::{Goal, Way};
-use crate::tls::{ALPN, Tls};
+use crate::tls::Tls;
 
 /// First wait is up to this; it doubles up to the cap. Full jitter: a whole fleet must not come back at once.
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
@@ -63,14 +63,14 @@ pub(super) struct Link {
     returns_by: Option<Instant>,
     /// From when, and until when at most, its session's certificates let it live, unix seconds.
     term: Option<(i64, i64)>,
-    course: Course,
+    pub(super) course: Course,
     /// The POP proved itself on this try: what happens from then on is its own doing, not the way's.
-    proven: bool,
+    pub(super) proven: bool,
     /// When a better way is looked for, and how many first pauses after that again.
     look_at: Instant,
     looks: u32,
     /// A session that only looks whether a better way leads there.
-    looking: Option<(usize, usize)>,
+    pub(super) looking: Option<(usize, usize)>,
 }
 
 impl Link {
@@ -143,7 +143,7 @@ impl Agent {
         self.dial(Purpose::Link(link), &host, port, self.connect_within());
     }
 
-    fn begin_session(&mut self, link: usize, address: SocketAddr) -> usize {
+    pub(super) fn begin_session(&mut self, link: usize, address: SocketAddr) -> usize {
         self.attempt_number += 1;
         let config = self.session_config(u64::from(self.attempt_number) << 8 | link as u64);
         let (epoch, budget, now) = (self.config.epoch, self.budget.clone(), self.core.now());
@@ -203,15 +203,15 @@ impl Agent {
         let session = state.session;
         let Some(link) = self.core.table.sessions.get(session).map(|sess| sess.owner) else { return };
         let Some(wish) = self.links.get_mut(link) else { return };
-        let judged = state.tls.peer().and_then(|peer| {
+        let judged = state.shown().and_then(|peer| {
             peer.must_be(Role::Pop, &self.credentials.own.trust_domain, Some(&wish.spec.server))?;
             Ok(peer)
         });
         let failure = match judged {
-            Ok(_) if state.tls.alpn() == Some(ALPN) && wish.looking.is_some_and(|(looking, _)| looking == session) => {
+            Ok(_) if state.speaks_drtp() && wish.looking.is_some_and(|(looking, _)| looking == session) => {
                 return self.found_better(link);
             }
-            Ok(peer) if state.tls.alpn() == Some(ALPN) => {
+            Ok(peer) if state.speaks_drtp() => {
                 wish.proven = true;
                 wish.course.hit();
                 if let Some(proxy) = &wish.course.way().proxy {
@@ -253,7 +253,9 @@ impl Agent {
             }
             return self.core.table.touch(session);
         }
-        for number in 1..self.config.lanes.clamp(1, LANES_MAX) {
+        // A QUIC lane is all that its session needs.
+        let lanes = if self.is_quic(link, None) { 1 } else { self.config.lanes.clamp(1, LANES_MAX) };
+        for number in 1..lanes {
             let purpose = Purpose::Lane { link, session, serial, number };
             self.dial(purpose, &host, port, self.connect_within());
         }
@@ -479,7 +481,7 @@ impl Agent {
     }
 
     /// The link has no session any more; it wants another one, later.
-    fn link_down(&mut self, link: usize, session: usize, reason: &str) {
+    pub(super) fn link_down(&mut self, link: usize, session: usize, reason: &str) {
         let now = self.core.now();
         let Some(state) = self.links.get_mut(link).filter(|state| state.session == Some(session)) else { return };
         state.session = None;

@@ -1,6 +1,7 @@
 //! Who dials POPs: an agent, which dials the pinned local service for each visitor that comes; a gateway, which brings
 //! the flows of its UDP listeners; and a connector, which brings what comes to its local ports.
 
+mod by_udp;
 mod course;
 mod datagram_door;
 mod dial;
@@ -187,7 +188,11 @@ impl Agent {
             Upcall::Timer(what) => self.timer(what),
             Upcall::Accept(listener) => self.socket_news(listener),
             Upcall::Proven { relay } => self.proven(relay),
-            Upcall::Hello { .. } | Upcall::LaneReady | Upcall::Connected | Upcall::Preamble { .. } => {}
+            Upcall::Hello { .. }
+            | Upcall::Stranger(_)
+            | Upcall::LaneReady
+            | Upcall::Connected
+            | Upcall::Preamble { .. } => {}
         }
     }
 

@@ -67,6 +67,13 @@ impl Batches {
         Self { state, segments_max }
     }
 
+    /// The same of one socket, which is prepared for QUIC: fragments are forbidden, so that the path's length is found.
+    pub(crate) fn of(socket: &UdpSocket) -> Self {
+        let state = UdpSocketState::new(socket.into()).ok();
+        let segments_max = state.as_ref().map_or(1, UdpSocketState::max_gso_segments);
+        Self { state, segments_max }
+    }
+
     /// A system that can do nothing of it.
     #[cfg(test)]
     pub(crate) fn none() -> Self {

@@ -8,32 +8,18 @@ use std::time::Instant;
 use super::socket::{Socket, would_block};
 use super::table::Upcall;
 use super::{
-    CLOSING, Core, LANE, LANE_BACKLOG_BYTES, LANE_BACKLOG_MAX, LANE_READ_BYTES, LANE_READS_PER_TURN, LaneConn,
-    QUANTUM_BYTES, Timer, token,
+    CLOSING, Carrier, Core, LANE, LANE_BACKLOG_BYTES, LANE_BACKLOG_MAX, LANE_READ_BYTES, LANE_READS_PER_TURN, LaneConn,
+    OverTcp, QUANTUM_BYTES, Timer, token,
 };
+use crate::identity::{IdentityError, PeerIdentity};
 use crate::report::LaneStats;
 use crate::session::State;
-use crate::tls::{OutBuffer, Tls};
+use crate::tls::{ALPN, OutBuffer, Tls};
 
-impl Core {
-    /// Takes over a connected socket as lane `number` of a session. `until` bounds its handshake and HELLO.
-    pub(crate) fn add_lane(
-        &mut self,
-        mut socket: Socket,
-        tls: Tls,
-        session: usize,
-        number: u8,
-        address: SocketAddr,
-        until: Instant,
-    ) -> std::io::Result<usize> {
-        let serial = self.table.next_serial();
-        let entry = self.lanes.vacant_entry();
-        let index = entry.key();
-        socket.register(self.poll.registry(), token(LANE, index))?;
-        entry.insert(LaneConn {
-            socket,
-            tls,
-            out: OutBuffer::default(),
+impl LaneConn {
+    pub(super) fn new(carrier: Carrier, session: usize, number: u8, address: SocketAddr, serial: u64) -> Self {
+        Self {
+            carrier,
             session,
             number,
             trusted: false,
@@ -55,18 +41,88 @@ impl Core {
             bulk: VecDeque::new(),
             bytes_in: 0,
             bytes_out: 0,
-        });
+        }
+    }
+
+    /// Bytes that its connection has not taken.
+    pub(super) fn waiting(&self) -> usize {
+        match &self.carrier {
+            Carrier::Tls(tcp) => tcp.out.waiting().len(),
+            Carrier::Quic(quic) => quic.braid.waiting(),
+        }
+    }
+
+    /// Who the peer is, from its leaf alone.
+    pub(crate) fn shown(&self) -> Result<PeerIdentity, IdentityError> {
+        match &self.carrier {
+            Carrier::Tls(tcp) => tcp.tls.peer(),
+            Carrier::Quic(quic) => quic.braid.peer(),
+        }
+    }
+
+    /// The peer said that it speaks as a lane of this kind does.
+    pub(crate) fn speaks_drtp(&self) -> bool {
+        match &self.carrier {
+            Carrier::Tls(tcp) => tcp.tls.alpn() == Some(ALPN),
+            // QUIC ends the handshake without it, and `shown` asks again.
+            Carrier::Quic(_) => true,
+        }
+    }
+
+    /// What a lane that is not up yet waits for, where its way knows.
+    pub(super) fn waits_for(&self) -> Option<String> {
+        match &self.carrier {
+            Carrier::Tls(tcp) => tcp.socket.waits_for(),
+            Carrier::Quic(quic) => {
+                (!quic.braid.established()).then(|| "no answer by QUIC: UDP may be blocked on the way".to_owned())
+            }
+        }
+    }
+
+    /// A proxy on the way said no.
+    fn refused(&self) -> bool {
+        matches!(&self.carrier, Carrier::Tls(tcp) if tcp.socket.refused())
+    }
+}
+
+impl Core {
+    /// Takes over a connected socket as lane `number` of a session. `until` bounds its handshake and HELLO.
+    pub(crate) fn add_lane(
+        &mut self,
+        mut socket: Socket,
+        tls: Tls,
+        session: usize,
+        number: u8,
+        address: SocketAddr,
+        until: Instant,
+    ) -> std::io::Result<usize> {
+        let serial = self.table.next_serial();
+        let entry = self.lanes.vacant_entry();
+        let index = entry.key();
+        socket.register(self.poll.registry(), token(LANE, index))?;
+        let carrier = Carrier::Tls(Box::new(OverTcp { socket, tls, out: OutBuffer::default() }));
+        entry.insert(LaneConn::new(carrier, session, number, address, serial));
+        self.begin_lane(index, until);
+        // A client speaks first.
+        let begun = match &mut self.lanes[index].carrier {
+            Carrier::Tls(tcp) => tcp.tls.input(&mut [], &mut tcp.out, &mut |_| {}).is_ok(),
+            Carrier::Quic(_) => false,
+        };
+        if begun {
+            self.flush_lane(index);
+        }
+        Ok(index)
+    }
+
+    /// A lane that has just been made is its session's, and has until then to be greeted.
+    pub(super) fn begin_lane(&mut self, index: usize, until: Instant) {
+        let lane = &self.lanes[index];
+        let (session, number, serial) = (lane.session, lane.number, lane.serial);
         self.reading.push(index);
         self.timers.push(Reverse((until, Timer::Lane(index, serial))));
         if let Some(sess) = self.table.sessions.get_mut(session) {
             sess.lanes[usize::from(number)] = Some(index);
         }
-        // A client speaks first.
-        let lane = &mut self.lanes[index];
-        if lane.tls.input(&mut [], &mut lane.out, &mut |_| {}).is_ok() {
-            self.flush_lane(index);
-        }
-        Ok(index)
     }
 
     /// A lane that was accepted into a session of its own belongs to another: its further lane.
@@ -95,9 +151,10 @@ impl Core {
         let read_bytes = if beside_sparse || datagrams { QUANTUM_BYTES } else { LANE_READ_BYTES };
         for _ in 0..reads {
             let Some(lane) = self.lanes.get_mut(index).filter(|lane| !lane.dead && lane.readable) else { return };
-            let start = lane.tls.prefix(&mut self.scratch);
+            let Carrier::Tls(tcp) = &mut lane.carrier else { return self.read_quic(index) };
+            let start = tcp.tls.prefix(&mut self.scratch);
             let room = (start + read_bytes).min(self.scratch.len());
-            let count = match lane.socket.read(&mut self.scratch[start..room]) {
+            let count = match tcp.socket.read(&mut self.scratch[start..room]) {
                 Ok(0) => return self.drop_lane(index, "peer closed the connection"),
                 Ok(count) => count,
                 Err(error) if would_block(&error) => {
@@ -126,23 +183,25 @@ impl Core {
     fn take_records(&mut self, index: usize, length: usize) -> bool {
         let lane = &mut self.lanes[index];
         let (session, number, closing) = (lane.session, lane.number, lane.closing);
+        let Carrier::Tls(tcp) = &mut lane.carrier else { return true };
         let table = &mut self.table;
-        let result = lane.tls.input(&mut self.scratch[..length], &mut lane.out, &mut |plain| {
+        let result = tcp.tls.input(&mut self.scratch[..length], &mut tcp.out, &mut |plain| {
             if !closing {
                 table.input(session, number, plain);
             }
         });
-        let fresh = lane.tls.established() && !std::mem::replace(&mut lane.established, true);
+        let foreign = tcp.tls.is_foreign();
+        let fresh = tcp.tls.established() && !std::mem::replace(&mut lane.established, true);
         if fresh {
             // Before what the same read brought: the peer is judged first.
             self.table.upcalls.push_front(Upcall::LaneEstablished(index));
         }
-        if !self.lanes[index].out.waiting().is_empty() {
+        if self.lanes[index].waiting() > 0 {
             self.flush_lane(index);
         }
         match result {
             Ok(()) => true,
-            Err(_) if self.lanes[index].tls.is_foreign() => self.enter_web(index, length),
+            Err(_) if foreign => self.enter_web(index, length),
             Err(error) => {
                 self.drop_lane(index, &error.to_string());
                 false
@@ -156,8 +215,9 @@ impl Core {
         let ahead = self.scratch[..length].to_vec();
         let inside = lane.web.take().ok_or_else(|| std::io::Error::from(std::io::ErrorKind::Unsupported));
         let entered = inside.and_then(|(outer, inner)| {
-            lane.socket.enter_web(outer, ahead)?;
-            lane.tls = Tls::server(&inner).map_err(std::io::Error::other)?;
+            let Carrier::Tls(tcp) = &mut lane.carrier else { return Err(std::io::ErrorKind::Unsupported.into()) };
+            tcp.socket.enter_web(outer, ahead)?;
+            tcp.tls = Tls::server(&inner).map_err(std::io::Error::other)?;
             Ok(())
         });
         if let Err(error) = entered {
@@ -175,13 +235,16 @@ impl Core {
         if std::mem::replace(&mut lane.dead, true) {
             return;
         }
-        let (session, number, closing, refused) = (lane.session, lane.number, lane.closing, lane.socket.refused());
+        let (session, number, closing, refused) = (lane.session, lane.number, lane.closing, lane.refused());
         if std::mem::take(&mut lane.pre_auth) {
             self.authenticated.push(lane.address);
         }
-        lane.socket.end_orderly();
-        self.buried_lanes.push(index);
         let waiting: Vec<usize> = lane.sparse.drain(..).chain(lane.bulk.drain(..)).collect();
+        if let Carrier::Tls(tcp) = &lane.carrier {
+            tcp.socket.end_orderly();
+        }
+        self.end_quic(index);
+        self.buried_lanes.push(index);
         for relay in waiting {
             if let Some(state) = self.table.relays.get_mut(relay) {
                 state.queued = false;
@@ -243,19 +306,29 @@ impl Core {
     pub(super) fn flush_lane(&mut self, index: usize) {
         let Some(lane) = self.lanes.get_mut(index).filter(|lane| !lane.dead) else { return };
         let mut over: Option<String> = None;
+        let waiting = lane.waiting();
         if let Some(session) = self.table.session(lane.session) {
             let queued = session.queued(lane.number);
-            if queued + lane.out.waiting().len() > LANE_BACKLOG_MAX {
+            if queued + waiting > LANE_BACKLOG_MAX {
                 over = Some("peer does not read".to_owned());
-            } else if queued > 0 && lane.trusted && lane.established && lane.out.waiting().len() < LANE_BACKLOG_BYTES {
+            } else if queued > 0 && lane.trusted && lane.established && waiting < LANE_BACKLOG_BYTES {
                 self.batch.clear();
                 session.take_output(lane.number, &mut self.batch);
-                over = lane.tls.seal(&self.batch, &mut lane.out).err().map(|error| error.to_string());
+                match &mut lane.carrier {
+                    Carrier::Tls(tcp) => {
+                        over = tcp.tls.seal(&self.batch, &mut tcp.out).err().map(|error| error.to_string());
+                    }
+                    Carrier::Quic(quic) => quic.braid.send(&self.batch),
+                }
             }
         }
         if over.is_none() {
-            over = Self::write_lane(lane).err();
+            match lane.carrier {
+                Carrier::Tls(_) => over = Self::write_lane(lane).err(),
+                Carrier::Quic(_) => self.write_quic(index),
+            }
         }
+        let Some(lane) = self.lanes.get_mut(index) else { return };
         let more = lane.writable && (!lane.sparse.is_empty() || !lane.bulk.is_empty());
         if more && !std::mem::replace(&mut lane.pumping, true) {
             self.pumping.push(index);
@@ -266,23 +339,24 @@ impl Core {
     }
 
     fn write_lane(lane: &mut LaneConn) -> Result<(), String> {
-        if lane.closing && lane.out.waiting().is_empty() && !std::mem::replace(&mut lane.said_bye, true) {
+        let Carrier::Tls(tcp) = &mut lane.carrier else { return Ok(()) };
+        if lane.closing && tcp.out.waiting().is_empty() && !std::mem::replace(&mut lane.said_bye, true) {
             // An error here only means that the peer has gone already.
-            let _ = lane.tls.close(&mut lane.out);
+            let _ = tcp.tls.close(&mut tcp.out);
         }
-        while lane.writable && !lane.out.waiting().is_empty() {
-            match lane.socket.write(lane.out.waiting()) {
+        while lane.writable && !tcp.out.waiting().is_empty() {
+            match tcp.socket.write(tcp.out.waiting()) {
                 Ok(count) => {
-                    lane.out.written(count);
+                    tcp.out.written(count);
                     lane.bytes_out += count as u64;
                 }
                 Err(error) if would_block(&error) => lane.writable = false,
                 Err(error) => return Err(error.to_string()),
             }
         }
-        if lane.said_bye && lane.out.waiting().is_empty() {
+        if lane.said_bye && tcp.out.waiting().is_empty() {
             // A peer that has gone already has read all it wanted.
-            let _ = lane.socket.shutdown_write();
+            let _ = tcp.socket.shutdown_write();
         }
         Ok(())
     }

@@ -8,6 +8,7 @@ mod braked;
 pub(crate) mod flow;
 pub(crate) mod hop;
 mod lanes;
+pub(crate) mod quic;
 pub(crate) mod relay;
 mod relays;
 pub(crate) mod sealed;
@@ -33,6 +34,7 @@ use crate::message::ResetCode;
 use crate::session::State;
 use crate::tls::{OutBuffer, Tls};
 use batch::{Batches, Reading};
+use quic::{OverQuic, UdpDoor};
 use socket::Socket;
 use table::{Table, Upcall};
 
@@ -65,6 +67,7 @@ const LISTENER: usize = 1;
 const LANE: usize = 2;
 const RELAY: usize = 3;
 const OWN: usize = 4;
+const UDP: usize = 5;
 
 pub(crate) fn token(kind: usize, index: usize) -> Token {
     Token(index << KIND_BITS | kind)
@@ -86,17 +89,30 @@ pub(crate) fn own_token(index: usize) -> Token {
 enum Timer {
     Session(usize, u64),
     Lane(usize, u64),
+    /// QUIC's own, of a lane.
+    Quic(usize, u64),
     Relay(usize, u64),
     Early,
     Buckets,
     Role(u64),
 }
 
-/// One TLS connection between agent and POP.
-pub(crate) struct LaneConn {
+/// What a lane goes by.
+enum Carrier {
+    Tls(Box<OverTcp>),
+    Quic(Box<OverQuic>),
+}
+
+/// TLS over TCP, or over what stands in for it.
+struct OverTcp {
     socket: Socket,
-    pub(crate) tls: Tls,
+    tls: Tls,
     out: OutBuffer,
+}
+
+/// One TLS or QUIC connection between agent and POP.
+pub(crate) struct LaneConn {
+    carrier: Carrier,
     pub(crate) session: usize,
     number: u8,
     /// Its peer's identity was judged: our frames may go out.
@@ -144,6 +160,10 @@ pub(crate) struct Core {
     pub(crate) inbox: Inbox,
     pub(crate) table: Table,
     pub(crate) lanes: Slab<LaneConn>,
+    /// UDP sockets of QUIC lanes.
+    pub(crate) udp: Slab<UdpDoor>,
+    udp_reading: Vec<usize>,
+    buried_udp: Vec<usize>,
     timers: BinaryHeap<Reverse<(Instant, Timer)>>,
     early: Early,
     /// When the timer of those goes off that wait at a bucket.
@@ -171,6 +191,9 @@ impl Core {
             inbox,
             table: Table::new(Instant::now(), parked_max),
             lanes: Slab::new(),
+            udp: Slab::new(),
+            udp_reading: Vec::new(),
+            buried_udp: Vec::new(),
             timers: BinaryHeap::new(),
             early: Early::default(),
             buckets_armed: None,
@@ -196,6 +219,7 @@ impl Core {
     /// Waits for sockets, timers or the host, and takes note of them.
     pub(crate) fn wait(&mut self, events: &mut Events) {
         let runnable = !self.reading.is_empty()
+            || !self.udp_reading.is_empty()
             || self.pump_is_runnable()
             || !self.table.upcalls.is_empty()
             || !self.table.wakeful.is_empty();
@@ -220,6 +244,7 @@ impl Core {
             OWN => self.table.upcalls.push_back(Upcall::Own(index)),
             LANE => self.note_lane(index, event),
             RELAY => self.note_relay(index, event),
+            UDP => self.note_udp(index, event),
             _ => {}
         }
     }
@@ -228,8 +253,10 @@ impl Core {
         let Some(lane) = self.lanes.get_mut(index).filter(|lane| !lane.dead) else { return };
         lane.hung_up |= event.is_read_closed() || event.is_error();
         lane.writable |= event.is_writable();
-        if event.is_writable() {
-            lane.socket.flush();
+        if let Carrier::Tls(tcp) = &mut lane.carrier {
+            if event.is_writable() {
+                tcp.socket.flush();
+            }
         }
         if event.is_readable() || lane.hung_up {
             lane.readable = true;
@@ -239,7 +266,7 @@ impl Core {
         }
         if lane.writable {
             let session = lane.session;
-            if !lane.out.waiting().is_empty() || !lane.sparse.is_empty() || !lane.bulk.is_empty() || lane.closing {
+            if lane.waiting() > 0 || !lane.sparse.is_empty() || !lane.bulk.is_empty() || lane.closing {
                 self.table.touch(session);
             }
             if lane.session == usize::MAX || lane.closing {
@@ -302,10 +329,11 @@ impl Core {
                     let due = self.lanes.get(index).is_some_and(|lane| lane.serial == serial);
                     let late = due && (self.lanes[index].closing || !self.greeted(index));
                     if late {
-                        let waits_for = self.lanes[index].socket.waits_for();
+                        let waits_for = self.lanes[index].waits_for();
                         self.drop_lane(index, waits_for.as_deref().unwrap_or("no HELLO in time"));
                     }
                 }
+                Timer::Quic(index, serial) => self.tick_quic(index, serial),
                 Timer::Relay(index, serial) => match self.table.silent_at(index, serial) {
                     Some(at) if at > self.table.now => self.silence_deadline(index, serial, at),
                     Some(_) => self.table.end_relay(index, Err(ResetCode::Idle)),
@@ -326,6 +354,9 @@ impl Core {
 
     /// Reads what is ready. The role handles the upcalls after it.
     pub(crate) fn read_lanes(&mut self) {
+        for door in std::mem::take(&mut self.udp_reading) {
+            self.read_udp(door);
+        }
         for index in std::mem::take(&mut self.reading) {
             if let Some(lane) = self.lanes.get_mut(index) {
                 lane.reading = false;
@@ -386,6 +417,9 @@ impl Core {
         }
         for lane in self.buried_lanes.drain(..lanes) {
             self.lanes.try_remove(lane);
+        }
+        for door in self.buried_udp.drain(..) {
+            self.udp.try_remove(door);
         }
     }
 }

@@ -172,7 +172,7 @@ impl Core {
 
     fn backlog(&mut self, lane: usize) -> usize {
         let Some(state) = self.lanes.get(lane) else { return usize::MAX };
-        let (session, number, waiting) = (state.session, state.number, state.out.waiting().len());
+        let (session, number, waiting) = (state.session, state.number, state.waiting());
         waiting + self.table.session(session).map_or(0, |session| session.queued(number))
     }
 

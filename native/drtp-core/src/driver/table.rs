@@ -26,6 +26,8 @@ pub(crate) enum Upcall {
     Wake,
     /// A listener has connections.
     Accept(usize),
+    /// Strangers wait at a UDP socket.
+    Stranger(usize),
     /// A socket of the role's own has news.
     Own(usize),
     /// A lane's handshake is complete.

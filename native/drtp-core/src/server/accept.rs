@@ -163,7 +163,7 @@ impl Server {
     }
 
     /// In a full room the lane that has been a stranger for longest makes place.
-    fn ask_a_lane_to_leave(&mut self, ip: IpAddr, places: Places, now: Instant) {
+    pub(super) fn ask_a_lane_to_leave(&mut self, ip: IpAddr, places: Places, now: Instant) {
         let lanes = &self.core.lanes;
         let longest = self.strangers.longest_waiting(ip, places, now, |guest| is_stranger(lanes, guest));
         let Some((index, _)) = longest else { return };
@@ -387,7 +387,7 @@ impl Server {
     }
 }
 
-fn is_stranger(lanes: &Slab<LaneConn>, (index, serial): Guest) -> bool {
+pub(super) fn is_stranger(lanes: &Slab<LaneConn>, (index, serial): Guest) -> bool {
     lanes.get(index).is_some_and(|lane| lane.serial == serial && lane.pre_auth)
 }
 

@@ -3,6 +3,7 @@
 mod accept;
 mod antechamber;
 mod apply;
+mod by_udp;
 mod caps;
 mod entries;
 mod farewell;
@@ -16,6 +17,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use mio::net::UdpSocket;
 use mio::{Events, Poll};
 use slab::Slab;
 
@@ -38,7 +40,7 @@ use crate::identity::{PeerIdentity, Role, proven};
 use crate::message::{GoAwayCode, Hello, ResetCode};
 use crate::report::{FlowRecord, Recent};
 use crate::session::{Budget, SessionConfig, State};
-use crate::tls::{ALPN, Credentials};
+use crate::tls::Credentials;
 
 /// How often certificates' ends and failed binds are looked at.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -150,6 +152,8 @@ pub(crate) struct Server {
     countries: Option<Countries>,
     budget: Budget,
     doors: Slab<Door>,
+    /// Bound for QUIC lanes, on their way to the driver.
+    udp_sockets: Vec<UdpSocket>,
     routes: Slab<Route>,
     by_key: HashMap<String, usize>,
     /// Agent uid -> the routes that list it, so that a change costs what it changes.
@@ -212,11 +216,12 @@ pub(crate) fn bind(config: &ServerConfig, poll: &Poll) -> Result<(Vec<SocketAddr
         let listening = bound.listen(poll.registry(), listener_token(slot.key()));
         slot.insert(Door::Pulse(listening.map_err(|error| CoreError::io(what(), error))?));
     }
-    Ok((addresses, Doors(doors)))
+    let udp = if config.quic { by_udp::bind(&addresses)? } else { Vec::new() };
+    Ok((addresses, Doors(doors, udp)))
 }
 
 /// The agents' doors, on their way to the driver thread.
-pub(crate) struct Doors(Slab<Door>);
+pub(crate) struct Doors(Slab<Door>, Vec<UdpSocket>);
 
 impl Server {
     pub(crate) fn new(
@@ -234,6 +239,7 @@ impl Server {
             countries,
             budget,
             doors: doors.0,
+            udp_sockets: doors.1,
             routes: Slab::new(),
             by_key: HashMap::new(),
             by_agent: HashMap::new(),
@@ -265,6 +271,7 @@ impl Server {
     /// The driver thread's life.
     pub(crate) fn run(mut self) {
         let mut events = Events::with_capacity(1_024);
+        self.open_udp();
         let now = self.core.now();
         self.core.role_timer(now + SWEEP, SWEEP_TIMER);
         while !self.closed {
@@ -296,6 +303,7 @@ impl Server {
         match upcall {
             Upcall::Wake => self.commands(),
             Upcall::Accept(door) => self.come(door),
+            Upcall::Stranger(door) => self.strangers_by_udp(door),
             Upcall::Hello { session, hello } => self.hello(session, &hello),
             Upcall::LaneFailed { session, .. } => {
                 self.core.close_session(session, "lane failed");
@@ -364,7 +372,7 @@ impl Server {
         let Some(lane) = self.core.table.sessions.get(session).and_then(|sess| sess.lanes[0]) else { return };
         let Some(state) = self.core.lanes.get_mut(lane) else { return };
         let address = state.address;
-        let judged = state.tls.peer().and_then(|peer| {
+        let judged = state.shown().and_then(|peer| {
             let role = match peer.role {
                 Role::Gateway | Role::Connector => peer.role,
                 _ => Role::Agent,
@@ -373,7 +381,7 @@ impl Server {
             Ok(peer)
         });
         let peer = match judged {
-            Ok(peer) if state.tls.alpn() == Some(ALPN) => peer,
+            Ok(peer) if state.speaks_drtp() => peer,
             Ok(_) => return self.turn_away(session, "", "no ALPN drtp/1"),
             Err(error) => return self.turn_away(session, "", &error.to_string()),
         };

@@ -26,11 +26,16 @@ pub struct Way {
     pub proxy: Option<Proxy>,
     /// The lane goes inside a WebSocket over TLS.
     pub web_socket: bool,
+    /// The lane is a QUIC connection, straight to the POP. Nothing of the above goes with it.
+    pub quic: bool,
 }
 
 impl std::fmt::Display for Way {
     /// The words by which a host remembers a way.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.quic {
+            return f.write_str("quic");
+        }
         let hop = match self.proxy.as_ref().map(|proxy| proxy.kind) {
             None => "direct",
             Some(proxy::ProxyKind::Connect) => "connect",

@@ -80,6 +80,7 @@ pub fn server_config(authority: &Authority, limits: CoreLimits) -> ServerConfig 
 
 fn server_config_of(identity: Identity, limits: CoreLimits) -> ServerConfig {
     ServerConfig {
+        quic: over_quic(),
         web: None,
         pulse: None,
         country_database: None,
@@ -147,8 +148,21 @@ pub fn with(mut value: Value, changes: Value) -> Value {
     value
 }
 
+/// The same facts are stated of QUIC lanes in `over_quic.rs`: nothing else differs.
+pub fn over_quic() -> bool {
+    module_path!().starts_with("over_quic")
+}
+
+/// A whole table or plan. In a plan over QUIC no POP may be reached in another way.
 pub fn whole(entries: Value) -> Vec<u8> {
-    json!({"whole": true, "upsert": entries}).to_string().into_bytes()
+    let servers = entries.as_object().unwrap().values().filter_map(|entry| entry["server"].as_str());
+    let by_quic = |server: &str| (server.to_owned(), json!({"ways": [{"quic": true}]}));
+    let ways: serde_json::Map<String, Value> = servers.filter(|_| over_quic()).map(by_quic).collect();
+    let mut delta = json!({"whole": true, "upsert": entries});
+    if !ways.is_empty() {
+        delta["ways"] = ways.into();
+    }
+    delta.to_string().into_bytes()
 }
 
 pub fn upsert(key: &str, entry: &Value) -> Vec<u8> {

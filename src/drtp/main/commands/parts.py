@@ -115,6 +115,7 @@ def controlplane(
 @click.option("--address", envvar="DRTP_ADDRESS", required=True, help="WAN address that agents dial.")
 @click.option("--listen", multiple=True, help="Address to listen on for agents.  [default: --address]")
 @click.option("--port", type=click.IntRange(0, 65535), default=_AGENT_PORT, show_default=True, help="Port for agents.")
+@click.option("--quic", is_flag=True, envvar="DRTP_QUIC", help="Let agents come by QUIC too: UDP on --port.")
 @click.option("--endpoint-address", multiple=True, help="Pod-network address that gateways reach endpoints at.")
 @click.option("--endpoint-ports", default="20000-29999", show_default=True, help="Range for endpoints.")
 @click.option(
@@ -159,6 +160,7 @@ def pop(data_dir: Path, join_file: str | None, join_fd: int | None, output: Outp
         longitude=longitude,
         server_ip=address,
         listeners=tuple(_listener(host, options["port"]) for host in options["listen"] or (address,)),
+        quic=options["quic"],
         endpoint_addresses=options["endpoint_address"] or ("127.0.0.1",),
         endpoint_ports=_range(options["endpoint_ports"]),
         endpoint_sockets=options["endpoint_sockets"] and options["endpoint_sockets"].absolute(),

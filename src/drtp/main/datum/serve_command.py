@@ -72,6 +72,14 @@ INSPECTOR = LocalAddress("127.0.0.1", 4040, PORTS_TRIED)
 @click.option(
     "--drain", type=click.FloatRange(0), default=30.0, show_default=True, help="Seconds for visitors to finish."
 )
+@click.option(
+    "--transport",
+    type=click.Choice(["tcp", "quic"]),
+    default="tcp",
+    envvar="DRTP_TRANSPORT",
+    show_default=True,
+    help="quic: for paths that lose packets; tunnel servers without it are reached by TCP.",
+)
 @proxy_option
 @click.option(
     "--inspector",
@@ -112,6 +120,7 @@ def serve(target: str | None, file: Path | None, output: OutputForm, **options: 
         allow_target=options["allow_target"],
         moved=options["moved"],
         drain_s=options["drain"],
+        quic=options["transport"] == "quic",
         inspector=_inspector(options),
         output=output,
     )

@@ -58,6 +58,8 @@ class ServeSettings:
     """The state directory was moved, and the original is gone."""
     inspector: LocalAddress | None = None
     drain_s: float = 30.0
+    quic: bool = False
+    """By QUIC where it gets through."""
     output: OutputForm = OutputForm.TEXT
 
 

@@ -251,6 +251,7 @@ def agent_settings(enrolment: Enrolment) -> AgentSettings:
         registration=registration(settings),
         local_address=settings.inspector,
         drain_s=settings.drain_s,
+        quic=settings.quic,
     )
 
 
