@@ -427,6 +427,11 @@ async def test_a_stopping_agent_lets_its_visitor_finish(world: World) -> None:
         assert seen(agent).phase is AgentPhase.STOPPED
 
 
+def says_that_it_drains(pop: Pop) -> bool:
+    own = pop.feed.reports.reports["self"]
+    return isinstance(own, PopReport) and own.draining
+
+
 async def test_a_draining_pop_says_so_and_lets_its_visitor_finish(world: World) -> None:
     async with (
         echo_service() as port,
@@ -437,10 +442,7 @@ async def test_a_draining_pop_says_so_and_lets_its_visitor_finish(world: World) 
         reader, writer = await asyncio.open_connection(*endpoint(pop))
         await echoed(reader, writer, b"x")
         pop.stop()
-        await until(lambda: pop.host.vitals().fitness.value == "draining")
-        own = pop.feed.reports.reports["self"]
-        assert isinstance(own, PopReport)
-        assert own.draining
+        await until(lambda: says_that_it_drains(pop))
         assert await echoed(reader, writer, b"while draining") == b"while draining"
         writer.write_eof()
         assert await reader.read() == b""
