@@ -302,9 +302,8 @@ fn open_flows_at_rest_leave_every_driver_at_rest() {
     }
 }
 
-#[test]
-fn a_full_port_gives_the_place_of_the_longest_silent_and_never_of_who_speaks() {
-    let panel = panel(udp_echo());
+/// A connector with room for four, at a port that only 127.0.0.1 may use.
+fn narrow(panel: &Panel) -> (TunnelConnector, SocketAddr) {
     let narrow = TunnelConnector::new(GatewayConfig {
         identity: panel.authority.identity(&format!("spiffe://td/user/u-1/connector/{CALLER}"), &[]),
         epoch: 2,
@@ -314,9 +313,17 @@ fn a_full_port_gives_the_place_of_the_longest_silent_and_never_of_who_speaks() {
     })
     .unwrap();
     let server = plan_server(panel.pops[0].agent_addresses()[0]);
-    let table = json!({"server/p-1": server, "port/web": with(port(&[way("a-1", "p-1")]), udp())});
-    let at: SocketAddr = narrow.apply(&whole(table)).entries["port/web"].bound.as_ref().unwrap().parse().unwrap();
+    let place = with(with(port(&[way("a-1", "p-1")]), udp()), json!({"allow": ["127.0.0.1/32"]}));
+    let table = json!({"server/p-1": server, "port/web": place});
+    let at = narrow.apply(&whole(table)).entries["port/web"].bound.as_ref().unwrap().parse().unwrap();
     until("the session", || narrow.stats().sessions.iter().any(|session| session.state == "Open"));
+    (narrow, at)
+}
+
+#[test]
+fn a_full_port_gives_the_place_of_the_longest_silent_and_never_of_who_speaks() {
+    let panel = panel(udp_echo());
+    let (narrow, at) = narrow(&panel);
     let programs: Vec<UdpSocket> = (0..4).map(|_| program(&panel)).collect();
     for program in &programs {
         program.connect(at).unwrap();
@@ -338,4 +345,23 @@ fn a_full_port_gives_the_place_of_the_longest_silent_and_never_of_who_speaks() {
     assert_eq!((stats.connections[0].streams, stats.connections[0].streams_total), (4, 5));
     assert!(stats.recent.iter().any(|record| record.outcome == "idle"));
     assert_eq!(ask(speaks, b"and still"), b"and still");
+}
+
+#[test]
+fn who_may_not_come_takes_nobodys_place_at_a_full_port() {
+    let panel = panel(udp_echo());
+    let (narrow, at) = narrow(&panel);
+    let programs: Vec<UdpSocket> = (0..4).map(|_| program(&panel)).collect();
+    for program in &programs {
+        program.connect(at).unwrap();
+        assert_eq!(ask(program, b"x"), b"x");
+    }
+    // By now they have been silent for long enough to make place for one who may.
+    let silent = Instant::now() + Duration::from_secs(2);
+    until("everybody to be silent", || Instant::now() >= silent);
+    let stranger = UdpSocket::bind("127.0.0.2:0").unwrap();
+    stranger.connect(at).unwrap();
+    let denied = || narrow.stats().connections[0].denied_total;
+    until("the refusal", || stranger.send(b"?").is_ok() && denied() > 0);
+    assert_eq!(narrow.stats().connections[0].streams, 4);
 }

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import zlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
+from drtp.api.credentials import base62
 from drtp.api.reports import ConnectorRegistration
 from drtp.api.spiffe import parse_uri
 from drtp.client.context import Context, save_context
@@ -40,7 +42,7 @@ class Bed:
     async def enrolled(self, context: Context) -> Path:
         """A state directory with a connector of whoever the context is."""
         state = self.folder / "state"
-        state.mkdir(mode=0o700)
+        state.mkdir(mode=0o700, exist_ok=True)
         edge = EdgeAddress("127.0.0.1", self.tower.settings.edge_port, bundle_pem=context.ca_pem)
         await enrol(edge, IdentityStore(state), ConnectorRegistration(services=("default/x",)), token=context.token)
         whose.note(state, whose.mark_of(context))
@@ -84,6 +86,23 @@ async def test_an_applications_directory_is_its_own_whoever_starts_it(bed: Bed) 
     whose.note(state, whose.BY_SECRET)
     await whose.settle(state, await bed.context("ann"))
     assert caller(state) == account_uid("bob")
+
+
+async def test_who_brings_a_secret_is_the_application_that_it_is_for(bed: Bed) -> None:
+    """And goes on by the same secret, spent as it is; by another one it is another application's."""
+    first, second = ("drtp_enr_aaaaaaaaaaaa_" + "x" * 43, "drtp_enr_bbbbbbbbbbbb_" + "x" * 43)
+    secrets = [Secret(f"{one}_{base62(zlib.crc32(one.encode()), 6)}@127.0.0.1:1#pin") for one in (first, second)]
+    bob = await bed.context("bob")
+    state = await bed.enrolled(bob)
+    whose.settle_secret(state, secrets[0])
+    assert caller(state) == "", "bob's was given up"
+    (await bed.enrolled(bob))
+    whose.note_secret(state, whose.mark_of_secret(secrets[0]))
+    whose.settle_secret(state, secrets[0])
+    await whose.settle(state, bob)
+    assert caller(state) != "", "an application's, whoever starts it"
+    whose.settle_secret(state, secrets[1])
+    assert caller(state) == ""
 
 
 async def test_what_is_noted_is_no_secret_and_private(bed: Bed) -> None:

@@ -137,10 +137,12 @@ impl Agent {
     }
 
     fn begin_flow_of(&mut self, index: usize, from: SocketAddr, source: SocketAddr) -> Result<usize, ResetCode> {
+        // Whoever may not come takes nobody's place.
+        self.may_begin(index, Some(source))?;
         if self.is_full(index) {
             self.make_room(index);
         }
-        self.may_begin(index, Some(source))?;
+        self.has_place(index)?;
         let now = self.core.now();
         let port = &self.ports[index];
         let door = port.door.as_ref().ok_or(ResetCode::Disabled)?;

@@ -230,6 +230,7 @@ impl Agent {
 
     fn begin_connection(&mut self, index: usize, socket: Socket, peer: Option<SocketAddr>) -> Result<usize, ResetCode> {
         self.may_begin(index, peer)?;
+        self.has_place(index)?;
         let relay = Relay::new(Phase::Sealing, index, self.core.table.next_serial(), self.core.now());
         let dial_ms = self.config.limits.dial_ms;
         self.seal_to_agent(index, relay, Some(socket), (Carries::Sealed, dial_ms))
@@ -241,9 +242,10 @@ impl Agent {
         if !peer.is_none_or(|peer| port.admits(peer.ip())) {
             return Err(ResetCode::Denied);
         }
-        if self.draining() {
-            return Err(ResetCode::GoingAway);
-        }
+        if self.draining() { Err(ResetCode::GoingAway) } else { Ok(()) }
+    }
+
+    pub(super) fn has_place(&self, index: usize) -> Result<(), ResetCode> {
         if self.is_full(index) { Err(ResetCode::Busy) } else { Ok(()) }
     }
 

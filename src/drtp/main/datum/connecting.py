@@ -120,6 +120,8 @@ class Connecting:
             try:
                 if self._context is not None and self._settings.secret is None:
                     await whose.settle(self._state_dir, self._context)
+                if self._settings.secret is not None:
+                    whose.settle_secret(self._state_dir, self._settings.secret)
                 if not self._has_good_identity():
                     await self._enrol()
             except (DrtpError, BaseExceptionGroup) as fault:
@@ -137,7 +139,7 @@ class Connecting:
         if secret is not None:
             join = parse_join(secret.reveal())
             await enrol(join.edge, store, self._registration(), secret=join.secret)
-            whose.note(self._state_dir, whose.BY_SECRET)
+            whose.note_secret(self._state_dir, whose.mark_of_secret(secret))
             return
         if self._context is None:
             raise Misused("DRTP-7010", "No identity is here yet, and no secret was given to get one.")

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from drtp.api.credentials import TOKEN_PREFIX, read
+from drtp.api.credentials import ENROLMENT_PREFIX, TOKEN_PREFIX, read
 from drtp.api.spiffe import identity_of, parse_uri
 from drtp.client.api import ApiClient
 from drtp.client.context import Context
@@ -23,6 +23,7 @@ from drtp.client.signin import read_sign_in
 from drtp.kit.exclusive import exclusive
 from drtp.kit.files import read_private, write_atomic
 from drtp.kit.observe import logger
+from drtp.kit.secret import Secret
 
 log = logger("connect")
 
@@ -51,6 +52,29 @@ def mark_of(context: Context) -> str:
     return f"certificate {identity_of(context.cert_pem).uid}" if context.cert_pem else "nothing"
 
 
+def mark_of_secret(secret: Secret[str]) -> str:
+    """What a one-time secret shows, spent or not: its id, which is no secret."""
+    known = read(secret.reveal().partition("@")[0], ENROLMENT_PREFIX)
+    return f"{BY_SECRET} {known.id}" if known is not None else BY_SECRET
+
+
+def settle_secret(state_dir: Path, secret: Secret[str]) -> None:
+    """See to it that an identity here, if there is one, is of that very secret, spent or not: else it is given up.
+
+    Raises: Terminal DRTP-4010 while another process runs with it.
+    """
+    marks = _noted(state_dir)
+    # One that was noted without its id may be of this one.
+    ours = mark_of_secret(secret) in marks or marks == (BY_SECRET,)
+    if not ours and IdentityStore(state_dir).load() is not None:
+        _give_up(state_dir, "it is not of the secret that was given")
+
+
+def note_secret(state_dir: Path, mark: str) -> None:
+    """The identity here is an application's from now on, and nobody's of before."""
+    write_atomic(state_dir / _FILE, msgspec.json.encode(_Noted((BY_SECRET, mark))))
+
+
 def note(state_dir: Path, mark: str) -> None:
     """The identity here is of whoever shows this."""
     marks = (*(one for one in _noted(state_dir) if one != mark), mark)[-MARKS_MAX:]
@@ -68,12 +92,16 @@ async def settle(state_dir: Path, context: Context) -> None:
     if identity is None or mark in marks or BY_SECRET in marks:
         return
     if await _uid_of(context) != parse_uri(identity.uri).caller:
-        with exclusive(state_dir / "lock", "DRTP-4010", f"Another user's connector runs with {state_dir}."):
-            log.info("identity given up", reason="it is another user's")
-            shutil.rmtree(state_dir / "identity")
-            (state_dir / _FILE).unlink(missing_ok=True)
+        _give_up(state_dir, "it is another user's")
         return
     note(state_dir, mark)
+
+
+def _give_up(state_dir: Path, reason: str) -> None:
+    with exclusive(state_dir / "lock", "DRTP-4010", f"Another user's connector runs with {state_dir}."):
+        log.info("identity given up", reason=reason)
+        shutil.rmtree(state_dir / "identity")
+        (state_dir / _FILE).unlink(missing_ok=True)
 
 
 async def _uid_of(context: Context) -> str:
