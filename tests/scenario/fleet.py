@@ -84,18 +84,19 @@ class Watched:
         return self._api.lines(f"{self._path}?watch=1&allowWatchBookmarks=true&resourceVersion={self._since}")
 
     def _follow(self, answer: http.client.HTTPResponse) -> None:
-        while True:
-            self._note(answer)
-            # A watch ends after half an hour or more, and is taken up where it ended.
-            try:
+        # A control plane that stops says no more, or answers with an error: the past stays as it was told.
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            while answer.status == http.HTTPStatus.OK and self._note(answer):
+                # A watch ends after half an hour or more, and is taken up where it ended.
                 answer = self._watch()
-            except OSError:
-                return
 
-    def _note(self, answer: http.client.HTTPResponse) -> None:
+    def _note(self, answer: http.client.HTTPResponse) -> bool:
+        """Whether the watch goes on where this answer ended."""
         for line in answer:
             now = time.monotonic()
             event = json.loads(line)
+            if event["type"] == "ERROR":
+                return False
             self._since = event["object"]["metadata"]["resourceVersion"]
             if event["type"] == "BOOKMARK":
                 continue
@@ -109,6 +110,7 @@ class Watched:
                 elif "ip" in addresses[0] and name not in self.address:
                     self.address[name] = (addresses[0]["ip"], addresses[0]["port"])
                     self.placed.notify_all()
+        return True
 
     def place(self, name: str, deadline_s: float = 60.0) -> tuple[str, int]:
         """Where a TCP service is reached, as soon as that is known. Raises: TimeoutError."""

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -122,6 +123,13 @@ pub struct CoreLimits {
     pub probe_every_ms: u32,
     /// An agent on a lesser way looks for a better one after this; the pause doubles, up to twenty times of it.
     pub better_way_ms: u32,
+}
+
+impl CoreLimits {
+    /// From a lane's first byte to the end of its first frame.
+    pub(crate) fn patience(&self) -> Duration {
+        Duration::from_millis(u64::from(self.handshake_ms) + u64::from(self.first_frame_ms))
+    }
 }
 
 impl Default for CoreLimits {

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
-use drtp_core::{CoreLimits, Flow, GatewayConfig, TunnelConnector};
+use drtp_core::{CoreLimits, Flow, GatewayConfig, Stats, TunnelConnector};
 use serde_json::{Value, json};
 use world::panel::*;
 use world::*;
@@ -23,7 +23,7 @@ fn panel(service: SocketAddr) -> Panel {
 }
 
 fn program(panel: &Panel) -> UdpSocket {
-    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let socket = udp_socket();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     socket.connect(panel.at).unwrap();
     socket
@@ -183,7 +183,8 @@ fn a_silent_flow_ends_at_all_three_and_the_next_datagram_begins_another() {
     assert_eq!(ask(&program, b"x"), b"x");
     assert_eq!(panel.outcome(), "idle");
     until_stats("the POP", || panel.pops[0].stats(), |stats| stats.streams == 0);
-    until_stats("the agent", || panel.agent.stats(), |s| s.streams == 0 && s.recent[0].caller == "user:joe");
+    let by_joe = |stats: &Stats| stats.recent.first().is_some_and(|ended| ended.caller == "user:joe");
+    until_stats("the agent", || panel.agent.stats(), |stats| stats.streams == 0 && by_joe(stats));
     let ended = panel.connector.stats().recent[0].clone();
     assert_eq!((ended.datagrams_in, ended.datagrams_out), (1, 1));
     assert_eq!(ended.visitor, program.local_addr().unwrap().to_string());
@@ -302,8 +303,8 @@ fn open_flows_at_rest_leave_every_driver_at_rest() {
     }
 }
 
-/// A connector with room for four, at a port that only 127.0.0.1 may use.
-fn narrow(panel: &Panel) -> (TunnelConnector, SocketAddr) {
+/// A connector with room for four, at a port that only 127.0.0.1 may use, and the four programs that have the room.
+fn full(panel: &Panel) -> (TunnelConnector, SocketAddr, Vec<UdpSocket>) {
     let narrow = TunnelConnector::new(GatewayConfig {
         identity: panel.authority.identity(&format!("spiffe://td/user/u-1/connector/{CALLER}"), &[]),
         epoch: 2,
@@ -317,18 +318,18 @@ fn narrow(panel: &Panel) -> (TunnelConnector, SocketAddr) {
     let table = json!({"server/p-1": server, "port/web": place});
     let at = narrow.apply(&whole(table)).entries["port/web"].bound.as_ref().unwrap().parse().unwrap();
     until("the session", || narrow.stats().sessions.iter().any(|session| session.state == "Open"));
-    (narrow, at)
+    let programs: Vec<UdpSocket> = (0..4).map(|_| program(panel)).collect();
+    for program in &programs {
+        program.connect(at).unwrap();
+        assert_eq!(ask(program, b"x"), b"x");
+    }
+    (narrow, at, programs)
 }
 
 #[test]
 fn a_full_port_gives_the_place_of_the_longest_silent_and_never_of_who_speaks() {
     let panel = panel(udp_echo());
-    let (narrow, at) = narrow(&panel);
-    let programs: Vec<UdpSocket> = (0..4).map(|_| program(&panel)).collect();
-    for program in &programs {
-        program.connect(at).unwrap();
-        assert_eq!(ask(program, b"x"), b"x");
-    }
+    let (narrow, at, programs) = full(&panel);
     let (speaks, mut refused) = (&programs[0], 0);
     until("a place", || {
         assert_eq!(ask(speaks, b"still here"), b"still here");
@@ -350,12 +351,7 @@ fn a_full_port_gives_the_place_of_the_longest_silent_and_never_of_who_speaks() {
 #[test]
 fn who_may_not_come_takes_nobodys_place_at_a_full_port() {
     let panel = panel(udp_echo());
-    let (narrow, at) = narrow(&panel);
-    let programs: Vec<UdpSocket> = (0..4).map(|_| program(&panel)).collect();
-    for program in &programs {
-        program.connect(at).unwrap();
-        assert_eq!(ask(program, b"x"), b"x");
-    }
+    let (narrow, at, _programs) = full(&panel);
     // By now they have been silent for long enough to make place for one who may.
     let silent = Instant::now() + Duration::from_secs(2);
     until("everybody to be silent", || Instant::now() >= silent);

@@ -370,10 +370,7 @@ struct Runs {
 
 impl Runs {
     fn new() -> Self {
-        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let options = socket2::SockRef::from(&socket);
-        // The system gives less where it must.
-        let _ = options.set_recv_buffer_size(4 * 1024 * 1024);
+        let socket = udp_socket();
         let state = UdpSocketState::new((&socket).into()).unwrap();
         socket.set_nonblocking(false).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();

@@ -5,6 +5,7 @@ Typed as far as DRTP reads them; the API door keeps every other member of an obj
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 
 import msgspec
@@ -35,6 +36,17 @@ class Namespace(Model, frozen=True, kw_only=True):
     metadata: ObjectMeta
     spec: NamespaceSpec = NamespaceSpec()
     status: NamespaceStatus = NamespaceStatus()
+
+
+def organization_of(project: Namespace | None) -> str:
+    """The organisation that the project's label names; "" where there is none, or no project."""
+    return project.metadata.labels.get(ORGANIZATION_LABEL, "") if project is not None else ""
+
+
+def home_of(project: Namespace | None, find: Callable[[str], Namespace | None]) -> str:
+    """The organisation's own project, whose roles and quotas hold for all of its projects; "" where there is none."""
+    organization = organization_of(project)
+    return organization if organization and organization_of(find(organization)) == organization else ""
 
 
 class ServicePort(Model, frozen=True, kw_only=True):

@@ -52,10 +52,15 @@ def kind_counted(name: str) -> str | None:
 
 
 def limits(quota: Mapping[str, Any]) -> dict[str, int]:
-    """`spec.hard` of an admitted quota; what cannot be read limits to nothing."""
+    """`spec.hard` of an admitted quota, as `counts` reads it."""
     spec: JsonObject = quota.get("spec") or {}
     hard: Any = spec.get("hard")
-    return {name: _or_nothing(value) for name, value in hard.items()} if is_object(hard) else {}
+    return counts(hard) if is_object(hard) else {}
+
+
+def counts(hard: Mapping[str, object]) -> dict[str, int]:
+    """Limits as numbers; what cannot be read limits to nothing."""
+    return {name: _or_nothing(value) for name, value in hard.items()}
 
 
 def _or_nothing(value: object) -> int:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 
 from drtp.api import quotas
-from drtp.api.core import ORGANIZATION_LABEL, Namespace, ResourceQuota
+from drtp.api.core import Namespace, ResourceQuota, home_of, organization_of
 from drtp.api.drtp import DRTPAccessPolicy, DRTPConnection, DRTPServer, DRTPService
 from drtp.api.jsonvalue import JsonObject, is_list, is_object
 from drtp.api.meta import Key, Model
@@ -138,14 +138,12 @@ async def _place(
 async def _quotas(store: Store, namespace: str) -> list[LimitTrace]:
     """Of the project, and of its organisation, as POPs hold them."""
     project = _typed(Namespace, (await store.get(Key(kind_key(Namespace), "", namespace))).object)
-    organization = project.metadata.labels.get(ORGANIZATION_LABEL, "")
-    places = [namespace]
-    if organization not in {"", namespace}:
-        with contextlib.suppress(NotFound):
-            home = _typed(Namespace, (await store.get(Key(kind_key(Namespace), "", organization))).object)
-            places += [organization] if home.metadata.labels.get(ORGANIZATION_LABEL) == organization else []
+    organization, projects = organization_of(project), {namespace: project}
+    with contextlib.suppress(NotFound):
+        projects[organization] = _typed(Namespace, (await store.get(Key(kind_key(Namespace), "", organization))).object)
+    places = dict.fromkeys(filter(None, (namespace, home_of(project, projects.get))))
     found = [
-        explaining.quota_limits(place, quota.metadata.name, quotas.limits({"spec": {"hard": quota.spec.hard}}))
+        explaining.quota_limits(place, quota.metadata.name, quotas.counts(quota.spec.hard))
         for place in places
         for quota in await _all(store, ResourceQuota, place)
     ]

@@ -11,7 +11,7 @@ import contextlib
 import itertools
 from collections.abc import Iterator, Sequence
 
-from drtp.api.core import ORGANIZATION_LABEL, Namespace
+from drtp.api.core import Namespace, home_of
 from drtp.api.people import AUTHENTICATED, SYSTEM_MASTERS, Decision, User
 from drtp.api.rbac import ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding, RoleRef
 from drtp.kit.errors import Refused, Retryable
@@ -143,15 +143,10 @@ class Rbac:
 
     def home_of(self, namespace: str) -> str:
         """As `Grants`."""
-        project = self._view.get(Namespace, "", namespace)
-        home = organization_of(project) if project is not None else ""
-        own = self._view.get(Namespace, "", home) if home else None
-        return home if own is not None and organization_of(own) == home else ""
+        return home_of(self._project(namespace), self._project)
 
-
-def organization_of(project: Namespace) -> str:
-    """The organisation that the project's label names."""
-    return project.metadata.labels.get(ORGANIZATION_LABEL, "")
+    def _project(self, name: str) -> Namespace | None:
+        return self._view.get(Namespace, "", name)
 
 
 def _told(rule: PolicyRule) -> str:

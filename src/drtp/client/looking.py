@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
-from drtp.client.dialling import connected, consent, reach
+from drtp.client.dialling import believing_anybody, connected, consent, reach
 from drtp.client.proxies import Proxies
 from drtp.kit.clock import Clock
 from drtp.kit.observe import printable
@@ -69,11 +69,7 @@ async def round_trip_ms(host: str, port: int, rules: Proxies, clock: Clock) -> f
 
 async def certificate_at(host: str, port: int, rules: Proxies, *, name: str, roots_pem: bytes, alpn: str) -> Shown:
     """The certificate shown to whoever asks for `name`. Raises: as `way_to`, ssl.SSLError if there is no TLS."""
-    curious = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    curious.check_hostname = False
-    curious.verify_mode = ssl.CERT_NONE
-    curious.set_alpn_protocols([alpn])
-    leaf = await _handshake(host, port, rules, name, curious)
+    leaf = await _handshake(host, port, rules, name, believing_anybody(alpn))
     issuer = _issuer(leaf) if leaf else "nobody"
     careful = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     careful.load_verify_locations(cadata=roots_pem.decode())
@@ -104,10 +100,6 @@ def _issuer(leaf: bytes) -> str:
 
 async def web_socket_answer(host: str, port: int, rules: Proxies, name: str) -> str:
     """The status line of the answer to a WebSocket's opening; 101 is the good one. Raises: as `certificate_at`."""
-    curious = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    curious.check_hostname = False
-    curious.verify_mode = ssl.CERT_NONE
-    curious.set_alpn_protocols(["http/1.1"])
     lines = (
         f"GET {PATH} HTTP/1.1",
         f"Host: {name}" if port == 443 else f"Host: {name}:{port}",
@@ -120,7 +112,7 @@ async def web_socket_answer(host: str, port: int, rules: Proxies, name: str) -> 
     )
     async with way_to(host, port, rules) as way, asyncio.timeout(LOOK_S):
         reader, writer = await asyncio.open_connection(
-            sock=way, ssl=curious, server_hostname=name, limit=ANSWER_BYTES_MAX
+            sock=way, ssl=believing_anybody(), server_hostname=name, limit=ANSWER_BYTES_MAX
         )
         try:
             writer.write("\r\n".join(lines).encode())

@@ -16,7 +16,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from yarl import URL
 
-from drtp.client.dialling import ProxyFailure, web_session
+from drtp.client.dialling import ProxyFailure, believing_anybody, web_session
 from drtp.kit.errors import Refused
 
 OFFER_BYTES_MAX = 256 << 10
@@ -28,10 +28,8 @@ TIMEOUT_S = 10.0
 async def offered(url: URL) -> bytes:
     """What a control plane offers at `url`, unverified. Raises: aiohttp.ClientError, OSError, TimeoutError."""
     # Nothing secret goes over this connection, and nothing that comes is believed but by its signatures or a pin.
-    unverified = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    unverified = believing_anybody()
     unverified.minimum_version = ssl.TLSVersion.TLSv1_3
-    unverified.check_hostname = False
-    unverified.verify_mode = ssl.CERT_NONE
     timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
     try:
         async with web_session(unverified, timeout=timeout) as http, http.get(url) as response:

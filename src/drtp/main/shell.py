@@ -228,9 +228,6 @@ def run_async(work: Coroutine[Any, Any, int]) -> int:
     """Run a command's coroutine; an expected error inside task groups comes out as itself."""
     import asyncio
 
-    from drtp.kit.memory import share_arenas
-
-    share_arenas()
     gc.freeze()
     gc.enable()
     try:
@@ -240,6 +237,14 @@ def run_async(work: Coroutine[Any, Any, int]) -> int:
         if error is None:
             raise
         raise error from fault
+
+
+def run_lasting(work: Coroutine[Any, Any, int]) -> int:
+    """As `run_async`, for what runs on and has the tunnel's driver beside its loop."""
+    from drtp.kit.memory import share_arenas
+
+    share_arenas()
+    return run_async(work)
 
 
 def expected_error(fault: BaseException) -> DrtpError | None:

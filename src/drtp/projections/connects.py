@@ -13,7 +13,7 @@ from typing import NamedTuple, cast
 
 import msgspec
 
-from drtp.api.core import ORGANIZATION_LABEL, Namespace, ServiceAccount
+from drtp.api.core import Namespace, ServiceAccount, home_of
 from drtp.api.drtp import (
     ClientStatus,
     DRTPConnection,
@@ -85,12 +85,10 @@ class ReadGrants:
 
     def home_of(self, namespace: str) -> str:
         """As `Grants`."""
-        home = self._organization(namespace)
-        return home if home and self._organization(home) == home else ""
+        return home_of(self._project(namespace), self._project)
 
-    def _organization(self, namespace: str) -> str:
-        project = self._read.get(Namespace, "", namespace)
-        return project.metadata.labels.get(ORGANIZATION_LABEL, "") if project is not None else ""
+    def _project(self, name: str) -> Namespace | None:
+        return self._read.get(Namespace, "", name)
 
 
 def present(read: Reader, who: CallerRecord) -> CallerRecord | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, cast
 
+import msgspec
+
 from drtp.api import quotas
-from drtp.api.core import ORGANIZATION_LABEL, Namespace, ResourceQuota
+from drtp.api.core import Namespace, ResourceQuota, home_of
 from drtp.api.drtp import DRTPAccessPolicy, DRTPConnection, DRTPServer, DRTPService, EnforcementPoint, Transport
 from drtp.api.gatewayapi import (
     Gateway,
@@ -200,52 +202,37 @@ def limits(read: Reader, namespace: str, usual: Limits) -> Limits:
 
     What all have together none has more of: a POP that knows no shares of visitors holds that much.
     """
-    found = [hard for place in _quota_places(read, namespace) for hard in _hard(read, place)]
-    streams = [one[quotas.STREAMS] for one in found if quotas.STREAMS in one]
-    new_streams = [one[quotas.NEW_STREAMS] for one in found if quotas.NEW_STREAMS in one]
-    return Limits(
-        streams_max=_least(usual.streams_max, streams),
-        streams_half_open_max=usual.streams_half_open_max,
-        new_streams_per_s=_least(usual.new_streams_per_s, new_streams),
-        bytes_per_s=usual.bytes_per_s,
+    common = shares(read, namespace)
+    return msgspec.structs.replace(
+        usual,
+        streams_max=_least([usual.streams_max, *(one.streams_max for one in common)]),
+        new_streams_per_s=_least([usual.new_streams_per_s, *(one.new_streams_per_s for one in common)]),
     )
 
 
 def shares(read: Reader, namespace: str) -> tuple[Share, ...]:
     """What quotas let all connections of a project have together at one POP, and all of its organisation."""
-    found = ((place, tuple(_hard(read, place))) for place in _quota_places(read, namespace))
-    return tuple(share for place, hard in found if (share := _share(place, hard)) != Share(place))
+
+    def project(name: str) -> Namespace | None:
+        return read.get(Namespace, "", name)
+
+    places = dict.fromkeys(filter(None, (namespace, home_of(project(namespace), project))))
+    return tuple(share for place in places if (share := _share(read, place)) != Share(place))
 
 
-def _share(place: str, hard: Sequence[Mapping[str, int]]) -> Share:
+def _share(read: Reader, place: str) -> Share:
     """The lowest of each that quotas in `place` say."""
+    found = [quotas.counts(quota.spec.hard) for quota in read.indexed(ResourceQuota, "namespace", place)]
 
     def least(name: str) -> int:
-        return _least(0, [one[name] for one in hard if name in one])
+        return _least([one[name] for one in found if name in one])
 
     return Share(place, least(quotas.BYTES), least(quotas.STREAMS), least(quotas.NEW_STREAMS))
 
 
-def _quota_places(read: Reader, namespace: str) -> list[str]:
-    """The project, and its organisation's own."""
-    project = read.get(Namespace, "", namespace)
-    organization = project.metadata.labels.get(ORGANIZATION_LABEL, "") if project is not None else ""
-    home = read.get(Namespace, "", organization) if organization not in {"", namespace} else None
-    return [namespace] + ([organization] if home is not None and _is_home(home) else [])
-
-
-def _hard(read: Reader, place: str) -> Iterator[dict[str, int]]:
-    for quota in read.indexed(ResourceQuota, "namespace", place):
-        yield quotas.limits({"spec": {"hard": quota.spec.hard}})
-
-
-def _is_home(project: Namespace) -> bool:
-    return project.metadata.labels.get(ORGANIZATION_LABEL) == project.metadata.name
-
-
-def _least(usual: int, said: Sequence[int]) -> int:
+def _least(said: Sequence[int]) -> int:
     """The lowest of those that limit; 0, which limits nothing, where none does."""
-    return min((one for one in (usual, *said) if one > 0), default=0)
+    return min((one for one in said if one > 0), default=0)
 
 
 def exposed(read: Reader, service: DRTPService) -> bool:

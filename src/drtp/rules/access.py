@@ -24,7 +24,7 @@ from drtp.api.drtp import (
     Protocol,
 )
 from drtp.api.gatewayapi import GROUP as GATEWAY_GROUP
-from drtp.api.policies import PolicyMode
+from drtp.api.policies import PolicyLimits, PolicyMode
 from drtp.api.snapshots import Access, AccessClause, AccessList, AccessListRule, AccessThrough, Limits, PopPlace
 from drtp.rules import asking, schedules
 from drtp.rules.indexes import Parent
@@ -181,16 +181,22 @@ def asks_carriage(one: AccessList) -> bool:
 
 def narrowed(limits: Limits, policies: Iterable[DRTPAccessPolicy]) -> Limits:
     """The lowest cap of each kind, of those that policies enforce at tunnel servers and `limits`; 0 is none."""
+    for _, asked in limiting(policies):
+        limits = msgspec.structs.replace(
+            limits,
+            streams_max=_lower(limits.streams_max, asked.connections),
+            new_streams_per_s=_lower(limits.new_streams_per_s, asked.connections_per_second),
+            bytes_per_s=_lower(limits.bytes_per_s, asked.bytes_per_second),
+        )
+    return limits
+
+
+def limiting(policies: Iterable[DRTPAccessPolicy]) -> Iterator[tuple[DRTPAccessPolicy, PolicyLimits]]:
+    """Each policy whose limits tunnel servers enforce, with them."""
     for policy in policies:
         asked, held = policy.spec.limits, holds_at(policy, EnforcementPoint.TUNNEL)
         if asked is not None and held and policy.spec.mode is PolicyMode.ENFORCE:
-            limits = msgspec.structs.replace(
-                limits,
-                streams_max=_lower(limits.streams_max, asked.connections),
-                new_streams_per_s=_lower(limits.new_streams_per_s, asked.connections_per_second),
-                bytes_per_s=_lower(limits.bytes_per_s, asked.bytes_per_second),
-            )
-    return limits
+            yield policy, asked
 
 
 def _lower(present: int, asked: int | None) -> int:

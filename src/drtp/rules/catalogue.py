@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import NamedTuple
 
+from drtp.api import core
 from drtp.api.catalogue import (
     AccessMode,
     Decision,
@@ -24,7 +25,7 @@ from drtp.api.catalogue import (
     SubscriptionState,
     Visibility,
 )
-from drtp.api.core import ORGANIZATION_LABEL, Namespace
+from drtp.api.core import Namespace
 from drtp.api.drtp import DRTPService, ServiceAddress
 from drtp.api.reasons import Aspect, Reason
 from drtp.rules.catalogue_indexes import Lookups, Overview, offered_in, publication_of
@@ -49,8 +50,7 @@ _KNEW = (SubscriptionState.APPROVED, SubscriptionState.EXPIRED, SubscriptionStat
 
 def organization_of(lookups: Lookups, project: str) -> str:
     """The organisation of a project, "" where it has none or is not there."""
-    namespace = lookups.get(Namespace, "", project)
-    return namespace.metadata.labels.get(ORGANIZATION_LABEL, "") if namespace is not None else ""
+    return core.organization_of(lookups.get(Namespace, "", project))
 
 
 def approvals_of(lookups: Lookups, publication: DRTPPublication, project: str) -> list[DRTPApproval]:

@@ -107,15 +107,13 @@ def quota_limits(place: str, name: str, hard: Mapping[str, int]) -> LimitTrace |
 
 
 def _limits(policies: Sequence[DRTPAccessPolicy]) -> Iterator[LimitTrace]:
-    for policy in policies:
-        limits, held = policy.spec.limits, access.holds_at(policy, EnforcementPoint.TUNNEL)
-        if limits is not None and held and policy.spec.mode is PolicyMode.ENFORCE:
-            yield LimitTrace(
-                by=f"policy/{policy.metadata.name}",
-                connections=limits.connections,
-                connections_per_second=limits.connections_per_second,
-                bytes_per_second=limits.bytes_per_second,
-            )
+    for policy, limits in access.limiting(policies):
+        yield LimitTrace(
+            by=f"policy/{policy.metadata.name}",
+            connections=limits.connections,
+            connections_per_second=limits.connections_per_second,
+            bytes_per_second=limits.bytes_per_second,
+        )
 
 
 def _lists(service: DRTPService, policies: Sequence[DRTPAccessPolicy], asked: Asking, *, exposed: bool) -> list[_Named]:

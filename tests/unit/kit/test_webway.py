@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from drtp.client.dialling import web_session
+from drtp.client.dialling import believing_anybody, web_session
 from drtp.kit.clock import SystemClock
 from drtp.kit.door import Door, DoorLimits, listen, serving
 from drtp.kit.webway import PATH, carry, pair
@@ -101,7 +101,7 @@ async def test_a_client_that_trusts_the_inner_certificate_alone_passes_an_inspec
         port = int(one.url.rpartition(":")[2])
 
         async def inspect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            inner = await asyncio.open_connection("localhost", port, ssl=_believing())
+            inner = await asyncio.open_connection("localhost", port, ssl=believing_anybody())
             await asyncio.gather(_copy(reader, inner[1], read), _copy(inner[0], writer, read))
 
         inspector = await asyncio.start_server(inspect, "127.0.0.1", 0, ssl=shown)
@@ -177,13 +177,6 @@ async def _closed(writer: asyncio.StreamWriter) -> None:
     writer.transport.abort()
     with contextlib.suppress(OSError):
         await writer.wait_closed()
-
-
-def _believing() -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    return context
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seen: bytearray) -> None:

@@ -13,9 +13,9 @@ use mio::net::UdpSocket;
 use mio::{Interest, Registry, Token};
 
 use super::Agent;
-use super::listener::{bind, is_refusal};
+use super::listener::is_refusal;
 use super::refusals::{LOST_FOR, REFUSED_FOR, Refusals};
-use crate::driver::batch::split;
+use crate::driver::batch::{bound, split};
 use crate::driver::flow::{Flow, Guard, Taker};
 use crate::driver::relay::{Outcome, Phase, Relay, Who};
 use crate::driver::table::canonical;
@@ -40,7 +40,7 @@ pub(super) struct DatagramDoor {
 
 impl DatagramDoor {
     pub(super) fn open(address: SocketAddr, registry: &Registry, token: Token, now: Instant) -> io::Result<Self> {
-        let mut socket = bind(address)?;
+        let mut socket = bound(address)?;
         registry.register(&mut socket, token, Interest::READABLE | Interest::WRITABLE)?;
         let (socket, refusals) = (Arc::new(socket), Refusals::default());
         Ok(Self { socket, flows: HashMap::new(), refusals, look_at: now, say_at: now })

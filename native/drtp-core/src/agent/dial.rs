@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use mio::Interest;
 use mio::net::{TcpStream, UdpSocket};
 
-use super::listener::connected;
+use super::link::Reached;
 use super::policy::{declares_loopback, permitted};
 use super::resolve::{interleave, literal};
 use super::{Agent, What};
+use crate::driver::batch::connected;
 use crate::driver::own_token;
 use crate::driver::socket::would_block;
 use crate::message::{Carries, ResetCode};
@@ -131,7 +132,7 @@ impl Agent {
                     Err(error) => Err(error),
                 },
                 Carries::Datagrams | Carries::SealedDatagrams => match connected(address) {
-                    Ok(socket) => return self.connected(dial, socket),
+                    Ok(socket) => return self.connected(dial, socket, address),
                     Err(error) => Err(error),
                 },
             };
@@ -148,13 +149,15 @@ impl Agent {
         }
     }
 
-    fn connected(&mut self, dial: usize, socket: UdpSocket) {
+    fn connected(&mut self, dial: usize, socket: UdpSocket, address: SocketAddr) {
         let Some(dial) = self.end_dial(dial, None) else { return };
         match dial.purpose {
             Purpose::Visitor { relay, service } => self.flow_connected(relay, service, socket),
             Purpose::Probe(service) => self.datagrams_probed(service),
-            Purpose::Link(link) => self.link_by_udp(link, socket),
-            Purpose::Better { link, serial, way } => self.better_by_udp(link, serial, way, socket),
+            Purpose::Link(link) => self.link_connected(link, Reached::Udp(socket), address),
+            Purpose::Better { link, serial, way } => {
+                self.better_connected(link, serial, way, Reached::Udp(socket), address);
+            }
             Purpose::Lane { .. } => {}
         }
     }

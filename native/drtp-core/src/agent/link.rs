@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use mio::net::TcpStream;
+use mio::net::{TcpStream, UdpSocket};
 
 use super::course::{Course, Miss, Next, Ways};
 use super::dial::Purpose;
@@ -18,6 +18,13 @@ use crate::message::{GoAway, GoAwayCode};
 use crate::session::{LANES_MAX, Session};
 use crate::through::{Goal, Way};
 use crate::tls::Tls;
+
+/// The first hop of a link's way, or the POP itself.
+pub(super) enum Reached {
+    Tcp(TcpStream),
+    /// For QUIC. Nobody has answered yet.
+    Udp(UdpSocket),
+}
 
 /// First wait is up to this; it doubles up to the cap. Full jitter: a whole fleet must not come back at once.
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
@@ -152,17 +159,34 @@ impl Agent {
         self.core.add_session(machine, link, address.to_string())
     }
 
-    /// TCP to a POP, or to its way's first hop, is up: TLS and HELLO follow.
-    pub(super) fn link_connected(&mut self, link: usize, stream: TcpStream, address: SocketAddr) {
+    /// A POP, or its way's first hop, is reached: TLS and HELLO follow.
+    pub(super) fn link_connected(&mut self, link: usize, reached: Reached, address: SocketAddr) {
         if self.draining() {
             return;
         }
         let session = self.begin_session(link, address);
         let state = &mut self.links[link];
         (state.session, state.peer, state.proven) = (Some(session), address.to_string(), false);
-        let way = state.course.way().clone();
-        if let Err(error) = self.add_lane(link, &way, session, 0, stream, address) {
+        let at = state.course.at();
+        if let Err(error) = self.add_first_lane(link, at, session, reached, address) {
             self.link_down(link, session, &error);
+        }
+    }
+
+    fn add_first_lane(
+        &mut self,
+        link: usize,
+        way: usize,
+        session: usize,
+        reached: Reached,
+        address: SocketAddr,
+    ) -> Result<(), String> {
+        match reached {
+            Reached::Tcp(stream) => {
+                let way = self.links[link].course.way_at(way).clone();
+                self.add_lane(link, &way, session, 0, stream, address)
+            }
+            Reached::Udp(socket) => self.add_quic_lane(link, session, socket, address),
         }
     }
 
@@ -187,9 +211,7 @@ impl Agent {
         stream: TcpStream,
         address: SocketAddr,
     ) -> Result<(), String> {
-        let limits = self.config.limits;
-        let patience = u64::from(limits.handshake_ms) + u64::from(limits.first_frame_ms);
-        let until = self.core.now() + Duration::from_millis(patience);
+        let until = self.core.now() + self.config.limits.patience();
         let ServerSpec { name, address: host, port, .. } = self.links[link].spec.clone();
         let socket = Socket::lane_by(way, Goal { host, port, name: name.clone() }, stream)?;
         let tls = Tls::client(&self.credentials.tunnel_client, &name).map_err(|error| error.to_string())?;
@@ -379,17 +401,15 @@ impl Agent {
         link: usize,
         serial: u64,
         way: usize,
-        stream: TcpStream,
+        reached: Reached,
         address: SocketAddr,
     ) {
         if !self.links.get(link).is_some_and(|state| state.serial == serial && state.up) {
             return;
         }
         let session = self.begin_session(link, address);
-        let state = &mut self.links[link];
-        state.looking = Some((session, way));
-        let taken = state.course.way_at(way).clone();
-        if self.add_lane(link, &taken, session, 0, stream, address).is_err() {
+        self.links[link].looking = Some((session, way));
+        if self.add_first_lane(link, way, session, reached, address).is_err() {
             self.links[link].looking = None;
             self.core.close_session(session, "cannot register");
         }

@@ -1,7 +1,6 @@
 //! A gateway's UDP listeners: who may begin a flow, through which POP it goes, and what becomes of live ones.
 
 use std::collections::HashMap;
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,12 +8,11 @@ use std::time::Duration;
 use mio::Interest;
 use mio::net::UdpSocket;
 use serde::Deserialize;
-use socket2::{Domain, Socket as RawSocket, Type};
 
 use super::refusals::{REFUSED_FOR, Refusals};
 use super::{Agent, What};
 use crate::access::{Access, AccessSpec, block_of};
-use crate::driver::batch::{Reading, gather, split};
+use crate::driver::batch::{Reading, bound, split};
 use crate::driver::flow::{Flow, Guard, READS_PER_TURN, Taker};
 use crate::driver::listener_token;
 use crate::driver::relay::{Outcome, Phase, Relay};
@@ -29,8 +27,6 @@ use crate::server::random_token;
 const FLOWS_MAX: usize = 4_096;
 const FLOWS_PER_SOURCE_MAX: u32 = 256;
 const FLOWS_IN_ALL_MAX: usize = 32_768;
-/// Bursts wait here while the driver is elsewhere; the system gives less where it must.
-const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 
 pub(super) const fn minute_ms() -> u32 {
     60_000
@@ -159,7 +155,7 @@ impl Agent {
             return Ok(());
         }
         let address = SocketAddr::new(listener.spec.address, listener.spec.port);
-        let mut socket = bind(address).map_err(|error| format!("cannot bind {address}: {error}"))?;
+        let mut socket = bound(address).map_err(|error| format!("cannot bind {address}: {error}"))?;
         let both = Interest::READABLE | Interest::WRITABLE;
         let registered = self.core.poll.registry().register(&mut socket, listener_token(index), both);
         registered.map_err(|error| format!("cannot watch {address}: {error}"))?;
@@ -440,29 +436,4 @@ fn trace_id() -> [u8; 16] {
     id[6] = id[6] & 0x0f | 0x40;
     id[8] = id[8] & 0x3f | 0x80;
     id
-}
-
-/// Exclusive: an address in use is the caller's to report.
-pub(super) fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
-    let socket = RawSocket::new(Domain::for_address(address), Type::DGRAM, None)?;
-    if address.is_ipv6() {
-        socket.set_only_v6(true)?;
-    }
-    socket.set_nonblocking(true)?;
-    // The system's own maximum holds; less is no fault.
-    let _ = socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES);
-    let _ = socket.set_send_buffer_size(SOCKET_BUFFER_BYTES);
-    socket.bind(&address.into())?;
-    let socket = UdpSocket::from_std(socket.into());
-    gather(&socket);
-    Ok(socket)
-}
-
-/// A socket of one flow, to its local service.
-pub(super) fn connected(target: SocketAddr) -> io::Result<UdpSocket> {
-    let any = if target.is_ipv4() { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) };
-    let socket = UdpSocket::bind(SocketAddr::new(any, 0))?;
-    socket.connect(target)?;
-    gather(&socket);
-    Ok(socket)
 }

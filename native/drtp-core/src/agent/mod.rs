@@ -27,7 +27,7 @@ use slab::Slab;
 
 pub(crate) use course::Ways;
 use dial::{Attempt, Dial, Purpose};
-use link::{Link, REVOKED};
+use link::{Link, REVOKED, Reached};
 use listener::Listener;
 use local::Service;
 use plan::{Entry, ServerSpec, ServiceSpec};
@@ -295,9 +295,11 @@ impl Agent {
 
     fn dialled(&mut self, purpose: Purpose, stream: TcpStream, address: SocketAddr, took_ms: f64) {
         match purpose {
-            Purpose::Link(link) => self.link_connected(link, stream, address),
+            Purpose::Link(link) => self.link_connected(link, Reached::Tcp(stream), address),
             Purpose::Lane { .. } => self.lane_connected(purpose, stream, address),
-            Purpose::Better { link, serial, way } => self.better_connected(link, serial, way, stream, address),
+            Purpose::Better { link, serial, way } => {
+                self.better_connected(link, serial, way, Reached::Tcp(stream), address);
+            }
             Purpose::Visitor { relay, service } => self.visitor_connected(relay, service, stream, took_ms),
             Purpose::Probe(service) => {
                 // An orderly end: a probe must not look like a fault in the service's log.

@@ -5,15 +5,18 @@
 //! than the path's packets is sent here as any program sends it.
 
 use std::io::{self, IoSliceMut};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use mio::net::UdpSocket;
 use quinn_udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSocketState};
+use socket2::{Domain, SockRef, Socket as RawSocket, Type};
 
 /// Room for one message: the longest datagram of either family, and all that the system gathers in one.
 const MESSAGE_BYTES: usize = 65_536;
 /// What the system takes as one send, in all.
 const SEND_BYTES_MAX: usize = 65_000;
+/// Bursts wait here, either way, while the driver is elsewhere.
+const BUFFER_BYTES: usize = 4 * 1024 * 1024;
 
 /// What one call read: messages, each of one sender, with datagrams of equal length of which the last may be shorter.
 #[derive(Default)]
@@ -62,14 +65,15 @@ impl Batches {
             UdpSocketState::new((&socket).into())
         };
         let (four, six) = (SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), SocketAddr::from((Ipv6Addr::LOCALHOST, 0)));
-        let state = ask(four).or_else(|_| ask(six)).ok();
-        let segments_max = state.as_ref().map_or(1, UdpSocketState::max_gso_segments);
-        Self { state, segments_max }
+        Self::with(ask(four).or_else(|_| ask(six)).ok())
     }
 
     /// The same of one socket, which is prepared for QUIC: fragments are forbidden, so that the path's length is found.
     pub(crate) fn of(socket: &UdpSocket) -> Self {
-        let state = UdpSocketState::new(socket.into()).ok();
+        Self::with(UdpSocketState::new(socket.into()).ok())
+    }
+
+    fn with(state: Option<UdpSocketState>) -> Self {
         let segments_max = state.as_ref().map_or(1, UdpSocketState::max_gso_segments);
         Self { state, segments_max }
     }
@@ -77,7 +81,7 @@ impl Batches {
     /// A system that can do nothing of it.
     #[cfg(test)]
     pub(crate) fn none() -> Self {
-        Self { state: None, segments_max: 1 }
+        Self::with(None)
     }
 
     /// How many datagrams of a length go in one send.
@@ -121,12 +125,35 @@ impl Batches {
     }
 }
 
-/// Lets the system gather datagrams of one sender into one message; where it cannot, they come singly.
-pub(crate) fn gather(socket: &UdpSocket) {
+/// A socket at which anybody may send. Exclusive: an address in use is the caller's to report.
+pub(crate) fn bound(address: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = RawSocket::new(Domain::for_address(address), Type::DGRAM, None)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    let socket = UdpSocket::from_std(socket.into());
+    prepare(&socket);
+    Ok(socket)
+}
+
+/// A socket of one flow, to its local service.
+pub(crate) fn connected(target: SocketAddr) -> io::Result<UdpSocket> {
+    let any: IpAddr = if target.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind(SocketAddr::new(any, 0))?;
+    prepare(&socket);
+    socket.connect(target)?;
+    Ok(socket)
+}
+
+/// Room for bursts, and datagrams of one sender gathered into one message; the system gives less where it must.
+fn prepare(socket: &UdpSocket) {
+    let options = SockRef::from(socket);
+    let _ = options.set_recv_buffer_size(BUFFER_BYTES);
+    let _ = options.set_send_buffer_size(BUFFER_BYTES);
     #[cfg(any(target_os = "linux", target_os = "android"))]
     let _ = nix::sys::socket::setsockopt(socket, nix::sys::socket::sockopt::UdpGroSegment, &true);
-    #[cfg(not(any(target_os = "linux", target_os = "android")))]
-    let _ = socket;
 }
 
 /// The path or its device takes no runs of this length; the same datagrams may go one by one.
@@ -144,9 +171,9 @@ mod tests {
     use super::*;
 
     fn pair() -> (UdpSocket, UdpSocket, SocketAddr) {
-        let bound = || UdpSocket::bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        let (sender, receiver) = (bound(), bound());
-        gather(&receiver);
+        let socket = || UdpSocket::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let (sender, receiver) = (socket(), socket());
+        prepare(&receiver);
         let to = receiver.local_addr().unwrap();
         (sender, receiver, to)
     }

@@ -137,33 +137,48 @@ impl Server {
 
     fn admit_agent(&mut self, socket: Socket, peer: Option<SocketAddr>) {
         let (Some(peer), Socket::Tcp(stream)) = (peer, socket) else { return };
-        let now = self.core.now();
-        let limits = self.config.limits;
-        let places = Places { all: limits.pre_auth_max, of_address: limits.pre_auth_per_address_max };
-        self.ask_a_lane_to_leave(peer.ip(), places, now);
-        if !self.strangers.enter(peer.ip(), places, now) {
+        if !self.find_place(peer.ip()) {
             return;
         }
-        let until = now + Duration::from_millis(u64::from(limits.handshake_ms) + u64::from(limits.first_frame_ms));
-        let lane = Socket::lane(stream).map_err(|error| error.to_string());
-        let Ok(lane) = lane else { return self.leave_pre_auth(peer.ip()) };
+        let Ok(lane) = Socket::lane(stream) else { return self.leave_pre_auth(peer.ip()) };
         let tls = Tls::at_door(&self.credentials.tunnel_server);
-        let machine = Session::server(self.session_config(u64::from(peer.port()) | 1 << 20), self.budget.clone(), now);
-        let session = self.core.add_session(machine, 0, peer.to_string());
-        let added = self.core.add_lane(lane, tls, session, 0, peer, until).ok();
-        let Some((index, lane)) = added.and_then(|index| Some((index, self.core.lanes.get_mut(index)?))) else {
+        let session = self.begin_session(peer);
+        let until = self.core.now() + self.config.limits.patience();
+        let Ok(index) = self.core.add_lane(lane, tls, session, 0, peer, until) else {
             self.core.close_session(session, "cannot register");
             return self.leave_pre_auth(peer.ip());
         };
+        if let Some(lane) = self.core.lanes.get_mut(index) {
+            lane.web = Some((Arc::clone(&self.credentials.web), Arc::clone(&self.credentials.tunnel_server)));
+        }
+        self.seat(index, peer.ip());
+    }
+
+    /// Whether there is a place for one more who has not shown who they are.
+    pub(super) fn find_place(&mut self, ip: IpAddr) -> bool {
+        let (now, limits) = (self.core.now(), self.config.limits);
+        let places = Places { all: limits.pre_auth_max, of_address: limits.pre_auth_per_address_max };
+        self.ask_a_lane_to_leave(ip, places, now);
+        self.strangers.enter(ip, places, now)
+    }
+
+    pub(super) fn begin_session(&mut self, peer: SocketAddr) -> usize {
+        let config = self.session_config(u64::from(peer.port()) | 1 << 20);
+        let machine = Session::server(config, self.budget.clone(), self.core.now());
+        self.core.add_session(machine, 0, peer.to_string())
+    }
+
+    /// The lane takes the place that was found.
+    pub(super) fn seat(&mut self, index: usize, ip: IpAddr) {
+        let Some(lane) = self.core.lanes.get_mut(index) else { return self.leave_pre_auth(ip) };
         lane.pre_auth = true;
-        lane.web = Some((Arc::clone(&self.credentials.web), Arc::clone(&self.credentials.tunnel_server)));
-        let guest = (index, lane.serial);
+        let (guest, now) = ((index, lane.serial), self.core.now());
         let lanes = &self.core.lanes;
-        self.strangers.seat(guest, peer.ip(), now, |guest| is_stranger(lanes, guest));
+        self.strangers.seat(guest, ip, now, |guest| is_stranger(lanes, guest));
     }
 
     /// In a full room the lane that has been a stranger for longest makes place.
-    pub(super) fn ask_a_lane_to_leave(&mut self, ip: IpAddr, places: Places, now: Instant) {
+    fn ask_a_lane_to_leave(&mut self, ip: IpAddr, places: Places, now: Instant) {
         let lanes = &self.core.lanes;
         let longest = self.strangers.longest_waiting(ip, places, now, |guest| is_stranger(lanes, guest));
         let Some((index, _)) = longest else { return };

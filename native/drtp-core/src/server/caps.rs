@@ -63,18 +63,18 @@ impl Pools {
 
     /// A visitor of the route has come.
     pub(super) fn enter(&mut self, route: &Route) {
-        for share in &route.spec.shares {
-            if let Some(pool) = self.0.get_mut(&share.name) {
-                pool.streams += 1;
-            }
-        }
+        self.each(route, |pool| pool.streams += 1);
     }
 
     /// One has gone.
     pub(super) fn leave(&mut self, route: &Route) {
+        self.each(route, |pool| pool.streams = pool.streams.saturating_sub(1));
+    }
+
+    fn each(&mut self, route: &Route, mut act: impl FnMut(&mut Pool)) {
         for share in &route.spec.shares {
             if let Some(pool) = self.0.get_mut(&share.name) {
-                pool.streams = pool.streams.saturating_sub(1);
+                act(pool);
             }
         }
     }
@@ -102,18 +102,10 @@ impl Server {
         let own = route.spec.limits.new_streams_per_s;
         let own = if own > 0 { own } else { common };
         let mut within = route.pace.allows(own, now);
-        for share in &route.spec.shares {
-            if let Some(pool) = self.pools.0.get_mut(&share.name) {
-                within &= pool.pace.allows(pool.new_streams_per_s, now);
-            }
-        }
+        self.pools.each(route, |pool| within &= pool.pace.allows(pool.new_streams_per_s, now));
         if within {
             route.pace.take();
-            for share in &route.spec.shares {
-                if let Some(pool) = self.pools.0.get_mut(&share.name) {
-                    pool.pace.take();
-                }
-            }
+            self.pools.each(route, |pool| pool.pace.take());
         }
         within
     }

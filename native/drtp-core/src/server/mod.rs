@@ -15,6 +15,7 @@ mod report;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mio::net::UdpSocket;
@@ -154,6 +155,8 @@ pub(crate) struct Server {
     doors: Slab<Door>,
     /// Bound for QUIC lanes, on their way to the driver.
     udp_sockets: Vec<UdpSocket>,
+    /// What agents by QUIC are met with, once the first has come.
+    quic: Option<Arc<quinn_proto::ServerConfig>>,
     routes: Slab<Route>,
     by_key: HashMap<String, usize>,
     /// Agent uid -> the routes that list it, so that a change costs what it changes.
@@ -240,6 +243,7 @@ impl Server {
             budget,
             doors: doors.0,
             udp_sockets: doors.1,
+            quic: None,
             routes: Slab::new(),
             by_key: HashMap::new(),
             by_agent: HashMap::new(),
@@ -338,7 +342,7 @@ impl Server {
                 Ok(Command::Stats(flows, answer)) => drop(answer.send(self.stats(flows))),
                 Ok(Command::Rotate(identity, answer)) => {
                     let fresh = Credentials::new(&identity).and_then(|fresh| fresh.with_web(self.config.web.as_ref()));
-                    let fresh = fresh.map(|credentials| self.credentials = credentials);
+                    let fresh = fresh.map(|credentials| (self.credentials, self.quic) = (credentials, None));
                     drop(answer.send(fresh));
                 }
                 Ok(Command::Drain(deadline)) => self.drain(deadline),

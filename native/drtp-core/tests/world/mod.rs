@@ -357,9 +357,16 @@ pub fn there_and_back(mut stream: TcpStream, data: &[u8]) {
     assert!(back == data, "bytes differ");
 }
 
+/// A socket on loopback in which a few datagrams of the largest size have room, as far as the system allows.
+pub fn udp_socket() -> UdpSocket {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let _ = socket2::SockRef::from(&socket).set_recv_buffer_size(4 << 20);
+    socket
+}
+
 /// Answers each datagram.
 pub fn udp_service(answer: impl Fn(SocketAddr, &[u8]) -> Vec<u8> + Send + 'static) -> SocketAddr {
-    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let socket = udp_socket();
     let address = socket.local_addr().unwrap();
     std::thread::spawn(move || {
         let mut buffer = vec![0; 65_536];

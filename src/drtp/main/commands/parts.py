@@ -25,7 +25,7 @@ from drtp.main.commands.options import (
     port_option,
 )
 from drtp.main.lifeline import hold_lifeline
-from drtp.main.shell import Misconfigured, run_async, set_up_logs
+from drtp.main.shell import Misconfigured, run_lasting, set_up_logs
 from drtp.pop.settings import PopSettings
 
 _AGENT_PORT = 443
@@ -83,7 +83,7 @@ def controlplane(
         said["names"] = advertise
     directory = layout.controlplane if embedded else layout.root
     settings = ControlPlaneSettings(directory=directory, host=host, issuers=issuers, **said)
-    return run_async(run_controlplane(settings))
+    return run_lasting(run_controlplane(settings))
 
 
 @click.command()
@@ -184,7 +184,7 @@ def pop(data_dir: Path, join_file: str | None, join_fd: int | None, output: Outp
             settings, announce=lambda agents: _say(output, "ready", name=settings.name, agents=agents, pid=os.getpid())
         )
 
-    return run_async(enrol_and_run())
+    return run_lasting(enrol_and_run())
 
 
 @click.command()
@@ -245,7 +245,7 @@ def gateway(data_dir: Path, join_file: str | None, join_fd: int | None, output: 
         await ensure_identity(settings.directory, registration, read_join(join_file, join_fd))
         return await run_gateway(settings, announce=lambda event, envoy: _say(output, event, pid=envoy))
 
-    return run_async(enrol_and_run())
+    return run_lasting(enrol_and_run())
 
 
 def _say(output: OutputForm, event: str, **what: Any) -> None:

@@ -21,7 +21,7 @@ from drtp.main.commands.options import (
 from drtp.main.embedded.announce import Announcement
 from drtp.main.embedded.parts import DRAIN_S, HOST, USUAL_HOP
 from drtp.main.embedded.up import UpSettings, run_up
-from drtp.main.shell import run_async, set_up_logs
+from drtp.main.shell import run_lasting, set_up_logs
 
 
 @click.command(short_help="Run everything on this machine.")
@@ -97,7 +97,7 @@ def up(
 
     if output is OutputForm.TEXT:
         click.echo(f"Starting in {data_dir} ...", err=True)
-    return run_async(run_up(settings, announce, SystemClock()))
+    return run_lasting(run_up(settings, announce, SystemClock()))
 
 
 def _balancers(written: tuple[str, ...]) -> tuple[str, ...]:

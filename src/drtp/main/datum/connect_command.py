@@ -14,7 +14,7 @@ from drtp.main.commands.options import OutputForm, output_option
 from drtp.main.datum.connect_places import Place, address_of, check_apart, place_of
 from drtp.main.datum.invocation import Invocation, context_option, proxy_option
 from drtp.main.datum.serve_command import secret_of
-from drtp.main.shell import Misused, run_async
+from drtp.main.shell import Misused, run_lasting
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def connect(services: tuple[str, ...], output: OutputForm, **options: Any) -> in
         inspector=LocalAddress(*address_of(options["inspector"], "--inspector")) if options["inspector"] else None,
         output=output,
     )
-    return run_async(run_connect(settings, Invocation.current()))
+    return run_lasting(run_connect(settings, Invocation.current()))
 
 
 def _places(services: tuple[str, ...], options: dict[str, Any]) -> tuple[Place, ...]:

@@ -118,10 +118,10 @@ class Connecting:
         delays = full_jitter(_RETRY_BASE_S, _RETRY_CEILING_S)
         while True:
             try:
-                if self._context is not None and self._settings.secret is None:
-                    await whose.settle(self._state_dir, self._context)
                 if self._settings.secret is not None:
                     whose.settle_secret(self._state_dir, self._settings.secret)
+                elif self._context is not None:
+                    await whose.settle(self._state_dir, self._context)
                 if not self._has_good_identity():
                     await self._enrol()
             except (DrtpError, BaseExceptionGroup) as fault:

@@ -242,18 +242,20 @@ async def _service_uid(api: ApiClient, request: ServeRequest, enrolment: Enrolme
 
 async def _new_uid(api: ApiClient, request: ServeRequest, enrolment: Enrolment) -> str:
     """Make it. A start that is ended meanwhile waits for the answer: what is made must be known to be undone."""
-    creating = api.create(new_service(request), PLURAL, namespace=enrolment.namespace)
-    asked = asyncio.create_task(creating)  # noqa: TID251 -- a group would take it away with whoever waits
+
+    async def make() -> str:
+        present = await api.create(new_service(request), PLURAL, namespace=enrolment.namespace)
+        uid = enrolment.made.uids[request.name] = str(present["metadata"]["uid"])
+        return uid
+
+    made = asyncio.create_task(make())  # noqa: TID251 -- a group would take it away with whoever waits
     try:
-        present = await asyncio.shield(asked)
+        return await asyncio.shield(made)
     except asyncio.CancelledError:
         with contextlib.suppress(DrtpError, TimeoutError):
             async with asyncio.timeout(UNDO_WITHIN_S):
-                enrolment.made.uids[request.name] = str((await asked)["metadata"]["uid"])
+                await made
         raise
-    uid = str(present["metadata"]["uid"])
-    enrolment.made.uids[request.name] = uid
-    return uid
 
 
 async def _changed(api: ApiClient, request: ServeRequest, namespace: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from drtp.main.commands.options import Location, OutputForm, moved_option, outpu
 from drtp.main.datum.hidden_secret import SECRET_FD_OPTION, read_descriptor
 from drtp.main.datum.invocation import Invocation, context_option, proxy_option
 from drtp.main.datum.serve_request import ServeRequest, ServeSettings, check, networks
-from drtp.main.shell import Misused, run_async
+from drtp.main.shell import Misused, run_lasting
 
 INSPECTOR = LocalAddress("127.0.0.1", 4040, PORTS_TRIED)
 """Where ngrok's users look; the next free port if it is taken."""
@@ -124,7 +124,7 @@ def serve(target: str | None, file: Path | None, output: OutputForm, **options: 
         inspector=_inspector(options),
         output=output,
     )
-    return run_async(run_serve(settings, Invocation.current()))
+    return run_lasting(run_serve(settings, Invocation.current()))
 
 
 def _request(target: str | None, options: dict[str, Any]) -> ServeRequest:
