@@ -2,9 +2,9 @@
 
 aiohttp has no deadline for a first request and asyncio's own server no cap at all, so the door has both: no handshake
 is awaited in the accept loop (CVE-2026-7776: one silent client stalled a listener), each has a deadline, and
-whoever has not said a whole request yet is a stranger, of whom there may be few, in all and from one address. When the
-room for strangers is full the one who has been silent longest makes place; from half full on, an address that wasted
-one lately gets none (`wasters.py`). A process without descriptors keeps its listeners (frp#752). No answer repeats a
+whoever has not said the head of a request yet is a stranger, of whom there may be few, in all and from one address. When
+the room for strangers is full the one who has been silent longest makes place; in a crowd an address that wasted one
+lately gets none (`wasters.py`). A process without descriptors keeps its listeners (frp#752). No answer repeats a
 stranger's bytes to a browser that might take them for a page (CVE-2026-40302).
 """
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import functools
 import socket
 import ssl
 import struct
@@ -43,6 +44,8 @@ UNREAD_S = 30.0
 """A peer that takes no byte of what we send for so long is gone (TCP_USER_TIMEOUT)."""
 SILENT_S = 1.0
 """A stranger who has been here this long makes place for a newer one: an honest handshake is faster."""
+CROWDED = 8
+"""This part of the strangers' room taken is a crowd, in which wasters get nothing. Without one it is nearly empty."""
 WIDER = 2
 """So many times what a /64 may have, all of a /48 may: a quarter of the room is an address', so this leaves half."""
 EXHAUSTED_PAUSE_S = 0.1
@@ -130,6 +133,7 @@ class Door:
         self._here: Counter[str] = Counter()
         self._strangers: Counter[str] = Counter()
         self._silent: dict[asyncio.BaseProtocol, _Guest] = {}
+        self._begun: dict[asyncio.BaseProtocol, _Guest] = {}
         self._brought: dict[asyncio.BaseProtocol, str] = {}
         self._wasters = Wasters(clock)
         self._complained_s = -COMPLAINT_S
@@ -144,22 +148,34 @@ class Door:
 
     @property
     def strangers(self) -> int:
-        """Those that have not said a whole request yet."""
+        """Those that have not said the head of a request yet."""
         return len(self._silent)
 
     def spoke(self, protocol: asyncio.BaseProtocol) -> None:
-        """A request came on the connection of this protocol: it is no stranger any more."""
+        """A request's head came on the connection of this protocol: it is no stranger any more."""
         guest = self._silent.pop(protocol, None)
         if guest is not None:
             guest.known()
             self._less(self._strangers, guest.networks)
+            self._begun[protocol] = guest
+
+    def asked(self, protocol: asyncio.BaseProtocol) -> None:
+        """The whole of it came."""
+        guest = self._begun.pop(protocol, None)
+        if guest is not None:
             self._wasters.asked(guest.networks[0])
+
+    def carries(self, protocol: asyncio.BaseProtocol) -> None:
+        """It is the way of another guest, who is judged instead."""
+        self._begun.pop(protocol, None)
 
     def _wasted(self, guest: _Guest) -> None:
         """Its place is free; if it never said a whole request, that is held against its address."""
         if self._silent.pop(guest.inner, None) is not None:
             self._less(self._strangers, guest.networks)
-            self._wasters.wasted(guest.networks[0])
+        elif self._begun.pop(guest.inner, None) is None:
+            return
+        self._wasters.wasted(guest.networks[0])
 
     async def run(self) -> None:
         """Accept until cancelled. Raises: OSError if the listener itself is broken."""
@@ -224,7 +240,8 @@ class Door:
                 return "address"
             if self._strangers[network] >= limits.strangers_per_address_max * share:
                 return "address"
-        if len(self._silent) * 2 >= limits.strangers_max and self._wasters.is_one(networks[0]):
+        crowd = len(self._silent) + len(self._begun)
+        if crowd * CROWDED >= limits.strangers_max and self._wasters.is_one(networks[0]):
             return "wasted"
         if len(self._silent) >= limits.strangers_max and not self._make_place():
             return "full"
@@ -383,10 +400,12 @@ async def serving(
     ) -> web.StreamResponse:
         doors[0].spoke(request.protocol)
         remote = doors[0].brought_from(request.protocol)
+        if remote is None and takes_web_socket and request.path == PATH:
+            doors[0].carries(request.protocol)
+            return await _let_through(request, doors[0])
+        request.content.on_eof(functools.partial(doors[0].asked, request.protocol))
         if remote is not None:
             request = request.clone(remote=remote)
-        elif takes_web_socket and request.path == PATH:
-            return await _let_through(request, doors[0])
         return await handler(request)
 
     app.middlewares.insert(0, spoken)
@@ -443,7 +462,7 @@ class _Protocol(web.RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         """Bytes that are no request get the bare status; what a handler did not foresee goes to the log too."""
-        if status >= 500:
+        if status >= 500 and not isinstance(exc, ConnectionError):
             log.error("request failed inside", remote=request.remote, exc_info=exc)
         if request.writer.output_size > 0:
             raise ConnectionError("an answer is under way already")

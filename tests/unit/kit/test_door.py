@@ -60,11 +60,15 @@ class Served:
         finally:
             writer.close()
 
-    async def ask(self, source: str = "127.0.0.1") -> bytes:
-        """An honest request on a connection of its own; its first line."""
-        reader, writer = await asyncio.open_connection(
+    async def reach(self, source: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Connected, with the handshake behind it."""
+        return await asyncio.open_connection(
             "127.0.0.1", self.port, ssl=self.trust, server_hostname="localhost", local_addr=(source, 0)
         )
+
+    async def ask(self, source: str = "127.0.0.1") -> bytes:
+        """An honest request on a connection of its own; its first line."""
+        reader, writer = await self.reach(source)
         try:
             writer.write(REQUEST)
             async with asyncio.timeout(5):
@@ -81,8 +85,12 @@ async def served(folder: Path, limits: DoorLimits = LIMITS) -> AsyncGenerator[Se
     async def broken(_request: web.Request) -> web.Response:
         raise RuntimeError("inner words")
 
+    async def told(request: web.Request) -> web.Response:
+        return web.Response(text=await request.text())
+
     ca, context = make_certificate(folder)
     app = web.Application()
+    app.router.add_post("/told", told)
     app.router.add_get("/healthz", healthz)
     app.router.add_get("/broken", broken)
     listener = listen("127.0.0.1", 0)
@@ -210,6 +218,43 @@ async def test_in_a_crowd_an_address_that_has_wasted_a_place_gets_none(tmp_path:
             connection.close()
 
 
+async def test_half_a_request_is_a_wasted_place_too(tmp_path: Path) -> None:
+    """Its head alone makes nobody known: a handshake and a head cost a door as much as a whole request does."""
+    async with served(tmp_path, replace(LIMITS, handshake_s=60.0)) as one:
+        half = b"POST /told HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nfour"
+        for others, sent, answer in ((12, half, b""), (14, half + b" more", b"HTTP/1.1 200 OK\r\n")):
+            reader, writer = await one.reach("127.0.12.1")
+            writer.write(sent)
+            await until(lambda: one.door.connections == 1 and one.door.strangers == 0)
+            if answer:
+                assert await reader.readuntil(b"\r\n") == answer
+            writer.close()
+            await until(lambda: one.door.connections == 0)
+            crowd = [one.stranger(f"127.0.{others}.{2 + number % 4}") for number in range(10)]
+            await until(lambda: one.door.strangers == 10)
+            if answer:
+                assert await one.ask("127.0.12.1") == answer, "the whole of it was made up for"
+            else:
+                with pytest.raises(OSError, match=r"reset|Connection"):
+                    await one.ask("127.0.12.1")
+            for connection in crowd:
+                connection.close()
+            await until(lambda: one.door.connections == 0)
+
+
+async def test_half_requests_are_a_crowd_like_any_other(tmp_path: Path) -> None:
+    async with served(tmp_path, replace(LIMITS, handshake_s=60.0)) as one:
+        await ended_after(one.stranger("127.0.13.1"), b"no TLS at all" * 40)
+        crowd = [await one.reach(f"127.0.13.{2 + number % 4}") for number in range(10)]
+        for _, writer in crowd:
+            writer.write(b"POST /told HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nfour")
+        await until(lambda: one.door.strangers == 0)
+        with pytest.raises(OSError, match=r"reset|Connection"):
+            await one.ask("127.0.13.1")
+        for _, writer in crowd:
+            writer.close()
+
+
 async def test_connections_that_have_spoken_are_capped_too(tmp_path: Path) -> None:
     async with served(tmp_path) as one:
         kept: list[asyncio.StreamWriter] = []
@@ -299,6 +344,21 @@ async def test_what_nobody_foresaw_is_logged_with_its_place_and_not_said(tmp_pat
     assert b"inner words" not in answer
     assert "RuntimeError" in lines.getvalue()
     assert "test_door.py" in lines.getvalue()
+
+
+async def test_who_goes_away_in_the_middle_of_a_request_is_no_fault_to_log(tmp_path: Path) -> None:
+    lines = io.StringIO()
+    configure_logs(stream=lines)
+    try:
+        async with served(tmp_path) as here:
+            _, writer = await here.reach("127.0.0.1")
+            writer.write(b"POST /told HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nfour")
+            await until(lambda: here.door.connections == 1 and here.door.strangers == 0)
+            writer.transport.abort()
+            await until(lambda: here.door.connections == 0)
+    finally:
+        configure_logs()
+    assert lines.getvalue() == ""
 
 
 async def test_a_48_takes_no_more_than_twice_what_one_of_its_64_may(tmp_path: Path) -> None:

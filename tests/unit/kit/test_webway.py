@@ -113,6 +113,24 @@ async def test_a_client_that_trusts_the_inner_certificate_alone_passes_an_inspec
         assert b"canary" not in read
 
 
+async def test_who_wastes_the_inside_has_wasted_a_place(tmp_path: Path) -> None:
+    """The request for the way inside makes nothing good."""
+    async with outside(tmp_path, replace(LIMITS, handshake_s=60.0)) as one:
+        async with one.inside() as way:
+            await ended_after(way, b"no TLS at all" * 40)
+        await until(lambda: one.door.connections == 0)
+        port = int(one.url.rpartition(":")[2])
+        crowd = [
+            socket.create_connection(("127.0.0.1", port), 5, source_address=(f"127.0.16.{2 + n % 4}", 0))
+            for n in range(10)
+        ]
+        await until(lambda: one.door.strangers == 10)
+        with pytest.raises(aiohttp.ClientConnectionError):
+            await one.status("/whence")
+        for connection in crowd:
+            connection.close()
+
+
 async def test_where_nothing_takes_a_websocket_the_first_fault_is_told(tmp_path: Path) -> None:
     _, shown = make_certificate(tmp_path)
 
