@@ -2,7 +2,8 @@
 
 The real hosts and the real core, on a hand-made snapshot: what is measured is the product's own data path. `gateway`
 is a gateway's UDP side, which needs no Envoy; `envoy` is the whole of it. DIRECTORY holds the identity and
-`by-hand.json`. A line on stdout says when it serves; SIGTERM ends it.
+`by-hand.json`. A last word `quic` lets a POP listen for it, and an agent dial by it. A line on stdout says when it
+serves; SIGTERM ends it.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ SETTLED_S = 0.3
 """Envoy takes new endpoints within milliseconds of the host."""
 
 
-def pop_settings(directory: Path, first_port: int, address: str = "127.0.0.1") -> PopSettings:
+def pop_settings(directory: Path, first_port: int, address: str = "127.0.0.1", *, quic: bool = False) -> PopSettings:
     """One listener at `address`, one endpoint on loopback."""
     return PopSettings(
         directory=directory,
@@ -45,6 +46,7 @@ def pop_settings(directory: Path, first_port: int, address: str = "127.0.0.1") -
         server_ip=address,
         listeners=(f"{address}:0",),
         endpoint_ports=(first_port, first_port + 9),
+        quic=quic,
     )
 
 
@@ -52,8 +54,8 @@ def _say(**facts: object) -> None:
     print(json.dumps(facts), flush=True)
 
 
-async def _pop(directory: Path, snapshot: Snapshot, first_port: int, address: str) -> None:
-    pop = Pop(pop_settings(directory, first_port, address), SystemClock())
+async def _pop(directory: Path, snapshot: Snapshot, first_port: int, address: str, *, quic: bool) -> None:
+    pop = Pop(pop_settings(directory, first_port, address, quic=quic), SystemClock())
     pop.feed.snapshot.set(snapshot)
     async with asyncio.TaskGroup() as group:
         group.create_task(pop.run())
@@ -68,8 +70,8 @@ async def _pop(directory: Path, snapshot: Snapshot, first_port: int, address: st
         _say(endpoint=live[0].bound)
 
 
-async def _agent(directory: Path, snapshot: Snapshot) -> None:
-    settings = AgentSettings(state_dir=directory)
+async def _agent(directory: Path, snapshot: Snapshot, *, quic: bool) -> None:
+    settings = AgentSettings(state_dir=directory, quic=quic)
     feed = Feed(IdentityStore(directory), lambda: settings.registration, directory, SystemClock())
     feed.snapshot.set(snapshot)
     host = AgentHost(settings, feed=feed)
@@ -126,9 +128,9 @@ def main() -> None:
     snapshot = msgspec.json.decode((directory / SNAPSHOT).read_bytes(), type=Snapshot)
     match role:
         case "pop":
-            work = _pop(directory, snapshot, int(rest[0]), rest[1])
+            work = _pop(directory, snapshot, int(rest[0]), rest[1], quic="quic" in rest)
         case "agent":
-            work = _agent(directory, snapshot)
+            work = _agent(directory, snapshot, quic="quic" in rest)
         case "gateway":
             work = _gateway(directory, snapshot)
         case "envoy":

@@ -10,7 +10,7 @@ import os
 import shutil
 
 from bench.tunnel.others import haproxy_pair
-from bench.tunnel.ours import direct, drtp, drtp_datagrams, envoy_alone, whole
+from bench.tunnel.ours import direct, drtp, drtp_by_quic, drtp_datagrams, envoy_alone, whole
 from bench.tunnel.rathole import rathole
 from bench.tunnel.ssh import programs, ssh_forward
 from bench.tunnel.ways import Carries, Opens
@@ -28,6 +28,7 @@ def found() -> tuple[Peers, list[str]]:
         ("direct", datagrams): direct,
         ("drtp", stream): drtp,
         ("drtp", datagrams): drtp_datagrams,
+        ("drtp by QUIC", stream): drtp_by_quic,
         ("whole path, Unix hop", stream): whole(EndpointMode.UNIX),
         ("whole path, mutual-TLS hop", stream): whole(EndpointMode.MTLS),
         ("Envoy alone", stream): envoy_alone,
