@@ -19,6 +19,7 @@ from drtp.api.jsonvalue import JsonObject, is_list, is_object
 from drtp.api.meta import Key, Model
 from drtp.api.policies import Country, Principal
 from drtp.api.snapshots import PopPlace
+from drtp.apiserver.admissions import Admissions
 from drtp.apiserver.failures import Failure
 from drtp.rules import access, asking, explaining
 from drtp.rules.asking import Asking, Caller
@@ -37,19 +38,36 @@ class _Question(NamedTuple):
     server: str
 
 
-async def answer(body: JsonObject, namespace: str, store: Store, now: datetime) -> JsonObject:
+class _Path(NamedTuple):
+    """The connection by which the question goes, if there is one, and the tunnel server on it."""
+
+    policies: Sequence[DRTPAccessPolicy]
+    missing: Sequence[str] = ()
+    place: PopPlace | None = None
+    server: str = ""
+
+
+async def answer(body: JsonObject, namespace: str, store: Store, admissions: Admissions, now: datetime) -> JsonObject:
     """The posted object with its status. Raises: Failure 422, NotFound."""
     given: Any = body.get("spec")
     spec: JsonObject = given if is_object(given) else {}
     question = _question(spec, now)
     service = _typed(DRTPService, (await store.get(Key(kind_key(DRTPService), namespace, question.service))).object)
-    policies = access.attached(await _all(store, DRTPAccessPolicy, namespace), service)
-    place, server = await _place(store, service, policies, question.server)
-    exposed = service.spec.expose is not None or bool(service.status.addresses)
-    explained = explaining.explain(service, policies, question.asking._replace(place=place), exposed=exposed)
+    path = await _path(store, service, await _all(store, DRTPAccessPolicy, namespace), question.server)
+    caller = question.asking.caller
+    explained = explaining.explain(
+        explaining.Question(
+            service,
+            path.policies,
+            question.asking._replace(place=path.place),
+            exposed=service.spec.expose is not None or bool(service.status.addresses),
+            missing=path.missing,
+            admitted=await admissions.admits(caller, namespace, question.service) if caller is not None else None,
+        )
+    )
     above = await _quotas(store, namespace)
     explained = msgspec.structs.replace(explained, limits=(*explained.limits, *above))
-    status: JsonObject = msgspec.to_builtins(explained) | ({"server": server} if server else {})
+    status: JsonObject = msgspec.to_builtins(explained) | ({"server": path.server} if path.server else {})
     return body | {"metadata": {"namespace": namespace}, "spec": spec, "status": status}
 
 
@@ -117,22 +135,37 @@ def _wrong(name: str, rule: str) -> Failure:
     return Failure(422, "DRTP-1010", f"spec.{name}: Invalid value: {rule}")
 
 
-async def _place(
-    store: Store, service: DRTPService, policies: Sequence[DRTPAccessPolicy], asked: str
-) -> tuple[PopPlace | None, str]:
-    """The server that is asked about, else the first one of the service that policies let carry anything."""
-    if asked:
-        stored = await store.get(Key(kind_key(DRTPServer), "", asked))
-        return access.place_of(_typed(DRTPServer, stored.object)), asked
+async def _path(store: Store, service: DRTPService, policies: Sequence[DRTPAccessPolicy], asked: str) -> _Path:
+    """The first connection over the server that is asked about, else over one that its policies let carry anything.
+
+    Raises: NotFound for a server that is not there.
+    """
     servers = {one.metadata.name: one for one in await _all(store, DRTPServer, None)}
-    carriage = access.carriage(policies)
+    if asked and asked not in servers:
+        raise NotFound(Key(kind_key(DRTPServer), "", asked))
+    attached = access.attached(policies, service)
+    path = _Path(attached)
     for connection in await _all(store, DRTPConnection, service.metadata.namespace):
-        if connection.spec.service_ref.name == service.metadata.name:
-            for assigned in connection.spec.servers:
-                server = servers.get(assigned.server_ref.name)
-                if server is not None and asking.may_carry(carriage, access.place_of(server)):
-                    return access.place_of(server), server.metadata.name
-    return None, ""
+        if connection.spec.service_ref.name != service.metadata.name:
+            continue
+        path = _of_connection(connection, attached, policies)
+        carriage = access.carriage(path.policies)
+        for name in (one.server_ref.name for one in connection.spec.servers):
+            server = servers.get(name)
+            carries = server is not None and asking.may_carry(carriage, access.place_of(server))
+            if server is not None and (name == asked or (carries and not asked)):
+                return path._replace(place=access.place_of(server), server=name)
+    return path._replace(place=access.place_of(servers[asked]), server=asked) if asked else path
+
+
+def _of_connection(
+    connection: DRTPConnection, attached: Sequence[DRTPAccessPolicy], policies: Sequence[DRTPAccessPolicy]
+) -> _Path:
+    """With the policy that the connection itself names."""
+    own = connection.spec.access_policy_ref
+    named = [one for one in policies if own is not None and one.metadata.name == own.name]
+    missing = (own.name,) if own is not None and not named else ()
+    return _Path([*attached, *(one for one in named if one not in attached)], missing)
 
 
 async def _quotas(store: Store, namespace: str) -> list[LimitTrace]:

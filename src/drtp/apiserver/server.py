@@ -28,6 +28,7 @@ from drtp.apiserver import (
     revocations,
     usertokens,
 )
+from drtp.apiserver.admissions import Admissions
 from drtp.apiserver.auditqueries import AuditQueries
 from drtp.apiserver.calls import BODY_BYTES_MAX, Call, read_object
 from drtp.apiserver.changes import Changes
@@ -101,12 +102,14 @@ class ApiServer:
         issuer: TokenIssuer,
         revoker: Revoker,
         catalogue: Readable,
+        admissions: Admissions,
         audit: AuditLog,
         service_credentials: ServiceCredentials,
         organizations: Organizations,
         own: CredentialIssuer,
         sign_in: SignIn | None = None,
     ) -> None:
+        self._admissions = admissions
         self._service_credentials = service_credentials
         self._organizations = organizations
         self._own = own
@@ -389,7 +392,7 @@ class ApiServer:
             case "policyreviews":
                 # The answer speaks of policies: whoever may not read them gets none.
                 self._authorise(user, "list", target._replace(group=DRTP_GROUP, plural="drtpaccesspolicies"))
-                return await policyreviews.answer(body, namespace, self._store, self._clock.now())
+                return await policyreviews.answer(body, namespace, self._store, self._admissions, self._clock.now())
             case plural if plural in owncredentials.PLURALS:
                 return await owncredentials.answer(plural, body, user, self._own)
             case _:

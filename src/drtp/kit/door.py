@@ -2,9 +2,9 @@
 
 aiohttp has no deadline for a first request and asyncio's own server no cap at all, so the door has both: no handshake
 is awaited in the accept loop (CVE-2026-7776: one silent client stalled a listener), each has a deadline, and
-whoever has not said the head of a request yet is a stranger, of whom there may be few, in all and from one address. When
-the room for strangers is full the one who has been silent longest makes place; in a crowd an address that wasted one
-lately gets none (`wasters.py`). A process without descriptors keeps its listeners (frp#752). No answer repeats a
+whoever has not said the head of a request yet is a stranger, of whom there may be few, in all and from one address.
+When the room for strangers is full the one who has been silent longest makes place; in a crowd an address that wasted
+one lately gets none (`wasters.py`). A process without descriptors keeps its listeners (frp#752). No answer repeats a
 stranger's bytes to a browser that might take them for a page (CVE-2026-40302).
 """
 

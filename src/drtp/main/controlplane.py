@@ -28,6 +28,7 @@ from drtp.api.feed import EdgeRole
 from drtp.api.internal import EdgeIdentity
 from drtp.api.meta import Key
 from drtp.api.registry import REGISTRY
+from drtp.apiserver.admissions import Admissions
 from drtp.apiserver.catalogue import Catalogue
 from drtp.apiserver.organizations import Organizations
 from drtp.apiserver.rbac import Rbac
@@ -281,6 +282,7 @@ async def _doors(tower: Tower) -> AsyncGenerator[None]:
         service_credentials=ServiceCredentials(tower.store, authoriser, tower.secrets, joined),
         organizations=Organizations(tower.store, authoriser, tower.invitations, tower.audit),
         catalogue=Catalogue(tower.view, tower.clock),
+        admissions=Admissions(tower.store, tower.view, authoriser),
         own=tower.credentials,
         sign_in=SignIn(tower.local, tower.clock),
     )

@@ -13,10 +13,11 @@ from drtp.api.snapshots import Access, AccessList
 from drtp.rules import access, asking
 from drtp.rules.asking import Asking
 
+_ADMITTED = {True: "Yes", False: "No", None: "Unknown"}
 OWN = "spec.edgeAllowlist"
 DEFAULT = "defaultAction"
 ROLES = "roles/connect"
-"""What lets a caller in of whom no policy speaks; whether one has it is not asked here."""
+"""What lets a caller in of whom no policy speaks, and without which none does: a role, or the catalogue."""
 
 
 class RuleTrace(Model, frozen=True):
@@ -53,6 +54,7 @@ class LimitTrace(Model, frozen=True):
 class Explained(Model, frozen=True, omit_defaults=False):
     """`rule` is what decided, as `<list>/<rule>`; `would_refuse` names policies that only count and say no.
 
+    `admitted`: whether a caller may connect where no policy speaks, as `Yes`, `No` or `Unknown`; "" for a visitor.
     `limits` hold for whoever is let in, all of them at once.
     """
 
@@ -60,7 +62,23 @@ class Explained(Model, frozen=True, omit_defaults=False):
     rule: str
     trace: tuple[ListTrace, ...] = ()
     would_refuse: tuple[str, ...] = ()
+    admitted: str = ""
     limits: tuple[LimitTrace, ...] = ()
+
+
+class Question(NamedTuple):
+    """Who asks for which service, and what holds there: `missing` are policies that a connection names and nobody has.
+
+    `exposed`: it has a public place, or somebody has asked for one. `admitted`: whether a caller may connect, policies
+    aside; None is unknown.
+    """
+
+    service: DRTPService
+    policies: Sequence[DRTPAccessPolicy]
+    asked: Asking
+    exposed: bool
+    missing: Sequence[str] = ()
+    admitted: bool | None = None
 
 
 class _Named(NamedTuple):
@@ -70,24 +88,30 @@ class _Named(NamedTuple):
     rules: tuple[str, ...]
 
 
-def explain(service: DRTPService, policies: Sequence[DRTPAccessPolicy], asked: Asking, *, exposed: bool) -> Explained:
+def explain(question: Question) -> Explained:
     """The decision of a tunnel server on whoever asks, and how it comes about.
 
     A caller who has shown an identity comes by `connect`, for which the service needs no public place: its own list
     is of visitors.
     """
-    lists = list(_lists(service, policies, asked, exposed=exposed))
-    limits = tuple(_limits(policies))
+    asked, lists = question.asked, list(_lists(question))
+    limits = tuple(_limits(question.policies))
+    admitted = "" if asked.caller is None else _ADMITTED[question.admitted]
     if not lists:
-        return Explained(decision=Action.ALLOW.value, rule=ROLES, limits=limits)
+        action = Action.DENY if question.admitted is False else Action.ALLOW
+        return Explained(decision=action.value, rule=ROLES, admitted=admitted, limits=limits)
     verdict = asking.decide(Access(lists=tuple(one.one for one in lists)), asked)
     traces = tuple(_trace(one, asked) for one in lists)
     enforced = [one for one in traces if one.mode == PolicyMode.ENFORCE.value]
     refusing = [one for one in enforced if one.decision == Action.DENY.value]
     spoke = next(iter(refusing), enforced[-1] if enforced else None)
+    decision, rule = Action.ALLOW if verdict.allowed else Action.DENY, f"{spoke.list}/{spoke.rule}" if spoke else ""
+    if verdict.allowed and admitted == _ADMITTED[False]:
+        decision, rule = Action.DENY, ROLES
     return Explained(
-        decision=(Action.ALLOW if verdict.allowed else Action.DENY).value,
-        rule=f"{spoke.list}/{spoke.rule}" if spoke else "",
+        decision=decision.value,
+        rule=rule,
+        admitted=admitted,
         trace=traces,
         would_refuse=tuple(one.list for one in traces if one not in enforced and one.decision == Action.DENY.value),
         limits=limits,
@@ -116,17 +140,18 @@ def _limits(policies: Sequence[DRTPAccessPolicy]) -> Iterator[LimitTrace]:
         )
 
 
-def _lists(service: DRTPService, policies: Sequence[DRTPAccessPolicy], asked: Asking, *, exposed: bool) -> list[_Named]:
-    found: list[_Named] = []
-    held = [one for one in policies if access.holds_at(one, EnforcementPoint.TUNNEL)]
-    if asked.caller is None:
-        own = access.allowlist(service.spec.edge_allowlist, exposed=exposed, protocol=service.spec.protocol)
-        found.append(_Named(OWN, PolicyMode.ENFORCE, own, ("edgeAllowlist",)))
-    for policy in held:
-        name = f"policy/{policy.metadata.name}"
-        rules = tuple(rule.name for rule in policy.spec.rules)
-        found.append(_Named(name, policy.spec.mode, access.policy_list(policy), rules))
-    return found
+def _lists(question: Question) -> Iterator[_Named]:
+    spec = question.service.spec
+    if question.asked.caller is None:
+        own = access.allowlist(spec.edge_allowlist, exposed=question.exposed, protocol=spec.protocol)
+        yield _Named(OWN, PolicyMode.ENFORCE, own, ("edgeAllowlist",))
+    for policy in question.policies:
+        if access.holds_at(policy, EnforcementPoint.TUNNEL):
+            name = f"policy/{policy.metadata.name}"
+            rules = tuple(rule.name for rule in policy.spec.rules)
+            yield _Named(name, policy.spec.mode, access.policy_list(policy), rules)
+    for name in question.missing:
+        yield _Named(f"policy/{name}", PolicyMode.ENFORCE, access.NOBODY, ())
 
 
 def _trace(named: _Named, asked: Asking) -> ListTrace:

@@ -20,10 +20,12 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from drtp.api.core import ServiceAccount
 from drtp.api.internal import Account
 from drtp.api.people import AUTHENTICATED, SYSTEM_MASTERS, Certified, IssuedToken, OwnToken, TokenAsk, User
 from drtp.api.rbac import KINDS
 from drtp.api.revoking import Because, Withdrawn
+from drtp.apiserver.admissions import Admissions
 from drtp.apiserver.catalogue import Catalogue
 from drtp.apiserver.organizations import Organizations
 from drtp.apiserver.rbac import Rbac
@@ -208,7 +210,8 @@ async def serving(folder: Path, store: Engine | None = None) -> AsyncGenerator[S
         await set_projects(store, f"u-{user}", user, [user])
     ca, context = make_certificate(folder)
     info = ServerInfo("https://127.0.0.1:1", "example.localhost", "drtp.test", "0.1.0")
-    followed = (*(kind.key for kind in KINDS), *(kind_key(model) for model in catalogue_indexes.KINDS))
+    models = (ServiceAccount, *catalogue_indexes.KINDS)
+    followed = (*(kind.key for kind in KINDS), *map(kind_key, models))
     view, tokens, clock = View(store, followed), Tokens(store), SystemClock()
     rbac, revocations = Rbac(view), Revocations()
     audit_path = folder / "audit" / "audit.log"
@@ -228,6 +231,7 @@ async def serving(folder: Path, store: Engine | None = None) -> AsyncGenerator[S
         ),
         organizations=Organizations(store, rbac, Invitations(store, pepper, audit, clock), audit),
         catalogue=Catalogue(view, clock),
+        admissions=Admissions(store, view, rbac),
         own=tokens,
     )
     async with _followed(view), api.serve("127.0.0.1", 0, lambda: context) as listening:

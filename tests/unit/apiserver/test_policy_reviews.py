@@ -6,6 +6,9 @@ from typing import Any
 
 import pytest
 
+from drtp.api.internal import Account, AccountSpec
+from drtp.api.meta import ObjectMeta
+from drtp.issuers.records import as_object
 from unit.apiserver.serving import EVE, JOE, Served
 
 AT = "/apis/policy.datumapis.com/v1alpha/namespaces/joe/policyreviews"
@@ -34,6 +37,24 @@ async def policy(api: Served, *rules: dict[str, Any], name: str = "partners", **
     assert status == 201, said
 
 
+async def account(api: Served, name: str, *groups: str) -> None:
+    spec = AccountSpec(name=name, groups=groups)
+    await api.store.create(as_object(Account(metadata=ObjectMeta(name=f"u-{name}"), spec=spec)))
+
+
+async def connects(api: Served, kind: str, name: str) -> None:
+    """A role for the service, for a User, a Group or a ServiceAccount."""
+    rbac, at = "rbac.authorization.k8s.io", "/apis/rbac.authorization.k8s.io/v1/namespaces/joe"
+    head = {"apiVersion": f"{rbac}/v1", "metadata": {"name": f"uses-{name}"}}
+    rule = {"apiGroups": [GROUP], "resources": ["drtpservices/connect"], "verbs": ["connect"]}
+    status, said = await api.call("POST", f"{at}/roles", head | {"kind": "Role", "rules": [rule]})
+    assert status == 201, said
+    subject = {"kind": kind, "name": name, **({"namespace": "joe"} if kind == "ServiceAccount" else {"apiGroup": rbac})}
+    binding = {"roleRef": {"apiGroup": rbac, "kind": "Role", "name": f"uses-{name}"}, "subjects": [subject]}
+    status, said = await api.call("POST", f"{at}/rolebindings", head | {"kind": "RoleBinding"} | binding)
+    assert status == 201, said
+
+
 async def asked(api: Served, **spec: Any) -> dict[str, Any]:
     status, said = await api.call("POST", AT, {"spec": {"service": "postgres", **spec}}, token=JOE)
     assert status == 201, said
@@ -42,6 +63,8 @@ async def asked(api: Served, **spec: Any) -> dict[str, Any]:
 
 async def test_the_rule_that_decides_is_named(api: Served) -> None:
     await exposed(api)
+    await account(api, "bob")
+    await connects(api, "User", "bob")
     assert (await asked(api, **{"from": "203.0.113.9"}))["rule"] == "spec.edgeAllowlist/defaultAction"
     await policy(
         api,
@@ -59,12 +82,62 @@ async def test_a_callers_address_is_no_matter_of_the_list_of_visitors(api: Serve
     """As tunnel servers have it: whoever comes by `connect` is let in by a role, and narrowed by policies alone."""
     local = {"host": "localhost", "port": 5432}
     await put(api, "DRTPService", "postgres", {"protocol": "TCP", "local": local, "edgeAllowlist": ["10.0.0.0/8"]})
+    await account(api, "bob")
+    await connects(api, "User", "bob")
     bob = {"as": ["user:bob"], "from": "203.0.113.9"}
     said = await asked(api, **bob)
     assert (said["decision"], said["rule"], said["trace"]) == ("Allow", "roles/connect", [])
     await policy(api, {"name": "nobody", "action": "Deny"})
     said = await asked(api, **bob)
     assert (said["decision"], [one["list"] for one in said["trace"]]) == ("Deny", ["policy/partners"])
+
+
+async def test_a_caller_needs_a_role_or_a_subscription_whatever_policies_say(api: Served) -> None:
+    await exposed(api)
+    for name, groups in (("bob", ("team",)), ("joan", ("team",)), ("eve", ())):
+        await account(api, name, *groups)
+    report = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "report"}}
+    status, said = await api.call("POST", "/api/v1/namespaces/joe/serviceaccounts", report)
+    assert status == 201, said
+    for names in (["user:bob"], ["user:nobody"], ["app:joe/report"], ["app:joe/none"]):
+        said = await asked(api, **{"as": names})
+        assert (said["decision"], said["rule"], said["admitted"]) == ("Deny", "roles/connect", "No"), names
+    for names in (["org:acme"], ["user:https://issuer.example#bob"]):
+        said = await asked(api, **{"as": names})
+        assert (said["decision"], said["rule"], said["admitted"]) == ("Allow", "roles/connect", "Unknown"), names
+    await connects(api, "Group", "team")
+    await connects(api, "ServiceAccount", "report")
+    for names in (["user:bob"], ["user:joan"], ["app:joe/report"]):
+        said = await asked(api, **{"as": names})
+        assert (said["decision"], said["admitted"]) == ("Allow", "Yes"), names
+    await policy(api, {"name": "all", "action": "Allow"})
+    said = await asked(api, **{"as": ["user:eve"]})
+    assert (said["decision"], said["rule"], said["admitted"]) == ("Deny", "roles/connect", "No")
+    assert [one["decision"] for one in said["trace"]] == ["Allow"]
+    await policy(api, {"name": "no-bob", "action": "Deny", "principals": ["user:bob"]}, defaultAction="Allow")
+    said = await asked(api, **{"as": ["user:bob"]})
+    assert (said["decision"], said["rule"], said["admitted"]) == ("Deny", "policy/partners/no-bob", "Yes")
+    assert (await asked(api, **{"from": "203.0.113.9"}))["admitted"] == "", "of a visitor nobody asks"
+
+
+async def test_a_connections_own_policy_counts_too(api: Served) -> None:
+    await exposed(api)
+    spec = {"serviceRef": {"name": "postgres"}, "accessPolicyRef": {"name": "night"}}
+    head = {"apiVersion": f"{GROUP}/v1alpha", "kind": "DRTPConnection", "metadata": {"name": "c", "namespace": "joe"}}
+    await api.store.create(head | {"spec": spec})
+    visitor = {"from": "203.0.113.9"}
+    said = await asked(api, **visitor)
+    assert (said["decision"], said["rule"]) == ("Deny", "policy/night/defaultAction"), "nobody has it: closed"
+    elsewhere = {"group": GROUP, "kind": "DRTPService", "name": "other"}
+    await policy(
+        api,
+        {"name": "near", "action": "Allow", "clientCIDRs": ["203.0.113.0/24"]},
+        name="night",
+        targetRefs=[elsewhere],
+    )
+    said = await asked(api, **visitor)
+    assert (said["decision"], said["rule"]) == ("Allow", "policy/night/near")
+    assert (await asked(api, **{"from": "198.51.100.1"}))["rule"] == "policy/night/defaultAction"
 
 
 async def test_limits_are_told_with_who_set_them(api: Served) -> None:

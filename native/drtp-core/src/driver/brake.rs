@@ -69,6 +69,8 @@ pub(crate) struct Brake {
 /// Where one way is between two movements.
 #[derive(Debug, Clone, Copy, Default)]
 struct Pause {
+    /// Which of the group's sets of buckets the rest is about.
+    round: u32,
     waiting: bool,
     /// So many of the group's buckets, in order, have granted.
     passed: usize,
@@ -154,6 +156,8 @@ impl Bucket {
 struct Group {
     own: Option<usize>,
     buckets: Vec<usize>,
+    /// Counts the sets of buckets that it has had.
+    round: u32,
     waited: Duration,
     dropped: u64,
 }
@@ -200,6 +204,7 @@ impl Brakes {
         let keys: Vec<usize> = buckets.into_iter().map(|(key, _)| key).collect();
         let mut released = Vec::new();
         if keys != before {
+            self.groups[group].round += 1;
             for key in &before {
                 released.extend(self.leave(*key, group));
             }
@@ -252,7 +257,10 @@ impl Brakes {
         if pause.waiting {
             return 0;
         }
-        let buckets = self.groups.get(group).map_or(&[][..], |group| &group.buckets);
+        let (buckets, round) = self.groups.get(group).map_or((&[][..], 0), |group| (&group.buckets, group.round));
+        if pause.round != round {
+            *pause = Pause { round, ..Pause::default() };
+        }
         let mut room = usize::MAX;
         for (number, key) in buckets.iter().enumerate() {
             let bucket = &mut self.buckets[*key];
@@ -285,8 +293,9 @@ impl Brakes {
             return;
         }
         let pause = std::mem::take(&mut brake.ways[way as usize]);
-        let buckets = self.groups.get(brake.group).map_or(&[][..], |group| &group.buckets);
-        for (key, paid) in buckets.iter().zip(pause.paid) {
+        let Some(group) = self.groups.get(brake.group) else { return };
+        let paid = if pause.round == group.round { pause.paid } else { Default::default() };
+        for (key, paid) in group.buckets.iter().zip(paid) {
             self.buckets[*key].held -= bytes as f64 - f64::from(paid);
         }
     }
@@ -512,6 +521,28 @@ mod tests {
         pond.set(group, 0, &[]);
         assert_eq!(pond.brakes.allow(&mut pond.streams[0].0, (0, 0), Way::In, pond.now), usize::MAX);
         assert!(pond.brakes.buckets.is_empty() && pond.brakes.busy.is_empty());
+    }
+
+    #[test]
+    fn what_one_bucket_gave_is_not_taken_for_anothers_when_that_is_gone() {
+        let mut pond = Pond::new();
+        let (slow, other) = (pond.group(MB, &[("acme", MB)]), pond.group(0, &[("acme", MB)]));
+        pond.streams(slow, 1);
+        pond.streams(other, 1);
+        pond.run(Duration::from_secs(3));
+        // Its own bucket has given to each, and the next one has not been asked.
+        let [mut asks, mut moves] = [(); 2].map(|()| {
+            let mut brake = Brake::new(slow);
+            assert_eq!(pond.brakes.allow(&mut brake, (0, 0), Way::In, pond.now), 0);
+            brake.granted(Way::In, 200_000);
+            brake
+        });
+        pond.set(slow, 0, &[("acme", MB)]);
+        assert_eq!(pond.brakes.allow(&mut asks, (0, 0), Way::In, pond.now), 0, "the shared one is empty");
+        let held = |pond: &Pond| pond.brakes.buckets[pond.brakes.shared["acme"]].held;
+        let before = held(&pond);
+        pond.brakes.spent(&mut moves, Way::In, 1_000);
+        assert!((before - held(&pond) - 1_000.0).abs() < 1.0, "all of it is the shared one's");
     }
 
     #[test]

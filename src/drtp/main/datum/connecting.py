@@ -33,7 +33,7 @@ from drtp.main.datum.connect_places import Place
 from drtp.main.datum.connect_speaker import ConnectSpeaker, connect_form
 from drtp.main.datum.enrolling import edge_address
 from drtp.main.datum.invocation import Invocation
-from drtp.main.datum.naming import state_key
+from drtp.main.datum.naming import state_key, state_name
 from drtp.main.datum.signals import stopped_by_signals
 from drtp.main.shell import STARTED, Exit, Misconfigured, Misused, expected_error
 from drtp.tunnel import carry_stdio
@@ -234,4 +234,4 @@ def _state_dir(ports: tuple[Port, ...], invocation: Invocation, context: Context
     """One directory for each control plane and set of services, so that the same command finds its own again."""
     names = "+".join(sorted({port.service.replace("/", ".") for port in ports}))
     plane = state_key(context.api, context.installation) if context else "by-secret"
-    return invocation.state_root() / plane / f"connect.{names}"[:200]
+    return invocation.state_root() / plane / state_name(f"connect.{names}")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from drtp.main.shell import Misused
 
+_FILE_CHARS_MAX = 200
 _NAME_CHARS_MAX = 40
 """Leaves room below the 63 of a DNS label for the suffix of the connection's name."""
 
@@ -55,6 +56,13 @@ def slug(text: str) -> str:
     """Lower case letters, digits and single dashes; begins with a letter."""
     plain = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
     return plain if plain[:1].isalpha() else f"h-{plain}".rstrip("-")
+
+
+def state_name(words: str) -> str:
+    """A file name for `words`, which tell one agent's services from another's: a long one ends in a digest of all."""
+    if len(words) <= _FILE_CHARS_MAX:
+        return words
+    return f"{words[: _FILE_CHARS_MAX - 9]}-{hashlib.sha256(words.encode()).hexdigest()[:8]}"
 
 
 def state_key(api: str, installation: str) -> str:

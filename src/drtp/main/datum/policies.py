@@ -16,6 +16,11 @@ from drtp.main.datum.access import access
 from drtp.main.datum.invocation import Invocation, context_option
 from drtp.main.shell import run_async
 
+_ADMITTED = {
+    "No": "no role and no subscription lets this caller connect",
+    "Unknown": "whether a role or a subscription lets this caller connect cannot be told from the name",
+}
+
 
 @click.group()
 def policy() -> None:
@@ -74,6 +79,8 @@ def _show(console: Console, status: dict[str, Any]) -> None:
             given: dict[str, str] = rule.get("parts", {})
             parts = ", ".join(f"{name} {truth.lower()}" for name, truth in given.items())
             console.print(f"    {_safe(rule['name'])} ({rule['action']}): {rule['speaks'].lower()}  {parts}".rstrip())
+    if said := _ADMITTED.get(status.get("admitted", "")):
+        console.print(f"  {said}", highlight=False)
     if status["decision"] == "Allow":
         _show_limits(console, status.get("limits", []))
 

@@ -35,7 +35,7 @@ from drtp.main.datum.enrolling import (
     signed_in_now,
 )
 from drtp.main.datum.invocation import Invocation
-from drtp.main.datum.naming import slug, state_key
+from drtp.main.datum.naming import slug, state_key, state_name
 from drtp.main.datum.serve_request import ServeSettings
 from drtp.main.datum.signals import stopped_by_signals
 from drtp.main.datum.speaker import Speaker, form_for, waiting_words
@@ -323,4 +323,4 @@ def _state_dir(settings: ServeSettings, invocation: Invocation, context: Context
         if settings.control_plane is None
         else "by-identity"
     )
-    return invocation.state_root() / plane / f"{namespace}.{names}"[:200]
+    return invocation.state_root() / plane / state_name(f"{namespace}.{names}")
