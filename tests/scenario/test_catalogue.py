@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -207,3 +208,45 @@ def test_a_hidden_publication_is_an_unknown_one_to_who_may_not_see_it(sides: dic
     publisher.apply(hidden)
     found = eventually(lambda: (one := stranger.catalog("show", "quarry/vault"))["connect"] and one, 10)
     assert (found["state"], found["connect"]) == ("Approved", "quarry/ledger")
+
+
+def test_a_subscriber_publishes_under_a_name_of_its_own_what_is_offered_for_that(
+    bed: Bed, sides: dict[str, Side]
+) -> None:
+    publisher, subscriber = sides[PUBLISHER], sides[SUBSCRIBER]
+    host = "books.prism.localhost"
+    backend = {"group": "datumapis.com", "kind": "DRTPService", "namespace": PUBLISHER, "name": "books"}
+    route = {
+        "apiVersion": "gateway.networking.k8s.io/v1",
+        "kind": "HTTPRoute",
+        "metadata": {"name": "books"},
+        "spec": {
+            "parentRefs": [{"name": "global", "namespace": "datum-system"}],
+            "hostnames": [host],
+            "rules": [{"backendRefs": [backend]}],
+        },
+    }
+
+    def page(visitor: socket.socket, _peer: object) -> None:
+        visitor.recv(65536)
+        visitor.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\nConnection: close\r\n\r\nledger")
+
+    def seen() -> str:
+        return bed.curl(f"http://{host}:{bed.http[1]}/", "--write-out", " %{http_code}").stdout.decode()
+
+    with tcp_service(page) as port:
+        served = ("serve", f"localhost:{port}", "--name", "books", "--output", "json", "--no-inspector")
+        program = Program([BIN / "datumctl", "--context", str(publisher.context), *served], bed.env)
+        program.event("ready", 30)
+        offer = PUBLICATION["spec"] | {"serviceRef": {"name": "books"}}
+        publisher.apply(PUBLICATION | {"metadata": {"name": "books"}, "spec": offer})
+        subscriber.apply(route)
+        subscriber.catalog("subscribe", "quarry/books")
+        publisher.catalog("approve", "books", SUBSCRIBER)
+        assert eventually(lambda: seen().endswith(" 500"), 10), "what is offered for connect alone is not published"
+        publisher.apply(PUBLICATION | {"metadata": {"name": "books"}, "spec": offer | {"scope": "Public"}})
+        assert eventually(lambda: seen() == "ledger 200", 10)
+        publisher.catalog("revoke", "books", SUBSCRIBER)
+        assert eventually(lambda: seen().endswith(" 500"), 10)
+        program.stop()
+    subscriber.datumctl("catalog", "unsubscribe", "books")

@@ -80,6 +80,24 @@ def test_a_schedule_that_ends_cuts_a_live_visitor_and_lets_nobody_in(bed: Bed) -
         assert (now["decision"], now["rule"]) == ("Deny", f"policy/{found.service}/defaultAction")
 
 
+def test_who_could_be_read_at_a_gateway_is_refused_and_callers_are_not(bed: Bed) -> None:
+    with serving(bed, "sealed") as found:
+        assert eventually(lambda: answers(found))
+        policy(bed, found, defaultAction="Allow", encryption="EndToEnd")
+        assert eventually(lambda: is_enforced(bed, found))
+        assert not answers(found)
+        said = decided(bed, found, "--from", "127.0.0.1")
+        assert (said["decision"], said["rule"]) == ("Deny", "policy/sealed/encryption/defaultAction")
+        caller = bed.run("connect", f"{found.namespace}/{found.service}", "--local", "0", "--no-inspector")
+        host, _, port = caller.line(30).rpartition(":")
+        with socket.create_connection((host, int(port)), timeout=5) as program:
+            program.sendall(b"ping")
+            assert program.recv(10) == b"ping"
+        caller.stop()
+        policy(bed, found, defaultAction="Allow", encryption="PerHop")
+        assert eventually(lambda: answers(found))
+
+
 def test_bytes_go_through_the_pops_that_are_named_and_through_no_other(bed: Bed) -> None:
     with serving(bed, "routed") as found:
         pops = {one["spec"]["pop"]: one["metadata"]["name"] for one in bed.objects("drtpservers")}

@@ -3,5 +3,7 @@
 
 #[path = "life.rs"]
 mod life;
+#[path = "lost.rs"]
+mod lost;
 #[path = "relay.rs"]
 mod relay;

@@ -644,3 +644,16 @@ fn a_flood_of_strangers_by_udp_costs_others_nothing() {
     }
     assert!(answered < sent, "{answered} bytes for {sent}");
 }
+
+#[test]
+fn several_lanes_carry_elephants_in_order() {
+    let world = World::build(service(echo), |r| r, |c| drtp_core::AgentConfig { lanes: 3, ..c }, |s| s);
+    until_stats("three lanes", || world.pop.stats(), |s| s.sessions[0].lanes.len() == 3);
+    let threads: Vec<_> = (0..3)
+        .map(|seed| {
+            let endpoint = world.endpoint;
+            std::thread::spawn(move || there_and_back(visit(endpoint), &pattern(20_000_000, seed)))
+        })
+        .collect();
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+}

@@ -29,7 +29,17 @@ from drtp.api.fields import (
     rules,
 )
 from drtp.api.meta import Condition, LocalRef, Model, NamespacedRef, ObjectMeta
-from drtp.api.policies import Country, Organization, PolicyLimits, PolicyMode, Principal, Region, Schedule, Through
+from drtp.api.policies import (
+    Country,
+    Encryption,
+    Organization,
+    PolicyLimits,
+    PolicyMode,
+    Principal,
+    Region,
+    Schedule,
+    Through,
+)
 
 GROUP = "datumapis.com"
 VERSION = "v1alpha"
@@ -550,6 +560,13 @@ class DRTPAccessPolicySpec(Model, frozen=True):
         Meta(max_length=64, description="The list; first match wins.", extra_json_schema=list_map("name")),
     ] = ()
     default_action: Annotated[Action, Meta(description="What happens where no rule matches.")] = Action.DENY
+    encryption: Annotated[
+        Encryption,
+        Meta(
+            description="EndToEnd: no gateway and no tunnel server may read the bytes. Visitors pass only where their "
+            "TLS is passed through to a TLS service; callers of `datumctl connect` are encrypted so anyway."
+        ),
+    ] = Encryption.PER_HOP
     limits: Annotated[
         PolicyLimits | None, Meta(description="Caps for each connection at each tunnel server; the lowest counts.")
     ] = None

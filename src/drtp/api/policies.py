@@ -35,6 +35,13 @@ class PolicyMode(Enum):
     DRY_RUN = "DryRun"
 
 
+class Encryption(Enum):
+    """Between whom a visitor's bytes are encrypted, at least."""
+
+    PER_HOP = "PerHop"
+    END_TO_END = "EndToEnd"
+
+
 class Weekday(Enum):
     """A day in the schedule's own time zone."""
 

@@ -15,6 +15,7 @@ from drtp.api.drtp import (
     EnforcementPoint,
     PolicyAncestor,
     PolicyTarget,
+    Protocol,
 )
 from drtp.api.gatewayapi import GROUP as GATEWAY_GROUP
 from drtp.api.gatewayapi import Gateway, HTTPRoute, TCPRoute, TLSRoute, UDPRoute
@@ -132,6 +133,9 @@ def _conclusions(policy: DRTPAccessPolicy, target: PolicyTarget, world: World) -
     what = "Tunnel servers count whom the policy would refuse." if dry_run else "The policy narrows who may pass."
     if any(rule.organizations or rule.principals for rule in policy.spec.rules):
         what += " Visitors of public places show no identity: whom a rule names by one comes by `datumctl connect`."
+    if access.is_read_on_the_way(policy, passed_through=_is_passed_through(found)):
+        then = "would be refused" if dry_run else "are refused"
+        what += f" Visitors {then}: gateways could read their bytes. `datumctl connect` is encrypted from end to end."
     accepted = yes(Aspect.ACCEPTED, Reason.ACCEPTED, what)
     if faults:
         code = "DRTP-6009" if isinstance(faults[0], access.Unreadable) else "DRTP-6031"
@@ -144,6 +148,13 @@ def _conclusions(policy: DRTPAccessPolicy, target: PolicyTarget, world: World) -
         what = f"Limits in bytes per second are passed over by the program of {', '.join(behind)}; the rest holds."
         return accepted, no(Aspect.ENFORCED, Reason.UNSUPPORTED_VALUE, what)
     return accepted, _enforced(policy, _points(policy, found, target, world))
+
+
+def _is_passed_through(target: _Target) -> bool:
+    """Whether TLS of visitors reaches a service as it is; of a Gateway each listener says so for itself."""
+    if isinstance(target, DRTPService):
+        return target.spec.protocol is Protocol.TLS
+    return isinstance(target, Gateway | TLSRoute)
 
 
 def _model(target: PolicyTarget) -> type[_Target] | None:
@@ -240,7 +251,8 @@ def _on(world: World, namespace: str, name: str) -> Iterable[Key]:
 
 
 def _of_service(world: World, change: Change) -> Iterable[Key]:
-    if change.before is None or change.after is None:
+    """Whether it is there, and whether TLS is passed through to it."""
+    if len({stored.object["spec"].get("protocol") for stored in change.versions}) != 1 or len(change.versions) == 1:
         yield from _on(world, change.key.namespace, change.key.name)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 
 from drtp.api import gatewayapi
+from drtp.api.catalogue import DRTPApproval, DRTPPublication, DRTPSubscription
 from drtp.api.drtp import DRTPService
 from drtp.api.gatewayapi import ParentRef, ReferenceGrant, Route, RouteParentStatus, RouteStatus
 from drtp.api.internal import Claim
@@ -36,7 +37,7 @@ class RouteController:
 
     @property
     def watches(self) -> Mapping[str, MapChange]:
-        """Routes, their parents and backends, grants and claims."""
+        """Routes, their parents and backends, grants, claims, and the catalogue."""
         return {
             **dict.fromkeys(_ROUTES, itself),
             gatewayapi.GATEWAY: on_spec(_of_parent),
@@ -44,6 +45,9 @@ class RouteController:
             kind_key(DRTPService): on_spec(_of_service),
             kind_key(Claim): on_spec(_of_claim),
             kind_key(ReferenceGrant): _of_grant,
+            kind_key(DRTPPublication): _of_publication,
+            kind_key(DRTPSubscription): _of_subscription,
+            kind_key(DRTPApproval): _of_approval,
             "Namespace": _of_namespace,
         }
 
@@ -74,8 +78,8 @@ def _verdicts(route: Route, world: World) -> Iterable[attachment.ParentVerdict]:
 
 
 def _parent(route: Route, verdict: attachment.ParentVerdict, world: World, now: datetime) -> RouteParentStatus:
-    grants, services = surroundings.grants_in(world), surroundings.service_of(world)
-    refusals = (attachment.resolve(route, ref, grants, services).refusal for ref in indexes.backend_refs(route))
+    references, services = surroundings.references(world), surroundings.service_of(world)
+    refusals = (attachment.resolve(route, ref, references, services).refusal for ref in indexes.backend_refs(route))
     told = [verdict.accepted, attachment.resolved_refs(refusals)]
     bad = (*unsupported.rules(route), *unsupported.matches(route))
     if bad and verdict.accepted.status is conditions.TRUE:
@@ -140,3 +144,24 @@ def _of_grant(world: World, change: Change) -> Iterable[Key]:
         for one in grant.spec.from_ if grant else ():
             for kind in _ROUTES:
                 yield from world.view.keys(kind, one.namespace)
+
+
+def _of_publication(world: World, change: Change) -> Iterable[Key]:
+    """Routes to the service that is offered."""
+    for stored in change.versions:
+        where = (change.key.namespace, stored.object["spec"]["serviceRef"]["name"])
+        for kind, model in _ROUTES.items():
+            for route in world.view.indexed(model, "backend", where):
+                yield Key(kind, route.metadata.namespace, route.metadata.name)
+
+
+def _of_subscription(world: World, change: Change) -> Iterable[Key]:
+    """Routes of the subscriber."""
+    for kind in _ROUTES:
+        yield from world.view.keys(kind, change.key.namespace)
+
+
+def _of_approval(world: World, change: Change) -> Iterable[Key]:
+    for subscriber in {stored.object["spec"]["subscriber"]["namespace"] for stored in change.versions}:
+        for kind in _ROUTES:
+            yield from world.view.keys(kind, subscriber)

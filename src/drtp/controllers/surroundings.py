@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
@@ -25,7 +26,7 @@ from drtp.api.meta import Key, ObjectMeta
 from drtp.api.reports import ExposureReport, ExposureState
 from drtp.api.snapshots import Source
 from drtp.controllers.runtime import World
-from drtp.rules import attachment, entrykeys, hostnames, indexes, vending
+from drtp.rules import attachment, catalogue_grants, entrykeys, hostnames, indexes, vending
 from drtp.rules.attachment import Slot
 from drtp.rules.readiness import HOMECOMING
 from drtp.store.view import View, kind_key
@@ -151,6 +152,11 @@ def grants_in(world: World) -> attachment.GrantsIn:
     return lambda namespace: world.view.list(ReferenceGrant, namespace)
 
 
+def references(world: World) -> attachment.References:
+    """What lets routes lead to services of other namespaces."""
+    return attachment.References(grants_in(world), functools.partial(catalogue_grants.may_publish, world.view))
+
+
 def service_of(world: World) -> attachment.ServiceOf:
     """DRTPServices by namespace and name."""
     return lambda namespace, name: world.view.get(DRTPService, namespace, name)
@@ -223,7 +229,7 @@ def routes_to(world: World, service: DRTPService) -> list[Route]:
     for model in ROUTES:
         for route in world.view.indexed(model, "backend", where):
             refs = indexes.backend_refs(route)
-            resolved = (attachment.resolve(route, ref, grants_in(world), service_of(world)).service for ref in refs)
+            resolved = (attachment.resolve(route, ref, references(world), service_of(world)).service for ref in refs)
             if any(one is not None and one.metadata.uid == service.metadata.uid for one in resolved):
                 found.append(route)
     return found

@@ -789,7 +789,8 @@ CONDITIONS: dict[str, Code] = {
     "DRTP-6020": Code(
         "Reference not granted",
         "A route or listener refers to another namespace, which has not granted it. Whether it is there is not said.",
-        "Ask the owner there for a ReferenceGrant to your namespace and kind, or refer to something of your own.",
+        "Ask the owner there for a ReferenceGrant to your namespace and kind, subscribe where a route's service is "
+        "offered for more than connect, or refer to something of your own.",
     ),
 }
 

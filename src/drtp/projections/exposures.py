@@ -166,7 +166,7 @@ def _first(read: Reader) -> Route | None:
 def _is_enabled(read: Reader, found: Route) -> bool:
     """Whether a service behind the route is enabled. One that leads nowhere is not disabled: it refuses visitors."""
     resolved = [
-        attachment.resolve(found, ref, facts.grants_in(read), facts.service_of(read)).service for ref in _refs(found)
+        attachment.resolve(found, ref, facts.references(read), facts.service_of(read)).service for ref in _refs(found)
     ]
     return any(service is None or service.spec.enabled for service in resolved) or not resolved
 
@@ -210,7 +210,7 @@ def _backends(part: _Part, refs: Iterable[BackendRef]) -> tuple[tuple[WeightedBa
     guards: list[Access] = []
     for ref in refs:
         weight = 1 if ref.weight is None else ref.weight
-        resolved = attachment.resolve(found, ref, facts.grants_in(read), facts.service_of(read))
+        resolved = attachment.resolve(found, ref, facts.references(read), facts.service_of(read))
         service = None if ref.filters else resolved.service
         if service is None or service.metadata.deletion_timestamp is not None:
             shares.append(WeightedBackend(service="", weight=weight))

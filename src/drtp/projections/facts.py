@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, cast
 
@@ -24,7 +25,7 @@ from drtp.api.internal import Claim, ClaimKind, EdgeIdentity, EdgeRole
 from drtp.api.meta import ObjectMeta
 from drtp.api.snapshots import Access, AccessList, Limits, Share, Source
 from drtp.projections.cells import Index, Reader, Unit
-from drtp.rules import access, attachment, indexes, vending
+from drtp.rules import access, attachment, catalogue_grants, indexes, vending
 from drtp.rules.attachment import Slot
 from drtp.rules.candidates import ServerPlace
 from drtp.store.observed import EdgeRef
@@ -130,6 +131,11 @@ def grants_in(read: Reader) -> attachment.GrantsIn:
     return lambda namespace: read.indexed(ReferenceGrant, "namespace", namespace)
 
 
+def references(read: Reader) -> attachment.References:
+    """What lets routes lead to services of other namespaces."""
+    return attachment.References(grants_in(read), functools.partial(catalogue_grants.may_publish, read))
+
+
 def service_of(read: Reader) -> attachment.ServiceOf:
     """DRTPServices by namespace and name."""
     return lambda namespace, name: read.get(DRTPService, namespace, name)
@@ -190,7 +196,7 @@ def policies_above(read: Reader, route: Route, slots: Iterable[Slot]) -> tuple[A
     for target, listeners in targets.items():
         for policy in sorted(read.indexed(DRTPAccessPolicy, "target", target), key=lambda one: one.metadata.name):
             if access.is_on(policy, target, listeners) and access.holds_at(policy, EnforcementPoint.GATEWAY):
-                lists.append(access.policy_list(policy))
+                lists.extend(access.visitors_lists(policy, passed_through=route.kind == "TLSRoute"))
                 origin.append(policy.metadata)
         if read.unreadable(DRTPAccessPolicy, target[1]):
             lists.append(access.NOBODY)
@@ -243,7 +249,7 @@ def exposed(read: Reader, service: DRTPService) -> bool:
     for model in ROUTES.values():
         for route in read.indexed(model, "backend", where):
             for ref in indexes.backend_refs(route):
-                found = attachment.resolve(route, ref, grants_in(read), service_of(read)).service
+                found = attachment.resolve(route, ref, references(read), service_of(read)).service
                 if found is not None and found.metadata.uid == service.metadata.uid:
                     return True
     return False

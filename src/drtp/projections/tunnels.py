@@ -14,6 +14,7 @@ from drtp.api.drtp import (
     DRTPServer,
     DRTPService,
     EnforcementPoint,
+    Protocol,
     Role,
 )
 from drtp.api.internal import EdgeIdentity, EdgeRole
@@ -155,7 +156,9 @@ def _route(
     if found.spec.access_policy_ref is not None:
         own = read.get(DRTPAccessPolicy, found.metadata.namespace, found.spec.access_policy_ref.name)
         # A connection that names a policy nobody has is closed, not open.
-        compiled = Access(lists=(*compiled.lists, access.policy_list(own) if own else access.NOBODY))
+        passed_through = service.spec.protocol is Protocol.TLS
+        named = access.visitors_lists(own, passed_through=passed_through) if own else (access.NOBODY,)
+        compiled = Access(lists=(*compiled.lists, *named))
         origin.extend([own.metadata] if own else [])
     called = connects.called(read, service, found)
     return RouteEntry(

@@ -7,6 +7,7 @@ read denies. Policies come on top and can only narrow, because every compiled li
 from __future__ import annotations
 
 import ipaddress
+import itertools
 from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -24,7 +25,7 @@ from drtp.api.drtp import (
     Protocol,
 )
 from drtp.api.gatewayapi import GROUP as GATEWAY_GROUP
-from drtp.api.policies import PolicyLimits, PolicyMode
+from drtp.api.policies import Encryption, PolicyLimits, PolicyMode
 from drtp.api.snapshots import Access, AccessClause, AccessList, AccessListRule, AccessThrough, Limits, PopPlace
 from drtp.rules import asking, schedules
 from drtp.rules.indexes import Parent
@@ -238,7 +239,21 @@ def compile_access(
 ) -> Access:
     """What `point` evaluates: the service's own list first, then one list for each attached policy. All must allow."""
     own = allowlist(service.spec.edge_allowlist, exposed=exposed, protocol=service.spec.protocol)
-    return Access(lists=(own, *(policy_list(policy) for policy in policies if holds_at(policy, point))))
+    passed_through = service.spec.protocol is Protocol.TLS
+    held = (visitors_lists(one, passed_through=passed_through) for one in policies if holds_at(one, point))
+    return Access(lists=(own, *itertools.chain.from_iterable(held)))
+
+
+def visitors_lists(policy: DRTPAccessPolicy, *, passed_through: bool) -> Iterator[AccessList]:
+    """A policy for visitors of public places. `passed_through`: their TLS reaches the service as it is."""
+    yield policy_list(policy)
+    if is_read_on_the_way(policy, passed_through=passed_through):
+        yield msgspec.structs.replace(NOBODY, dry_run=policy.spec.mode is PolicyMode.DRY_RUN)
+
+
+def is_read_on_the_way(policy: DRTPAccessPolicy, *, passed_through: bool) -> bool:
+    """Whether the policy demands encryption from end to end of visitors who do not have it."""
+    return policy.spec.encryption is Encryption.END_TO_END and not passed_through
 
 
 def every(accesses: Iterable[Access]) -> Access:

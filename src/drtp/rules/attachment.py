@@ -55,7 +55,16 @@ BY_PORT = frozenset({"TCP", "UDP"})
 ClaimOf = Callable[[ClaimKind, str], Claim | None]
 LabelsOf = Callable[[str], Mapping[str, str]]
 GrantsIn = Callable[[str], Iterable[ReferenceGrant]]
+SubscribedTo = Callable[[str, str, str], bool]
+"""Whether a project may publish the service (namespace, name) of another one, by the catalogue."""
 ServiceOf = Callable[[str, str], DRTPService | None]
+
+
+class References(NamedTuple):
+    """What lets a route lead to a service of another namespace: a grant there, or a subscription here."""
+
+    grants_in: GrantsIn
+    subscribed_to: SubscribedTo
 
 
 class Slot(NamedTuple):
@@ -406,20 +415,18 @@ _CARRIES: Mapping[str, frozenset[Protocol]] = {
 }
 
 
-def resolve(route: Route, ref: BackendRef, grants_in: GrantsIn, service_of: ServiceOf) -> Resolution:
+def resolve(route: Route, ref: BackendRef, references: References, service_of: ServiceOf) -> Resolution:
     """Follow a backendRef. Reasons: InvalidKind, RefNotPermitted, BackendNotFound, UnsupportedProtocol."""
     if ref.group != DRTP_GROUP or ref.kind != "DRTPService":
         what = f"{ref.group or 'core'}/{ref.kind or 'Service'}"
         return Resolution(
             None, no(Aspect.RESOLVED_REFS, Reason.INVALID_KIND, f"{what} is no backend; use datumapis.com/DRTPService.")
         )
-    namespace = ref.namespace or route.metadata.namespace
-    origin = (GATEWAY_GROUP, route.kind, route.metadata.namespace)
-    if not granted(origin, (DRTP_GROUP, "DRTPService", namespace, ref.name), grants_in):
-        return Resolution(
-            None,
-            not_permitted(_where(route, ref), route.kind),
-        )
+    project, namespace = route.metadata.namespace, ref.namespace or route.metadata.namespace
+    target = (DRTP_GROUP, "DRTPService", namespace, ref.name)
+    by_grant = granted((GATEWAY_GROUP, route.kind, project), target, references.grants_in)
+    if not by_grant and not references.subscribed_to(project, namespace, ref.name):
+        return Resolution(None, not_permitted(_where(route, ref), route.kind))
     service = service_of(namespace, ref.name)
     if service is None:
         return Resolution(

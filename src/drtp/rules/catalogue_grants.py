@@ -16,6 +16,7 @@ from drtp.api.catalogue import (
     Decision,
     DRTPApproval,
     DRTPPublication,
+    Scope,
     SubscriptionState,
 )
 from drtp.api.core import Namespace
@@ -140,6 +141,20 @@ def projects(lookups: Lookups, namespace: str, service: str) -> dict[str, dateti
             if grant.holds_for(organization, project, None):
                 found[project] = later(found[project], grant.until) if project in found else grant.until
     return found
+
+
+def may_publish(lookups: Lookups, project: str, namespace: str, service: str) -> bool:
+    """Whether routes of `project` may lead to a service: by a subscription to what is offered for more than connect.
+
+    As `projects`, it takes a controller's word that an end has come.
+    """
+    organization = organization_of(lookups, project)
+    for publication in lookups.indexed(DRTPPublication, "service", (namespace, service)):
+        approvals = approvals_of(lookups, publication, project) if publication.spec.scope is not Scope.PRIVATE else ()
+        granted = (_of_approval(lookups, publication, one) for one in approvals)
+        if any(grant is not None and grant.holds_for(organization, project, None) for grant in granted):
+            return True
+    return False
 
 
 def later(one: datetime | None, other: datetime | None) -> datetime | None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from drtp.api import quotas
-from drtp.api.drtp import Action, DRTPAccessPolicy, DRTPService, EnforcementPoint
+from drtp.api.drtp import Action, DRTPAccessPolicy, DRTPService, EnforcementPoint, Protocol
 from drtp.api.meta import Model
 from drtp.api.policies import PolicyMode
 from drtp.api.snapshots import Access, AccessList
@@ -150,6 +150,9 @@ def _lists(question: Question) -> Iterator[_Named]:
             name = f"policy/{policy.metadata.name}"
             rules = tuple(rule.name for rule in policy.spec.rules)
             yield _Named(name, policy.spec.mode, access.policy_list(policy), rules)
+            passed_through = question.asked.caller is not None or spec.protocol is Protocol.TLS
+            if access.is_read_on_the_way(policy, passed_through=passed_through):
+                yield _Named(f"{name}/encryption", policy.spec.mode, access.NOBODY, ())
     for name in question.missing:
         yield _Named(f"policy/{name}", PolicyMode.ENFORCE, access.NOBODY, ())
 

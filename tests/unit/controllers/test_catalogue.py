@@ -12,12 +12,13 @@ import pytest
 from drtp.api.catalogue import DRTPApproval, DRTPPublication, DRTPSubscription, SubscriptionState
 from drtp.api.core import ORGANIZATION_LABEL, Event
 from drtp.api.drtp import DRTPService
+from drtp.api.gatewayapi import HTTPRoute
 from drtp.api.internal import EdgeRole
 from drtp.api.meta import Key
-from drtp.api.snapshots import PlanConnect
+from drtp.api.snapshots import HttpHost, PlanConnect
 from drtp.controllers.writing import plain
 from drtp.rules import catalogue, catalogue_grants
-from tower import DRTP, INTERNAL, Tower, service
+from tower import DRTP, INTERNAL, SUFFIX, Tower, route, service
 
 JOE, EVE, ZEPHYR = "joe", "eve", "zephyr"
 ORGANIZATIONS = {JOE: "harbour", EVE: "lantern", ZEPHYR: "harbour"}
@@ -391,3 +392,49 @@ async def test_an_approved_subscriber_is_a_caller_until_the_publisher_revokes() 
         assert told() == "AgentAway", "let in, and nobody serves"
         await decide(tower, "Revoked")
         assert told() == "NotAllowed"
+
+
+async def test_an_approved_subscriber_publishes_the_service_under_a_name_of_its_own() -> None:
+    """What is offered for more than connect: by a route of the subscriber's, for as long as it is let in."""
+    host = f"reports.{SUFFIX}"
+    refs = [{"group": "datumapis.com", "kind": "DRTPService", "namespace": JOE, "name": "web"}]
+    async with running() as tower:
+        await tower.gateway()
+
+        def published() -> tuple[str, str]:
+            (parent,) = tower.get(HTTPRoute, EVE, "reports").status.parents
+            one = next(one for one in parent.conditions if one.type == "ResolvedRefs")
+            entry = tower.entries(EdgeRole.GATEWAY, "gw-1").get(f"http/127.0.0.1/8080/{host}")
+            assert isinstance(entry, HttpHost)
+            uid = tower.get(DRTPService, JOE, "web").metadata.uid
+            leads = [backend.service for rule in entry.rules for backend in rule.backends] == [uid]
+            assert leads is (one.status.value == "True")
+            return one.status.value, one.reason
+
+        await tower.apply(publication())
+        await tower.apply(route("HTTPRoute", "reports", EVE, "", hostnames=[host], rules=[{"backendRefs": refs}]))
+        assert published() == ("False", "RefNotPermitted")
+        await tower.apply(subscription())
+        await decide(tower, "Approved")
+        assert published() == ("False", "RefNotPermitted"), "scope Private is by connect alone"
+        for scope in ("Public", "Policy"):
+            await tower.patch(DRTPPublication, JOE, "web", {"spec": {"scope": scope}})
+            assert published() == ("True", "ResolvedRefs")
+        await decide(tower, "Revoked")
+        assert published() == ("False", "RefNotPermitted")
+        await decide(tower, "Approved", expires=(tower.clock.now() + timedelta(hours=1)).isoformat())
+        assert published() == ("True", "ResolvedRefs")
+        await tower.clock.advance(3600)
+        await tower.settle()
+        assert published() == ("False", "RefNotPermitted")
+
+
+async def test_a_list_alone_lets_nobody_publish() -> None:
+    """Who is on the list connects without asking; for a public name the publisher decides on a subscription."""
+    async with running() as tower:
+        await tower.apply(publication(scope="Public", access={"allowed": [{"organization": "lantern"}]}))
+        assert lets_in(tower)
+        assert not catalogue_grants.may_publish(tower.view, EVE, JOE, "web")
+        await tower.apply(subscription())
+        assert catalogue_grants.may_publish(tower.view, EVE, JOE, "web")
+        assert not catalogue_grants.may_publish(tower.view, ZEPHYR, JOE, "web")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from drtp.api.admission import admit
 from drtp.api.drtp import DRTPAccessPolicy, DRTPConnection, DRTPService
 from drtp.api.gatewayapi import BackendTLSPolicy, HTTPRoute
@@ -210,6 +212,31 @@ async def test_a_policy_on_a_gateway_narrows_everything_there() -> None:
         await tower.gateway_programs()
         (ancestor,) = tower.get(DRTPAccessPolicy, "datum-system", "office").status.ancestors
         assert {one.reason for one in ancestor.conditions} == {"Accepted", "Enforced"}
+
+
+@pytest.mark.parametrize("kind", ["DRTPService", "HTTPRoute", "Gateway"])
+async def test_who_can_be_read_at_a_gateway_is_refused_there_where_a_policy_demands_it(kind: str) -> None:
+    async with Tower().running() as tower:
+        await serving(tower)
+        (route,) = tower.view.list(HTTPRoute, "joe")
+        name = {"DRTPService": "web", "HTTPRoute": route.metadata.name, "Gateway": "global"}[kind]
+        group = "datumapis.com" if kind == "DRTPService" else "gateway.networking.k8s.io"
+        theirs = policy(
+            targetRefs=[{"group": group, "kind": kind, "name": name}],
+            rules=[],
+            defaultAction="Allow",
+            encryption="EndToEnd",
+        )
+        where = "datum-system" if kind == "Gateway" else "joe"
+        theirs["metadata"] = {"name": "office", "namespace": where}
+        assert permits(at_gateway(tower), "203.0.113.9")
+        await tower.apply(theirs)
+        assert not permits(at_gateway(tower), "203.0.113.9")
+        assert permits(at_tunnel(tower), "203.0.113.9") is (kind != "DRTPService")
+        (ancestor,) = tower.get(DRTPAccessPolicy, where, "office").status.ancestors
+        said = next(one for one in ancestor.conditions if one.type == "Accepted")
+        assert said.status.value == "True"
+        assert ("gateways could read their bytes" in said.message) is (kind != "Gateway")
 
 
 async def test_what_gateways_cannot_know_denies_where_they_alone_hold_the_policy() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,6 +22,7 @@ from drtp.api.drtp import (
     Protocol,
 )
 from drtp.api.meta import ObjectMeta
+from drtp.api.policies import Encryption, PolicyMode
 from drtp.api.snapshots import Access
 from drtp.rules import access
 
@@ -112,6 +114,21 @@ def test_a_policy_for_one_point_is_not_compiled_for_the_other() -> None:
     at_tunnel = access.compile_access(made(None), (closed,), EnforcementPoint.TUNNEL, exposed=True)
     assert access.permits(at_gateway, "203.0.113.9")
     assert not access.permits(at_tunnel, "203.0.113.9")
+
+
+@pytest.mark.parametrize("protocol", Protocol)
+@pytest.mark.parametrize("point", POINTS)
+def test_where_encryption_from_end_to_end_is_demanded_visitors_pass_by_their_own_tls_alone(
+    protocol: Protocol, point: EnforcementPoint
+) -> None:
+    demanding = policy([], Action.ALLOW)
+    spec = msgspec.structs.replace(demanding.spec, encryption=Encryption.END_TO_END)
+    found = made(("203.0.113.0/24",), protocol)
+    for mode, passes in ((PolicyMode.ENFORCE, protocol is Protocol.TLS), (PolicyMode.DRY_RUN, True)):
+        one = msgspec.structs.replace(demanding, spec=msgspec.structs.replace(spec, mode=mode))
+        compiled = access.compile_access(found, (one,), point, exposed=True)
+        assert access.permits(compiled, "203.0.113.9") is passes
+        assert not access.permits(compiled, "198.51.100.1")
 
 
 @given(st.lists(st.lists(networks, min_size=1, max_size=2).map(tuple), min_size=1, max_size=3), addresses)

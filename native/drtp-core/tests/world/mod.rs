@@ -3,10 +3,11 @@
 
 pub mod panel;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use drtp_core::{
@@ -413,24 +414,58 @@ pub fn pattern(count: usize, seed: u64) -> Vec<u8> {
     out
 }
 
+/// A UDP path to `target`. Each flow has what `swallows` gives when it comes, and loses everything once that is true.
+pub fn udp_path(target: SocketAddr, swallows: impl Fn() -> Arc<AtomicBool> + Send + 'static) -> SocketAddr {
+    let front = Arc::new(udp_socket());
+    let address = front.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let mut flows: HashMap<SocketAddr, (Arc<UdpSocket>, Arc<AtomicBool>)> = HashMap::new();
+        let mut buffer = vec![0; 65_536];
+        while let Ok((count, from)) = front.recv_from(&mut buffer) {
+            let (there, swallowed) = flows.entry(from).or_insert_with(|| {
+                let (there, swallowed) = (Arc::new(udp_socket()), swallows());
+                there.connect(target).unwrap();
+                let (back, front, lost) = (Arc::clone(&there), Arc::clone(&front), Arc::clone(&swallowed));
+                std::thread::spawn(move || {
+                    let mut buffer = vec![0; 65_536];
+                    while let Ok(count) = back.recv(&mut buffer) {
+                        if !lost.load(Ordering::SeqCst) {
+                            let _ = front.send_to(&buffer[..count], from);
+                        }
+                    }
+                });
+                (there, swallowed)
+            });
+            if !swallowed.load(Ordering::SeqCst) {
+                let _ = there.send(&buffer[..count]);
+            }
+        }
+    });
+    address
+}
+
 /// A relay that can be told to swallow everything, as a path without a route does.
 pub struct Hole {
     pub address: SocketAddr,
-    closed: Arc<std::sync::atomic::AtomicBool>,
+    closed: Arc<AtomicBool>,
 }
 
 impl Hole {
     pub fn to(target: SocketAddr) -> Self {
-        let closed = Arc::new(std::sync::atomic::AtomicBool::new(false));
-        let swallowing = std::sync::Arc::clone(&closed);
+        let closed = Arc::new(AtomicBool::new(false));
+        let swallowing = Arc::clone(&closed);
+        if over_quic() {
+            let swallows = move || Arc::clone(&swallowing);
+            return Self { address: udp_path(target, swallows), closed };
+        }
         let address = service(move |stream| {
             let upstream = TcpStream::connect(target).unwrap();
             let pump = |mut from: TcpStream, mut to: TcpStream| {
-                let swallowing = std::sync::Arc::clone(&swallowing);
+                let swallowing = Arc::clone(&swallowing);
                 move || {
                     let mut buffer = [0; 16 * 1024];
                     while let Ok(count) = from.read(&mut buffer) {
-                        let swallow = swallowing.load(std::sync::atomic::Ordering::SeqCst);
+                        let swallow = swallowing.load(Ordering::SeqCst);
                         if count == 0 || (!swallow && to.write_all(&buffer[..count]).is_err()) {
                             break;
                         }
@@ -447,6 +482,6 @@ impl Hole {
     }
 
     pub fn swallow(&self) {
-        self.closed.store(true, std::sync::atomic::Ordering::SeqCst);
+        self.closed.store(true, Ordering::SeqCst);
     }
 }
