@@ -138,7 +138,7 @@ pub(crate) fn bound(address: SocketAddr) -> io::Result<UdpSocket> {
     Ok(socket)
 }
 
-/// A socket of one flow, to its local service.
+/// A socket to one peer: of a flow to its local service, or of a link by QUIC.
 pub(crate) fn connected(target: SocketAddr) -> io::Result<UdpSocket> {
     let any: IpAddr = if target.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind(SocketAddr::new(any, 0))?;
