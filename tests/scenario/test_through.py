@@ -288,3 +288,28 @@ def test_the_usual_variables_lead_by_the_proxy_and_no_proxy_around_it(tmp_path: 
                     serving.stop()
         finally:
             bed.close()
+
+
+def test_an_agent_comes_by_quic_where_pops_listen_for_it_and_one_pop_killed_costs_no_newcomer(
+    new_bed: Callable[..., Bed],
+) -> None:
+    bed = new_bed(environment={"DRTP_QUIC": "1"})
+    with tcp_service(echo) as port:
+        serving = bed.serve(f"tcp://localhost:{port}", "--name", "by-quic", "--transport", "quic")
+        exchange(serving, 20_000_000)
+        doors = {port["port"] for one in bed.objects("drtpservers") for port in one["spec"]["listeners"]}
+        assert doors and not beyond(serving) & doors, "no TCP to a tunnel server"
+        assert eventually(lambda: remembered(serving)) == "quic"
+        bed.part(bed.primary(serving.service)).kill()
+        exchange(serving)
+        serving.stop()
+
+
+def test_where_no_pop_listens_for_quic_an_agent_goes_by_tcp(bed: Bed) -> None:
+    with tcp_service(echo) as port:
+        began = time.monotonic()
+        serving = bed.serve(f"tcp://localhost:{port}", "--name", "by-no-quic", "--transport", "quic")
+        exchange(serving)
+        assert time.monotonic() - began < 10
+        assert eventually(lambda: remembered(serving)) == "direct"
+        serving.stop()
