@@ -276,6 +276,7 @@ def test_a_program_connects_to_the_services_of_a_file_with_a_token_of_its_accoun
 def test_a_target_that_refuses_is_told_and_the_way_stays(bed: Bed) -> None:
     nobody = free_port()
     bed.run("serve", f"tcp://localhost:{nobody}", "--name", "cx-away", "--no-expose", "--output", "json")
+    assert eventually(lambda: bed.connections("cx-away")), "before that there is no such service"
     panel = _connect(bed, "default/cx-away")
     with pytest.raises(ConnectionResetError), panel.call() as caller:
         caller.recv(1)
