@@ -204,6 +204,7 @@ class ConnectorHost:
             except DrtpError as error:
                 log.warning("certificate not taken", code=error.code, error=error.what)
                 continue
+            self._feed.trusting(identity)
             running.identity = identity
             running.renewals += 1
             self._dirty.set()

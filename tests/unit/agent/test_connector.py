@@ -7,6 +7,7 @@ import contextlib
 import socket
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -22,10 +23,22 @@ from drtp.agent.settings import LocalAddress
 from drtp.api.drtp import ClientStatus, EndpointMode, Protocol
 from drtp.api.reports import ConnectorRegistration
 from drtp.api.snapshots import Caller, ConnectWay, Entry, PlanConnect
+from drtp.api.spiffe import bundle_digest
 from drtp.kit.errors import Terminal
 from drtp.pop.run import Pop
 from drtp.tunnel import FlowRecord, Target
-from edge_world import NOBODY, TRUST_DOMAIN, echo_service, enrolled, plan_server, plan_service, route, snapshot, until
+from edge_world import (
+    NOBODY,
+    TRUST_DOMAIN,
+    Authority,
+    echo_service,
+    enrolled,
+    plan_server,
+    plan_service,
+    route,
+    snapshot,
+    until,
+)
 from unit.agent.test_back_to_back import World
 
 CALLERS = (Caller(identity="x1", kind="user", uid="u1", name="bob"),)
@@ -218,3 +231,15 @@ async def test_what_the_plan_says_is_in_the_ready_page_and_a_restart_goes_on_fro
             await until(lambda: held.exists() and b'"ways"' in held.read_bytes())
         async with running(host_of(world)) as again:
             await until(lambda: seen(again).ready)
+
+
+async def test_a_connector_says_which_roots_it_trusts_as_soon_as_it_does(world: World) -> None:
+    """A root that is rotated waits for every edge to say so: one that never does is waited for without end."""
+    async with world.pop(entries={"route/c1": callable_route()}) as pop, running(host_of(world)) as host:
+        tell(world, host, plan(pop))
+        await until(lambda: any(one.state is ClientStatus.CONNECTED for one in seen(host).pops))
+        former = host._feed.identity.value
+        assert former is not None
+        both = former.bundle_pem + Authority().bundle_pem
+        host._feed.identity.set(replace(former, bundle_pem=both))
+        await until(lambda: host._feed._trusting.value == bundle_digest(both))
