@@ -9,17 +9,17 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
 from drtp.agent.connectplan import ConnectPlan, Port, port_views, read_connect_plan
 from drtp.agent.connectview import ConnectorView
-from drtp.agent.endings import placed
-from drtp.agent.host import certificate_view, feed_view, terminal_in, tunnel_identity
+from drtp.agent.hosting import Host, tunnel_identity
 from drtp.agent.picture import views_of
 from drtp.agent.settings import DRAIN_S, LocalAddress
-from drtp.agent.view import AgentPhase, Failure
+from drtp.agent.view import AgentPhase
 from drtp.agent.ways import ways_of
 from drtp.api.reports import ConnectorRegistration
 from drtp.api.snapshots import Snapshot
@@ -28,10 +28,7 @@ from drtp.client.feed import Feed, FeedPhase
 from drtp.client.identity import Identity, IdentityStore
 from drtp.client.proxies import proxies
 from drtp.kit.clock import Clock, SystemClock
-from drtp.kit.descriptors import raise_descriptor_limit
-from drtp.kit.errors import DrtpError, Terminal
-from drtp.kit.exclusive import exclusive
-from drtp.kit.latest import Latest
+from drtp.kit.errors import Terminal
 from drtp.kit.observe import logger
 from drtp.tunnel import (
     Event,
@@ -48,9 +45,6 @@ from drtp.tunnel import (
 
 log = logger("connect")
 
-REFRESH_S = 1.0
-STALE_MAX = 20
-"""As an agent's: old answers of the core in a row, after which a new process is wanted."""
 DRAIN_LOOK_S = 0.05
 
 _LIVENESS = Liveness(idle_ping_ms=800, idle_dead_ms=2_500)
@@ -73,66 +67,29 @@ class _Running:
     """What exists while the host runs."""
 
     tunnel: TunnelConnector
-    identity: Identity
     plan: ConnectPlan = field(default_factory=ConnectPlan)
     applied: dict[str, dict[str, object]] | None = None
     bound: dict[str, str] = field(default_factory=dict[str, str])
-    renewals: int = 0
     ways: Mapping[str, Ways] | None = None
     refused: dict[str, str] = field(default_factory=dict[str, str])
 
 
-class ConnectorHost:
-    """One connector process. `run` once; `view` is there from the start."""
+class ConnectorHost(Host[ConnectorView]):
+    """One connector process."""
 
     def __init__(self, settings: ConnectorSettings, *, clock: Clock | None = None, feed: Feed | None = None) -> None:
         """`feed` None: made from the identity in the state directory. Raises: Terminal, Invalid."""
-        self.view: Latest[ConnectorView] = Latest(ConnectorView())
+        clock = clock or SystemClock()
+        directory = settings.state_dir
+        feed = feed or Feed(IdentityStore(directory), lambda: settings.registration, directory, clock)
+        super().__init__("connect", ConnectorView(), directory, feed, clock)
         self._settings = settings
-        self._clock = clock or SystemClock()
-        self._feed = feed or Feed(
-            IdentityStore(settings.state_dir), lambda: settings.registration, settings.state_dir, self._clock
-        )
         self._proxies = proxies()
-        self._dirty = asyncio.Event()
-        self._applying = asyncio.Lock()
-        self._stops = 0
-        self._stopping = asyncio.Event()
-        self._forced = asyncio.Event()
-        self._phase = AgentPhase.STARTING
         self._planned = False
-        self._local_url = ""
 
-    def stop(self) -> None:
-        """First call: drain, for `settings.drain_s` at most. Second: end now. May be called from a signal handler."""
-        self._stops += 1
-        self._stopping.set()
-        if self._stops > 1:
-            self._forced.set()
-
-    async def run(self) -> None:
-        """Present the services until `stop`. Raises: Terminal when going on is useless (refused, a port is taken)."""
-        directory = self._settings.state_dir
-        try:
-            with exclusive(directory / "lock", "DRTP-4010", f"Another process runs with {directory}."):
-                await self._run_locked()
-        except BaseExceptionGroup as errors:
-            failure = terminal_in(errors)
-            if failure is None:
-                raise
-            raise self._failed(failure) from errors
-        except Terminal as failure:
-            raise self._failed(failure) from failure.__cause__
-        self._phase = AgentPhase.STOPPED
-        self._publish(phase=AgentPhase.STOPPED)
-
-    async def _run_locked(self) -> None:
-        identity = self._feed.identity.value
-        if identity is None:
-            raise Terminal("DRTP-2015")
-        raise_descriptor_limit()
+    async def _work(self, identity: Identity) -> None:
         config = GatewayConfig(epoch=next_epoch(self._settings.state_dir / "epoch", self._clock), liveness=_LIVENESS)
-        running = _Running(TunnelConnector(config, tunnel_identity(identity)), identity)
+        running = _Running(TunnelConnector(config, tunnel_identity(identity)))
         self._phase = AgentPhase.CONNECTING
         try:
             # Before anything else: a port that is taken is said at once, and one that is free is ours.
@@ -143,10 +100,10 @@ class ConnectorHost:
                     for work in (
                         self._feed.run(),
                         self._follow_plans(running),
-                        self._follow_identity(running),
+                        self._follow_identity(running.tunnel),
                         self._follow_feed_state(),
                         self._follow_events(running),
-                        self._keep_fresh(running),
+                        self._keep_fresh(partial(self._refresh, running)),
                     )
                 ]
                 await self._stopping.wait()
@@ -195,20 +152,6 @@ class ConnectorHost:
         running.applied = {key: {} if key in running.refused else entry for key, entry in plan.documents.items()}
         running.plan = plan
 
-    async def _follow_identity(self, running: _Running) -> None:
-        async for identity in self._feed.identity:
-            if running.identity is identity:
-                continue
-            try:
-                await running.tunnel.rotate(tunnel_identity(identity))
-            except DrtpError as error:
-                log.warning("certificate not taken", code=error.code, error=error.what)
-                continue
-            self._feed.trusting(identity)
-            running.identity = identity
-            running.renewals += 1
-            self._dirty.set()
-
     async def _follow_feed_state(self) -> None:
         async for state in self._feed.state:
             self._planned = self._planned or state.phase is FeedPhase.UP
@@ -225,18 +168,6 @@ class ConnectorHost:
                 _note(event)
             self._dirty.set()
 
-    async def _keep_fresh(self, running: _Running) -> None:
-        stale = 0
-        while True:
-            self._dirty.clear()
-            stale = stale + 1 if await self._refresh(running) else 0
-            if stale >= STALE_MAX:
-                raise Terminal("DRTP-4004", "The tunnel's driver does not answer any more.")
-            await self._clock.sleep(DRAIN_LOOK_S)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(REFRESH_S):
-                    await self._dirty.wait()
-
     async def _refresh(self, running: _Running) -> bool:
         """Read the core's whole state and publish the view. True: the core gave an old answer."""
         stats = await running.tunnel.stats(flows=True)
@@ -250,8 +181,8 @@ class ConnectorHost:
             ports=ports,
             pops=pops,
             flows=stats.recent,
-            feed=feed_view(self._feed),
-            certificate=certificate_view(running.identity, running.renewals),
+            feed=self._feed_view(),
+            certificate=self._certificate_view(),
             streams=stats.streams,
             planned=self._planned,
             quarantined=running.refused,
@@ -270,17 +201,6 @@ class ConnectorHost:
                     await self._clock.sleep(DRAIN_LOOK_S)
         # How the last connections ended is seen only now: `--stdio` makes its exit status of it.
         await self._refresh(running)
-
-    def _publish(self, **changed: object) -> None:
-        self.view.set(msgspec.structs.replace(self.view.value or ConnectorView(), **changed))
-
-    def _failed(self, failure: Terminal) -> Terminal:
-        """Say it in log and view; gives what to raise."""
-        error = placed(failure, self._settings.state_dir)
-        self._phase = AgentPhase.FAILED
-        log.error("stopped for good", code=error.code, error=error.what)
-        self._publish(phase=AgentPhase.FAILED, failure=Failure(code=error.code, what=error.what, remedy=error.remedy))
-        return error
 
 
 def _note(event: Event) -> None:

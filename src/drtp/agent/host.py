@@ -12,10 +12,11 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import msgspec
 
-from drtp.agent.endings import placed
+from drtp.agent.hosting import Host, tunnel_identity
 from drtp.agent.metrics import AgentCollector
 from drtp.agent.picture import pop_views, service_views
 from drtp.agent.pins import Pins
@@ -23,7 +24,7 @@ from drtp.agent.plan import Plan, read_plan, service_key, targets_of
 from drtp.agent.rates import Meters, total
 from drtp.agent.reporting import reports_of
 from drtp.agent.settings import AgentSettings
-from drtp.agent.view import AgentPhase, AgentView, CertificateView, Failure, FeedView
+from drtp.agent.view import AgentPhase, AgentView
 from drtp.agent.ways import WayMemory, place, ways_of
 from drtp.agent.words import plain
 from drtp.api.snapshots import Snapshot
@@ -34,9 +35,7 @@ from drtp.client.network import present_network
 from drtp.client.proxies import Proxies, proxies
 from drtp.client.roundtrips import RoundTripMeter
 from drtp.kit.clock import Clock, SystemClock
-from drtp.kit.descriptors import raise_descriptor_limit
-from drtp.kit.errors import DrtpError, Terminal
-from drtp.kit.exclusive import exclusive
+from drtp.kit.errors import Terminal
 from drtp.kit.latest import Latest
 from drtp.kit.memory import HighWater
 from drtp.kit.observe import REGISTRY, logger
@@ -51,7 +50,6 @@ from drtp.tunnel import (
     Target,
     TunnelAgent,
     TunnelDown,
-    TunnelIdentity,
     TunnelUp,
     Ways,
     delta_between,
@@ -59,12 +57,6 @@ from drtp.tunnel import (
 
 log = logger("agent")
 
-REFRESH_S = 1.0
-"""Gauges move by themselves; a screen that is a second old is fresh."""
-REFRESH_SHARE = 0.2
-"""Of the time, at most, goes into refreshes: a storm of events slows them down, not the host."""
-STALE_MAX = 20
-"""Old answers of the core in a row, half a second and more each: it is dead, and a new process is wanted."""
 GOODBYE_S = 0.1
 """For the last reports to leave."""
 GOODBYE_LOOK_S = 0.05
@@ -81,28 +73,25 @@ class _Running:
     targets: Mapping[str, Target]
     plan: Plan
     applied: dict[str, dict[str, object]] | None = None
-    renewals: int = 0
-    identity: Identity | None = None
     place: str = ""
     """The network, and the proxy in force: see `WayMemory`."""
     ways: Mapping[str, Ways] | None = None
     """As the core has them."""
 
 
-class AgentHost:
-    """One agent process' tunnels. `run` once; `view` is there from the start."""
+class AgentHost(Host[AgentView]):
+    """One agent process' tunnels."""
 
     def __init__(self, settings: AgentSettings, *, clock: Clock | None = None, feed: Feed | None = None) -> None:
         """`feed` None: made from the identity in the state directory.
 
         Raises: Terminal for loose file modes, Invalid for a proxy that cannot be used.
         """
-        self.view: Latest[AgentView] = Latest(AgentView())
+        clock = clock or SystemClock()
+        directory = settings.state_dir
+        feed = feed or Feed(IdentityStore(directory), lambda: settings.registration, directory, clock)
+        super().__init__("agent", AgentView(), directory, feed, clock)
         self._settings = settings
-        self._clock = clock or SystemClock()
-        self._feed = feed or Feed(
-            IdentityStore(settings.state_dir), lambda: settings.registration, settings.state_dir, self._clock
-        )
         self._targets = settings.targets
         self._proxies: Proxies = proxies()
         self._memory = WayMemory(settings.state_dir)
@@ -111,19 +100,6 @@ class AgentHost:
         self._meters = Meters()
         self._meter = RoundTripMeter(self._clock)
         self._crowd = HighWater()
-        self._dirty = asyncio.Event()
-        self._stops = 0
-        self._stopping = asyncio.Event()
-        self._forced = asyncio.Event()
-        self._phase = AgentPhase.STARTING
-        self._local_url = ""
-
-    def stop(self) -> None:
-        """First call: drain, for `settings.drain_s` at most. Second: end now. May be called from a signal handler."""
-        self._stops += 1
-        self._stopping.set()
-        if self._stops > 1:
-            self._forced.set()
 
     def retarget(self, targets: Mapping[str, Target]) -> None:
         """From now on visitors may reach exactly these. Services that stay as they are do not notice."""
@@ -131,29 +107,7 @@ class AgentHost:
         if self._due.value is not None:
             self._due.set(self._due.value)
 
-    async def run(self) -> None:
-        """Serve until `stop`. Raises: Terminal when going on is useless (fenced, refused, locked, not enrolled)."""
-        settings = self._settings
-        try:
-            with exclusive(
-                settings.state_dir / "lock", "DRTP-4010", f"Another process runs with {settings.state_dir}."
-            ):
-                await self._run_locked()
-        except BaseExceptionGroup as errors:
-            failure = terminal_in(errors)
-            if failure is None:
-                raise
-            raise self._failed(failure) from errors
-        except Terminal as failure:
-            raise self._failed(failure) from failure.__cause__
-        self._phase = AgentPhase.STOPPED
-        self._publish(phase=AgentPhase.STOPPED)
-
-    async def _run_locked(self) -> None:
-        identity = self._feed.identity.value
-        if identity is None:
-            raise Terminal("DRTP-2015")
-        raise_descriptor_limit()
+    async def _work(self, identity: Identity) -> None:
         running = await self._start(identity)
         try:
             async with self._pages(), asyncio.TaskGroup() as group:
@@ -161,10 +115,10 @@ class AgentHost:
                     group.create_task(self._feed.run()),
                     group.create_task(self._take_snapshots()),
                     group.create_task(self._follow_plans(running)),
-                    group.create_task(self._follow_identity(running)),
+                    group.create_task(self._follow_identity(running.tunnel)),
                     group.create_task(self._follow_feed_state()),
                     group.create_task(self._follow_events(running)),
-                    group.create_task(self._keep_fresh(running)),
+                    group.create_task(self._keep_fresh(partial(self._refresh, running))),
                     group.create_task(self._follow_network(running)),
                     group.create_task(self._meter.run()),
                 ]
@@ -186,7 +140,7 @@ class AgentHost:
         )
         self._phase = AgentPhase.CONNECTING
         tunnel = TunnelAgent(config, tunnel_identity(identity))
-        return _Running(tunnel, self._pins(), self._targets, Plan(), identity=identity, place=await self._place())
+        return _Running(tunnel, self._pins(), self._targets, Plan(), place=await self._place())
 
     async def _place(self) -> str:
         return place(await asyncio.to_thread(present_network), self._proxies)
@@ -273,24 +227,6 @@ class AgentHost:
                 if self._due.value is not None:
                     self._due.set(self._due.value)
 
-    async def _follow_identity(self, running: _Running) -> None:
-        async for identity in self._feed.identity:
-            if running.identity is identity:
-                continue
-            try:
-                await running.tunnel.rotate(tunnel_identity(identity))
-            except DrtpError as error:
-                # The old certificate stays in force; the next renewal brings another.
-                log.warning("certificate not taken", code=error.code, error=error.what)
-                continue
-            self._feed.trusting(identity)
-            renewed = running.identity is None or running.identity.generation != identity.generation
-            running.identity = identity
-            if renewed:
-                running.renewals += 1
-                log.info("certificate renewed", generation=identity.generation, not_after=str(identity.not_after))
-            self._dirty.set()
-
     async def _follow_feed_state(self) -> None:
         async for state in self._feed.state:
             self._dirty.set()
@@ -305,23 +241,10 @@ class AgentHost:
                     await asyncio.to_thread(self._memory.remember, running.place, event.way)
             self._dirty.set()
 
-    async def _keep_fresh(self, running: _Running) -> None:
-        stale = 0
-        while True:
-            self._dirty.clear()
-            began_s = self._clock.monotonic()
-            stale = stale + 1 if await self._refresh(running) else 0
-            if self._ending.is_due(self._clock.now()) and self._due.value is not None:
-                self._due.set(self._due.value)
-            if stale >= STALE_MAX:
-                raise Terminal("DRTP-4004", "The tunnel's driver does not answer any more.")
-            await self._clock.sleep((self._clock.monotonic() - began_s) * (1 / REFRESH_SHARE - 1))
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(REFRESH_S):
-                    await self._dirty.wait()
-
     async def _refresh(self, running: _Running) -> bool:
         """Read the core's whole state; publish the view and say what changed. True: the core gave an old answer."""
+        if self._ending.is_due(self._clock.now()) and self._due.value is not None:
+            self._due.set(self._due.value)
         stats = await running.tunnel.stats(flows=True)
         self._crowd.note(stats.streams)
         plan = running.plan
@@ -338,8 +261,8 @@ class AgentHost:
             services=services,
             pops=pops,
             flows=stats.recent,
-            feed=feed_view(self._feed),
-            certificate=certificate_view(running.identity, running.renewals),
+            feed=self._feed_view(),
+            certificate=self._certificate_view(),
             streams=stats.streams,
             rates=total(rates),
             quarantined=plan.refused,
@@ -374,17 +297,6 @@ class AgentHost:
             stats = await running.tunnel.stats()
         await self._clock.sleep(GOODBYE_S)
 
-    def _publish(self, **changed: object) -> None:
-        self.view.set(msgspec.structs.replace(self.view.value or AgentView(), **changed))
-
-    def _failed(self, failure: Terminal) -> Terminal:
-        """Say it in log and view; gives what to raise."""
-        error = placed(failure, self._settings.state_dir)
-        self._phase = AgentPhase.FAILED
-        log.error("stopped for good", code=error.code, error=error.what)
-        self._publish(phase=AgentPhase.FAILED, failure=Failure(code=error.code, what=error.what, remedy=error.remedy))
-        return error
-
 
 def _note(event: Event) -> None:
     """One log line for each transition. Raises: Terminal for the event that ends everything."""
@@ -404,34 +316,3 @@ def _note(event: Event) -> None:
             log.info("local service reachable", service=service)
         case _:
             log.warning("event not for an agent", type=type(event).__name__)
-
-
-def terminal_in(errors: BaseExceptionGroup[BaseException]) -> Terminal | None:
-    """The error that ends a host for good, if one is in `errors`."""
-    terminals = errors.subgroup(Terminal)
-    while isinstance(terminals, BaseExceptionGroup):
-        terminals = terminals.exceptions[0]
-    return terminals if isinstance(terminals, Terminal) else None
-
-
-def tunnel_identity(identity: Identity) -> TunnelIdentity:
-    """As the core takes it."""
-    return TunnelIdentity(identity.chain_pem, identity.key_pem, identity.bundle_pem)
-
-
-def feed_view(feed: Feed) -> FeedView:
-    """The connection to the control plane, for people."""
-    state = feed.state.value
-    return FeedView() if state is None else FeedView(state.phase.value, state.code, state.message)
-
-
-def certificate_view(identity: Identity | None, renewals: int) -> CertificateView | None:
-    """The certificate in use; `renewals` since the process started."""
-    if identity is None:
-        return None
-    return CertificateView(
-        generation=identity.generation,
-        not_before_unix_ms=int(identity.not_before.timestamp() * 1000),
-        not_after_unix_ms=int(identity.not_after.timestamp() * 1000),
-        renewals=renewals,
-    )
