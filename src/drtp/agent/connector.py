@@ -46,6 +46,8 @@ from drtp.tunnel import (
 log = logger("connect")
 
 DRAIN_LOOK_S = 0.05
+SETTLED_S = 1.0
+"""A control plane that has nothing newer than what is on disk does not say so: after this it has had the time."""
 
 _LIVENESS = Liveness(idle_ping_ms=800, idle_dead_ms=2_500)
 """A connection that is opened now must not find out that its POP is gone: idle lanes are watched as busy ones are."""
@@ -85,6 +87,8 @@ class ConnectorHost(Host[ConnectorView]):
         super().__init__("connect", ConnectorView(), directory, feed, clock)
         self._settings = settings
         self._proxies = proxies()
+        self._from_disk = feed.snapshot.value
+        self._up_s: float | None = None
         self._planned = False
 
     async def _work(self, identity: Identity) -> None:
@@ -151,10 +155,12 @@ class ConnectorHost(Host[ConnectorView]):
         running.bound |= {key: one.bound for key, one in outcome.entries.items() if one.bound is not None}
         running.applied = {key: {} if key in running.refused else entry for key, entry in plan.documents.items()}
         running.plan = plan
+        self._planned = self._planned or snapshot is not self._from_disk
 
     async def _follow_feed_state(self) -> None:
         async for state in self._feed.state:
-            self._planned = self._planned or state.phase is FeedPhase.UP
+            if state.phase is FeedPhase.UP and self._up_s is None:
+                self._up_s = self._clock.monotonic()
             self._dirty.set()
             if state.phase is FeedPhase.REFUSED and state.terminal:
                 if state.code == "DRTP-2009":
@@ -176,6 +182,8 @@ class ConnectorHost(Host[ConnectorView]):
         if self._phase in {AgentPhase.CONNECTING, AgentPhase.READY}:
             ready = any(port.ready for port in ports)
             self._phase = AgentPhase.READY if ready else AgentPhase.CONNECTING
+        if self._up_s is not None and self._clock.monotonic() - self._up_s >= SETTLED_S:
+            self._planned = True
         self._publish(
             phase=self._phase,
             ports=ports,

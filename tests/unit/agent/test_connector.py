@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -16,7 +17,7 @@ import msgspec
 import pytest
 
 from drtp.agent import AgentHost, AgentPhase, PopView
-from drtp.agent.connector import ConnectorHost, ConnectorSettings
+from drtp.agent.connector import SETTLED_S, ConnectorHost, ConnectorSettings
 from drtp.agent.connectplan import Port
 from drtp.agent.connectview import ConnectorView
 from drtp.agent.settings import LocalAddress
@@ -24,6 +25,9 @@ from drtp.api.drtp import ClientStatus, EndpointMode, Protocol
 from drtp.api.reports import ConnectorRegistration
 from drtp.api.snapshots import Caller, ConnectWay, Entry, PlanConnect
 from drtp.api.spiffe import bundle_digest
+from drtp.client.feed import Feed, FeedPhase, FeedState
+from drtp.client.identity import IdentityStore
+from drtp.kit.clock import SystemClock
 from drtp.kit.errors import Terminal
 from drtp.pop.run import Pop
 from drtp.tunnel import FlowRecord, Target
@@ -182,7 +186,7 @@ async def test_a_udp_service_is_presented_at_a_udp_port_that_outlives_a_refusal(
                 place = seen(host).ports[0].local
                 assert await answered(place, b"words") == b"words"
                 tell(world, host, {"connect/joe/echo": PlanConnect(namespace="joe", name="echo", reason="NotAllowed")})
-                await until(lambda: seen(host).ports[0].code == "DRTP-4060")
+                await until(lambda: [port.code for port in seen(host).ports] == ["DRTP-4060"])
                 await until(lambda: seen(host).ports[0].streams == 0)
                 assert (seen(host).ports[0].local, seen(host).ports[0].protocol) == (place, Protocol.UDP)
                 tell(world, host, told)
@@ -221,7 +225,7 @@ async def test_what_the_plan_says_is_in_the_ready_page_and_a_restart_goes_on_fro
                 async with http.get(f"{seen(host).local_url}/ready") as answer:
                     assert answer.status == 503
                 tell(world, host, plan(pop, "NotAllowed"))
-                await until(lambda: seen(host).ports[0].code == "DRTP-4060")
+                await until(lambda: [port.code for port in seen(host).ports] == ["DRTP-4060"])
                 tell(world, host, plan(pop))
                 await until(lambda: seen(host).ready)
                 async with http.get(f"{seen(host).local_url}/ready") as answer:
@@ -243,3 +247,24 @@ async def test_a_connector_says_which_roots_it_trusts_as_soon_as_it_does(world: 
         both = former.bundle_pem + Authority().bundle_pem
         host._feed.identity.set(replace(former, bundle_pem=both))
         await until(lambda: host._feed._trusting.value == bundle_digest(both))
+
+
+@pytest.mark.parametrize("says_more", [True, False])
+async def test_a_no_from_disk_is_not_taken_for_the_control_planes(world: World, says_more: bool) -> None:
+    """Whoever was let in since the last time is: what is newer comes a moment after the feed is up, if there is any."""
+    async with world.pop(entries={"route/c1": callable_route()}) as pop:
+        settings = host_of(world)._settings
+        feed = Feed(IdentityStore(settings.state_dir), lambda: settings.registration, settings.state_dir, SystemClock())
+        feed.snapshot.set(snapshot(plan(pop, reason="NotAllowed"), 1))
+        async with running(ConnectorHost(settings, feed=feed)) as host:
+            await until(lambda: [port.code for port in seen(host).ports] == ["DRTP-4060"])
+            feed.state.set(FeedState(FeedPhase.UP))
+            began = time.monotonic()
+            if says_more:
+                feed.snapshot.set(snapshot(plan(pop), 2))
+                await until(lambda: seen(host).planned)
+                assert seen(host).ports[0].code != "DRTP-4060"
+            else:
+                await until(lambda: seen(host).planned)
+                assert seen(host).ports[0].code == "DRTP-4060"
+                assert time.monotonic() - began >= SETTLED_S
