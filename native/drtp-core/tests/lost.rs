@@ -36,19 +36,20 @@ enum Fault {
 struct Fragile {
     address: SocketAddr,
     fault: Arc<Mutex<Arc<AtomicU8>>>,
-    swallowed: Arc<Mutex<Arc<AtomicBool>>>,
 }
 
 impl Fragile {
     fn to(target: SocketAddr) -> Self {
         let fault = Arc::new(Mutex::new(Arc::new(AtomicU8::new(Fault::None as u8))));
-        let swallowed = Arc::new(Mutex::new(Arc::new(AtomicBool::new(false))));
-        if over_quic() {
-            let now = Arc::clone(&swallowed);
-            let address = udp_path(target, move || Arc::clone(&now.lock().unwrap()));
-            return Self { address, fault, swallowed };
-        }
         let now = Arc::clone(&fault);
+        if over_quic() {
+            // Of UDP nobody tells who cut, froze or swallowed it.
+            let address = udp_path(target, move || {
+                let mine = Arc::clone(&now.lock().unwrap());
+                move || mine.load(Ordering::SeqCst) != Fault::None as u8
+            });
+            return Self { address, fault };
+        }
         let address = service(move |stream| {
             let mine = Arc::clone(&now.lock().unwrap());
             let upstream = TcpStream::connect(target).unwrap();
@@ -61,14 +62,11 @@ impl Fragile {
             up();
             let _ = other.join();
         });
-        Self { address, fault, swallowed }
+        Self { address, fault }
     }
 
-    /// Strikes all connections there are. Of UDP nobody tells who cut, froze or swallowed it.
+    /// Strikes all connections there are.
     fn strike(&self, fault: Fault) {
-        let mut swallowed = self.swallowed.lock().unwrap();
-        swallowed.store(true, Ordering::SeqCst);
-        *swallowed = Arc::default();
         let mut current = self.fault.lock().unwrap();
         current.store(fault as u8, Ordering::SeqCst);
         *current = Arc::new(AtomicU8::new(Fault::None as u8));

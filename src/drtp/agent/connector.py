@@ -25,9 +25,9 @@ from drtp.api.reports import ConnectorRegistration
 from drtp.api.snapshots import Snapshot
 from drtp.client.epoch import next_epoch
 from drtp.client.feed import Feed, FeedPhase
-from drtp.client.identity import Identity, IdentityStore
+from drtp.client.identity import Identity
 from drtp.client.proxies import proxies
-from drtp.kit.clock import Clock, SystemClock
+from drtp.kit.clock import Clock
 from drtp.kit.errors import Terminal
 from drtp.kit.observe import logger
 from drtp.tunnel import (
@@ -81,15 +81,13 @@ class ConnectorHost(Host[ConnectorView]):
 
     def __init__(self, settings: ConnectorSettings, *, clock: Clock | None = None, feed: Feed | None = None) -> None:
         """`feed` None: made from the identity in the state directory. Raises: Terminal, Invalid."""
-        clock = clock or SystemClock()
-        directory = settings.state_dir
-        feed = feed or Feed(IdentityStore(directory), lambda: settings.registration, directory, clock)
-        super().__init__("connect", ConnectorView(), directory, feed, clock)
+        super().__init__("connect", ConnectorView(), settings, clock, feed)
         self._settings = settings
         self._proxies = proxies()
-        self._from_disk = feed.snapshot.value
+        self._from_disk = self._feed.snapshot.value
+        self._told = False
+        """A snapshot has come since the start."""
         self._up_s: float | None = None
-        self._planned = False
 
     async def _work(self, identity: Identity) -> None:
         config = GatewayConfig(epoch=next_epoch(self._settings.state_dir / "epoch", self._clock), liveness=_LIVENESS)
@@ -127,7 +125,7 @@ class ConnectorHost(Host[ConnectorView]):
         from drtp.agent.pages import Readiness, free_socket, status_pages
 
         def state() -> Readiness:
-            seen = self.view.value or ConnectorView()
+            seen = self._seen
             return Readiness(seen.ready, seen.phase, seen.ports, seen.failure)
 
         async with status_pages(free_socket(*wanted), state, (), self._clock) as url:
@@ -155,7 +153,7 @@ class ConnectorHost(Host[ConnectorView]):
         running.bound |= {key: one.bound for key, one in outcome.entries.items() if one.bound is not None}
         running.applied = {key: {} if key in running.refused else entry for key, entry in plan.documents.items()}
         running.plan = plan
-        self._planned = self._planned or snapshot is not self._from_disk
+        self._told = self._told or snapshot is not self._from_disk
 
     async def _follow_feed_state(self) -> None:
         async for state in self._feed.state:
@@ -182,8 +180,7 @@ class ConnectorHost(Host[ConnectorView]):
         if self._phase in {AgentPhase.CONNECTING, AgentPhase.READY}:
             ready = any(port.ready for port in ports)
             self._phase = AgentPhase.READY if ready else AgentPhase.CONNECTING
-        if self._up_s is not None and self._clock.monotonic() - self._up_s >= SETTLED_S:
-            self._planned = True
+        settled = self._up_s is not None and self._clock.monotonic() - self._up_s >= SETTLED_S
         self._publish(
             phase=self._phase,
             ports=ports,
@@ -192,7 +189,7 @@ class ConnectorHost(Host[ConnectorView]):
             feed=self._feed_view(),
             certificate=self._certificate_view(),
             streams=stats.streams,
-            planned=self._planned,
+            planned=self._told or settled,
             quarantined=running.refused,
             local_url=self._local_url,
         )

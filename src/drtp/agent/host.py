@@ -30,11 +30,11 @@ from drtp.agent.words import plain
 from drtp.api.snapshots import Snapshot
 from drtp.client.epoch import next_epoch
 from drtp.client.feed import Feed, FeedPhase
-from drtp.client.identity import Identity, IdentityStore
+from drtp.client.identity import Identity
 from drtp.client.network import present_network
 from drtp.client.proxies import Proxies, proxies
 from drtp.client.roundtrips import RoundTripMeter
-from drtp.kit.clock import Clock, SystemClock
+from drtp.kit.clock import Clock
 from drtp.kit.errors import Terminal
 from drtp.kit.latest import Latest
 from drtp.kit.memory import HighWater
@@ -87,10 +87,7 @@ class AgentHost(Host[AgentView]):
 
         Raises: Terminal for loose file modes, Invalid for a proxy that cannot be used.
         """
-        clock = clock or SystemClock()
-        directory = settings.state_dir
-        feed = feed or Feed(IdentityStore(directory), lambda: settings.registration, directory, clock)
-        super().__init__("agent", AgentView(), directory, feed, clock)
+        super().__init__("agent", AgentView(), settings, clock, feed)
         self._settings = settings
         self._targets = settings.targets
         self._proxies: Proxies = proxies()
@@ -161,7 +158,7 @@ class AgentHost(Host[AgentView]):
         REGISTRY.register(collector)
         try:
             hosts = self._settings.local_hosts
-            state = lambda: agent_readiness(self.view.value or AgentView())  # noqa: E731 - one expression, used once
+            state = lambda: agent_readiness(self._seen)  # noqa: E731 - one expression, used once
             async with status_pages(free_socket(*wanted), state, hosts, self._clock) as url:
                 self._local_url = url
                 log.info("status pages", url=url)

@@ -16,9 +16,10 @@ import msgspec
 
 from drtp.agent.endings import placed
 from drtp.agent.view import AgentPhase, CertificateView, Failure, FeedView
+from drtp.api.reports import Registration
 from drtp.client.feed import Feed
-from drtp.client.identity import Identity
-from drtp.kit.clock import Clock
+from drtp.client.identity import Identity, IdentityStore
+from drtp.kit.clock import Clock, SystemClock
 from drtp.kit.descriptors import raise_descriptor_limit
 from drtp.kit.errors import DrtpError, Terminal
 from drtp.kit.exclusive import exclusive
@@ -44,17 +45,37 @@ class Rotates(Protocol):
         ...
 
 
+class HostSettings(Protocol):
+    """Of any host: where its identity is, and what it says of itself."""
+
+    @property
+    def state_dir(self) -> Path:
+        """The edge's own."""
+        ...
+
+    @property
+    def registration(self) -> Registration:
+        """As the feed's first message has it."""
+        ...
+
+
 class Host(ABC, Generic[V]):
     """One process of one identity. `run` once; `view` is there from the start."""
 
-    def __init__(self, part: str, view: V, state_dir: Path, feed: Feed, clock: Clock) -> None:
-        """`part`: what its lines in the log are of."""
+    def __init__(self, part: str, view: V, settings: HostSettings, clock: Clock | None, feed: Feed | None) -> None:
+        """`part`: what its lines in the log are of. `feed` None: made from the identity in the state directory.
+
+        Raises: Terminal for loose file modes.
+        """
         self._log = logger(part)
         self.view: Latest[V] = Latest(view)
         self._seen = view
-        self._state_dir = state_dir
-        self._feed = feed
-        self._clock = clock
+        """What `view` has."""
+        self._state_dir = settings.state_dir
+        self._clock = clock or SystemClock()
+        self._feed = feed or Feed(
+            IdentityStore(settings.state_dir), lambda: settings.registration, settings.state_dir, self._clock
+        )
         self._identity: Identity | None = None
         """The one in force."""
         self._renewals = 0

@@ -151,10 +151,9 @@ async def _path(store: Store, service: DRTPService, policies: Sequence[DRTPAcces
         path = _of_connection(connection, attached, policies)
         carriage = access.carriage(path.policies)
         for name in (one.server_ref.name for one in connection.spec.servers):
-            server = servers.get(name)
-            carries = server is not None and asking.may_carry(carriage, access.place_of(server))
-            if server is not None and (name == asked or (carries and not asked)):
-                return path._replace(place=access.place_of(server), server=name)
+            place = access.place_of(servers[name]) if name in servers else None
+            if place is not None and (name == asked if asked else asking.may_carry(carriage, place)):
+                return path._replace(place=place, server=name)
     return path._replace(place=access.place_of(servers[asked]), server=asked) if asked else path
 
 
@@ -172,8 +171,10 @@ async def _quotas(store: Store, namespace: str) -> list[LimitTrace]:
     """Of the project, and of its organisation, as POPs hold them."""
     project = _typed(Namespace, (await store.get(Key(kind_key(Namespace), "", namespace))).object)
     organization, projects = organization_of(project), {namespace: project}
-    with contextlib.suppress(NotFound):
-        projects[organization] = _typed(Namespace, (await store.get(Key(kind_key(Namespace), "", organization))).object)
+    if organization not in {"", namespace}:
+        with contextlib.suppress(NotFound):
+            held = await store.get(Key(kind_key(Namespace), "", organization))
+            projects[organization] = _typed(Namespace, held.object)
     places = dict.fromkeys(filter(None, (namespace, home_of(project, projects.get))))
     found = [
         explaining.quota_limits(place, quota.metadata.name, quotas.counts(quota.spec.hard))

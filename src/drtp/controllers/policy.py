@@ -15,7 +15,6 @@ from drtp.api.drtp import (
     EnforcementPoint,
     PolicyAncestor,
     PolicyTarget,
-    Protocol,
 )
 from drtp.api.gatewayapi import GROUP as GATEWAY_GROUP
 from drtp.api.gatewayapi import Gateway, HTTPRoute, TCPRoute, TLSRoute, UDPRoute
@@ -153,7 +152,7 @@ def _conclusions(policy: DRTPAccessPolicy, target: PolicyTarget, world: World) -
 def _is_passed_through(target: _Target) -> bool:
     """Whether TLS of visitors reaches a service as it is; of a Gateway each listener says so for itself."""
     if isinstance(target, DRTPService):
-        return target.spec.protocol is Protocol.TLS
+        return access.is_passed_through(target)
     return isinstance(target, Gateway | TLSRoute)
 
 
@@ -252,7 +251,8 @@ def _on(world: World, namespace: str, name: str) -> Iterable[Key]:
 
 def _of_service(world: World, change: Change) -> Iterable[Key]:
     """Whether it is there, and whether TLS is passed through to it."""
-    if len({stored.object["spec"].get("protocol") for stored in change.versions}) != 1 or len(change.versions) == 1:
+    protocols = [stored.object["spec"].get("protocol") for stored in change.versions]
+    if len(protocols) < 2 or protocols[0] != protocols[1]:
         yield from _on(world, change.key.namespace, change.key.name)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from datetime import datetime
 
 from drtp.api import gatewayapi
@@ -102,6 +102,19 @@ def _held(route: Route, ref: ParentRef) -> tuple[Condition, ...]:
 # ---- which routes a change concerns ---------------------------------------------------------------------------------
 
 
+def _in(world: World, namespace: str) -> Iterable[Key]:
+    """Every route of a namespace."""
+    for kind in _ROUTES:
+        yield from world.view.keys(kind, namespace)
+
+
+def _found(world: World, index: str, value: Hashable) -> Iterable[Key]:
+    """Routes of every kind for which the index has `value`."""
+    for kind, model in _ROUTES.items():
+        for route in world.view.indexed(model, index, value):
+            yield Key(kind, route.metadata.namespace, route.metadata.name)
+
+
 def _changed_spec(change: Change) -> bool:
     generations = {stored.metadata.get("generation") for stored in change.versions}
     return change.before is None or change.after is None or len(generations) > 1
@@ -110,18 +123,13 @@ def _changed_spec(change: Change) -> bool:
 def _of_parent(world: World, change: Change) -> Iterable[Key]:
     if not _changed_spec(change):
         return
-    parent = (change.key.kind.partition(".")[0], change.key.namespace, change.key.name)
-    for kind, model in _ROUTES.items():
-        for route in world.view.indexed(model, "parent", parent):
-            yield Key(kind, route.metadata.namespace, route.metadata.name)
+    yield from _found(world, "parent", (change.key.kind.partition(".")[0], change.key.namespace, change.key.name))
 
 
 def _of_service(world: World, change: Change) -> Iterable[Key]:
     if change.before is not None and change.after is not None:
         return
-    for kind, model in _ROUTES.items():
-        for route in world.view.indexed(model, "backend", (change.key.namespace, change.key.name)):
-            yield Key(kind, route.metadata.namespace, route.metadata.name)
+    yield from _found(world, "backend", (change.key.namespace, change.key.name))
 
 
 def _of_claim(world: World, change: Change) -> Iterable[Key]:
@@ -133,8 +141,7 @@ def _of_namespace(world: World, change: Change) -> Iterable[Key]:
     """Labels decide who may attach."""
     labels = [stored.labels for stored in change.versions]
     if len(labels) < 2 or labels[0] != labels[1]:
-        for kind in _ROUTES:
-            yield from world.view.keys(kind, change.key.name)
+        yield from _in(world, change.key.name)
 
 
 def _of_grant(world: World, change: Change) -> Iterable[Key]:
@@ -142,26 +149,20 @@ def _of_grant(world: World, change: Change) -> Iterable[Key]:
     for stored in change.versions:
         grant = world.view.typed(ReferenceGrant, stored)
         for one in grant.spec.from_ if grant else ():
-            for kind in _ROUTES:
-                yield from world.view.keys(kind, one.namespace)
+            yield from _in(world, one.namespace)
 
 
 def _of_publication(world: World, change: Change) -> Iterable[Key]:
     """Routes to the service that is offered."""
     for stored in change.versions:
-        where = (change.key.namespace, stored.object["spec"]["serviceRef"]["name"])
-        for kind, model in _ROUTES.items():
-            for route in world.view.indexed(model, "backend", where):
-                yield Key(kind, route.metadata.namespace, route.metadata.name)
+        yield from _found(world, "backend", (change.key.namespace, stored.object["spec"]["serviceRef"]["name"]))
 
 
 def _of_subscription(world: World, change: Change) -> Iterable[Key]:
     """Routes of the subscriber."""
-    for kind in _ROUTES:
-        yield from world.view.keys(kind, change.key.namespace)
+    yield from _in(world, change.key.namespace)
 
 
 def _of_approval(world: World, change: Change) -> Iterable[Key]:
     for subscriber in {stored.object["spec"]["subscriber"]["namespace"] for stored in change.versions}:
-        for kind in _ROUTES:
-            yield from world.view.keys(kind, subscriber)
+        yield from _in(world, subscriber)

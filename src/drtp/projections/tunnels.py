@@ -14,7 +14,6 @@ from drtp.api.drtp import (
     DRTPServer,
     DRTPService,
     EnforcementPoint,
-    Protocol,
     Role,
 )
 from drtp.api.internal import EdgeIdentity, EdgeRole
@@ -156,7 +155,7 @@ def _route(
     if found.spec.access_policy_ref is not None:
         own = read.get(DRTPAccessPolicy, found.metadata.namespace, found.spec.access_policy_ref.name)
         # A connection that names a policy nobody has is closed, not open.
-        passed_through = service.spec.protocol is Protocol.TLS
+        passed_through = access.is_passed_through(service)
         named = access.visitors_lists(own, passed_through=passed_through) if own else (access.NOBODY,)
         compiled = Access(lists=(*compiled.lists, *named))
         origin.extend([own.metadata] if own else [])

@@ -239,7 +239,7 @@ def compile_access(
 ) -> Access:
     """What `point` evaluates: the service's own list first, then one list for each attached policy. All must allow."""
     own = allowlist(service.spec.edge_allowlist, exposed=exposed, protocol=service.spec.protocol)
-    passed_through = service.spec.protocol is Protocol.TLS
+    passed_through = is_passed_through(service)
     held = (visitors_lists(one, passed_through=passed_through) for one in policies if holds_at(one, point))
     return Access(lists=(own, *itertools.chain.from_iterable(held)))
 
@@ -249,6 +249,11 @@ def visitors_lists(policy: DRTPAccessPolicy, *, passed_through: bool) -> Iterato
     yield policy_list(policy)
     if is_read_on_the_way(policy, passed_through=passed_through):
         yield msgspec.structs.replace(NOBODY, dry_run=policy.spec.mode is PolicyMode.DRY_RUN)
+
+
+def is_passed_through(service: DRTPService) -> bool:
+    """Whether TLS of visitors reaches the service as it is."""
+    return service.spec.protocol is Protocol.TLS
 
 
 def is_read_on_the_way(policy: DRTPAccessPolicy, *, passed_through: bool) -> bool:

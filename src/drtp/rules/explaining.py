@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from drtp.api import quotas
-from drtp.api.drtp import Action, DRTPAccessPolicy, DRTPService, EnforcementPoint, Protocol
+from drtp.api.drtp import Action, DRTPAccessPolicy, DRTPService, EnforcementPoint
 from drtp.api.meta import Model
 from drtp.api.policies import PolicyMode
 from drtp.api.snapshots import Access, AccessList
@@ -106,7 +106,7 @@ def explain(question: Question) -> Explained:
     refusing = [one for one in enforced if one.decision == Action.DENY.value]
     spoke = next(iter(refusing), enforced[-1] if enforced else None)
     decision, rule = Action.ALLOW if verdict.allowed else Action.DENY, f"{spoke.list}/{spoke.rule}" if spoke else ""
-    if verdict.allowed and admitted == _ADMITTED[False]:
+    if verdict.allowed and question.admitted is False:
         decision, rule = Action.DENY, ROLES
     return Explained(
         decision=decision.value,
@@ -150,7 +150,7 @@ def _lists(question: Question) -> Iterator[_Named]:
             name = f"policy/{policy.metadata.name}"
             rules = tuple(rule.name for rule in policy.spec.rules)
             yield _Named(name, policy.spec.mode, access.policy_list(policy), rules)
-            passed_through = question.asked.caller is not None or spec.protocol is Protocol.TLS
+            passed_through = question.asked.caller is not None or access.is_passed_through(question.service)
             if access.is_read_on_the_way(policy, passed_through=passed_through):
                 yield _Named(f"{name}/encryption", policy.spec.mode, access.NOBODY, ())
     for name in question.missing:

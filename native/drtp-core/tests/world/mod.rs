@@ -414,29 +414,32 @@ pub fn pattern(count: usize, seed: u64) -> Vec<u8> {
     out
 }
 
-/// A UDP path to `target`. Each flow has what `swallows` gives when it comes, and loses everything once that is true.
-pub fn udp_path(target: SocketAddr, swallows: impl Fn() -> Arc<AtomicBool> + Send + 'static) -> SocketAddr {
+/// A UDP path to `target`. Each flow has what `swallows` gives when it comes, and loses everything once that says so.
+pub fn udp_path<S>(target: SocketAddr, swallows: impl Fn() -> S + Send + 'static) -> SocketAddr
+where
+    S: Fn() -> bool + Clone + Send + 'static,
+{
     let front = Arc::new(udp_socket());
     let address = front.local_addr().unwrap();
     std::thread::spawn(move || {
-        let mut flows: HashMap<SocketAddr, (Arc<UdpSocket>, Arc<AtomicBool>)> = HashMap::new();
+        let mut flows: HashMap<SocketAddr, (Arc<UdpSocket>, S)> = HashMap::new();
         let mut buffer = vec![0; 65_536];
         while let Ok((count, from)) = front.recv_from(&mut buffer) {
             let (there, swallowed) = flows.entry(from).or_insert_with(|| {
                 let (there, swallowed) = (Arc::new(udp_socket()), swallows());
                 there.connect(target).unwrap();
-                let (back, front, lost) = (Arc::clone(&there), Arc::clone(&front), Arc::clone(&swallowed));
+                let (back, front, lost) = (Arc::clone(&there), Arc::clone(&front), swallowed.clone());
                 std::thread::spawn(move || {
                     let mut buffer = vec![0; 65_536];
                     while let Ok(count) = back.recv(&mut buffer) {
-                        if !lost.load(Ordering::SeqCst) {
+                        if !lost() {
                             let _ = front.send_to(&buffer[..count], from);
                         }
                     }
                 });
                 (there, swallowed)
             });
-            if !swallowed.load(Ordering::SeqCst) {
+            if !swallowed() {
                 let _ = there.send(&buffer[..count]);
             }
         }
@@ -455,7 +458,10 @@ impl Hole {
         let closed = Arc::new(AtomicBool::new(false));
         let swallowing = Arc::clone(&closed);
         if over_quic() {
-            let swallows = move || Arc::clone(&swallowing);
+            let swallows = move || {
+                let swallowing = Arc::clone(&swallowing);
+                move || swallowing.load(Ordering::SeqCst)
+            };
             return Self { address: udp_path(target, swallows), closed };
         }
         let address = service(move |stream| {
