@@ -167,6 +167,41 @@ fn new_connections_go_on_through_the_other_pop_while_one_drains_and_the_live_one
     assert!(panel.connector.stats().recent.iter().all(|record| record.outcome != "going away"));
 }
 
+/// The agent leaves one POP; what it serves stays on the routes of both.
+fn leave(panel: &Panel, server: &str) {
+    assert_ok(&panel.agent.apply(json!({"remove": [format!("server/{server}")]}).to_string().as_bytes()));
+    let pop: usize = server[2..].parse().unwrap();
+    let serves = |session: &drtp_core::SessionStats| session.peer == "a-1" && session.state == "Open";
+    until("the agent to be gone", || !panel.pops[pop - 1].stats().sessions.iter().any(serves));
+}
+
+#[test]
+fn a_connection_whose_way_is_lost_before_it_began_goes_by_another_pop() {
+    let panel = Panel::build(service(echo), 2, json!({}));
+    leave(&panel, "p-1");
+    for _ in 0..20 {
+        let mut stream = panel.call();
+        stream.write_all(b"x").unwrap();
+        stream.read_exact(&mut [0]).unwrap();
+    }
+    assert!(panel.connector.stats().recent.iter().all(|record| record.outcome != "tunnel lost"));
+}
+
+#[test]
+fn a_connection_waits_a_moment_for_a_way_and_no_longer() {
+    let panel = Panel::build(service(echo), 1, json!({}));
+    leave(&panel, "p-1");
+    let began = std::time::Instant::now();
+    visit_in_vain(panel.at);
+    assert!(began.elapsed() < std::time::Duration::from_secs(3));
+    assert_eq!(panel.outcome(), "tunnel lost");
+    // One that comes while nobody serves is served by whoever is back in time.
+    let mut stream = panel.call();
+    assert_ok(&panel.agent.apply(&upsert("server/p-1", &plan_numbered(1, &panel.pops[0]))));
+    stream.write_all(b"x").unwrap();
+    stream.read_exact(&mut [0]).unwrap();
+}
+
 #[test]
 fn a_unix_port_is_the_owners_alone_and_goes_with_the_connector() {
     use std::os::unix::fs::PermissionsExt;

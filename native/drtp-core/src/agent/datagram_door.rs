@@ -13,6 +13,7 @@ use mio::net::UdpSocket;
 use mio::{Interest, Registry, Token};
 
 use super::Agent;
+use super::astray::Tries;
 use super::listener::is_refusal;
 use super::refusals::{LOST_FOR, REFUSED_FOR, Refusals};
 use crate::driver::batch::{bound, split};
@@ -150,7 +151,9 @@ impl Agent {
         let mut relay = Relay::new(Phase::Sealing, index, self.core.table.next_serial(), now);
         let idle = Duration::from_millis(u64::from(idle_ms));
         relay.flow = Some(Flow::new(Taker::Visitor(socket, from), idle, Guard::Proven, now));
-        let relay = self.seal_to_agent(index, relay, None, (Carries::SealedDatagrams, idle_ms))?;
+        let carries = Carries::SealedDatagrams;
+        let way = self.choose_way(index, carries, &[])?;
+        let relay = self.seal_to_agent(index, relay, None, way, (carries, idle_ms), Tries::begun(now))?;
         // For this side's books; the agent is not told.
         let stream_id = self.core.table.relays[relay].who.stream_id;
         self.core.table.relays[relay].who = Who::at(source, stream_id);

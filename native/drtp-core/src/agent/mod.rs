@@ -1,6 +1,7 @@
 //! Who dials POPs: an agent, which dials the pinned local service for each visitor that comes; a gateway, which brings
 //! the flows of its UDP listeners; and a connector, which brings what comes to its local ports.
 
+mod astray;
 mod by_udp;
 mod course;
 mod datagram_door;
@@ -58,6 +59,7 @@ enum What {
     DialStep(usize, u64),
     Dials,
     Listener(usize),
+    Astray(usize),
 }
 
 pub(crate) struct Agent {
@@ -241,6 +243,7 @@ impl Agent {
                 self.start_link(link);
             }
             Some(What::Listener(listener)) => self.socket_news(listener),
+            Some(What::Astray(port)) => self.look_for_ways(port),
             Some(What::DialStep(dial, serial)) => self.dial_step(dial, serial),
             Some(What::Dials) => self.end_late_dials(),
             Some(What::Link(..)) | None => {}

@@ -2,13 +2,14 @@
 //! service. Nothing listens but what the plan's host asks for, and each connection is judged by where it comes from.
 //! Of a UDP service a port takes datagrams ([`super::datagram_door`]).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ipnet::IpNet;
 use serde::Deserialize;
 
+use super::astray::{Astray, Tries};
 use super::datagram_door::DatagramDoor;
 use super::listener::minute_ms;
 use super::{Agent, What};
@@ -58,7 +59,7 @@ pub(super) struct PortSpec {
 
 /// A connection of the service, the agent behind it, and a POP that both have.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-struct WayTo {
+pub(super) struct WayTo {
     connection: String,
     agent: String,
     server: String,
@@ -70,10 +71,22 @@ impl PortSpec {
         if self.protocol == "UDP" { Carries::Datagrams } else { Carries::Bytes }
     }
 
+    /// POPs that its ways lead through.
+    pub(super) fn servers(&self) -> impl Iterator<Item = &String> {
+        self.ways.iter().map(|way| &way.server)
+    }
+
     /// Whether it is another socket than that of `other`.
     fn differs_in_place(&self, other: &Self) -> bool {
         self.bind != other.bind || self.carries() != other.carries()
     }
+}
+
+/// Where a connection is to end, and by which POP it goes.
+pub(super) struct Meant {
+    agent: String,
+    pub(super) server: String,
+    pub(super) tries: Tries,
 }
 
 pub(super) struct Port {
@@ -87,8 +100,9 @@ pub(super) struct Port {
     pub(super) door: Option<DatagramDoor>,
     /// Or flows.
     pub(super) connections: BTreeSet<usize>,
-    /// The agent that each connection is to end at.
-    meant: BTreeMap<usize, String>,
+    pub(super) meant: BTreeMap<usize, Meant>,
+    /// Connections without a way at the moment.
+    pub(super) astray: VecDeque<Astray>,
     turn: usize,
     pub(super) totals: ConnectionStats,
 }
@@ -113,12 +127,13 @@ impl Agent {
             index
         } else {
             let totals = ConnectionStats { connection: key.to_owned(), ..ConnectionStats::default() };
-            let (connections, meant) = (BTreeSet::new(), BTreeMap::new());
+            let (connections, meant, astray) = (BTreeSet::new(), BTreeMap::new(), VecDeque::new());
             let (listener, door, turn) = (None, None, 0);
-            let key_owned = key.to_owned();
-            let port = Port { key: key_owned, spec, allow, place, listener, door, connections, meant, turn, totals };
+            let port_key = key.to_owned();
+            let key = port_key.clone();
+            let port = Port { key, spec, allow, place, listener, door, connections, meant, astray, turn, totals };
             let index = self.ports.insert(port);
-            self.port_by_key.insert(key.to_owned(), index);
+            self.port_by_key.insert(port_key, index);
             index
         };
         self.cut_port(index);
@@ -184,7 +199,7 @@ impl Agent {
     fn cut_port(&mut self, index: usize) {
         let port = &self.ports[index];
         let known = |agent: &String| port.spec.ways.iter().any(|way| way.agent == *agent);
-        let over = port.meant.iter().filter(|(_, agent)| !known(agent)).map(|(relay, _)| *relay);
+        let over = port.meant.iter().filter(|(_, meant)| !known(&meant.agent)).map(|(relay, _)| *relay);
         for relay in over.collect::<Vec<_>>() {
             self.core.table.end_relay(relay, Err(ResetCode::NoRoute));
         }
@@ -215,10 +230,21 @@ impl Agent {
         }
     }
 
-    /// Dropping the socket resets it.
     fn connection_came(&mut self, index: usize, socket: Socket, peer: Option<SocketAddr>) {
-        match self.begin_connection(index, socket, peer) {
-            Ok(relay) => self.ports[index].took(relay),
+        let begun = self.begin_connection(index, socket, peer);
+        self.note_begun(index, peer, begun);
+    }
+
+    /// A connection has its stream, or waits for a way, or not even that. Dropping its socket has reset it then.
+    pub(super) fn note_begun(
+        &mut self,
+        index: usize,
+        peer: Option<SocketAddr>,
+        begun: Result<Option<usize>, ResetCode>,
+    ) {
+        match begun {
+            Ok(Some(relay)) => self.ports[index].took(relay),
+            Ok(None) => {}
             Err(code) => {
                 let port = &mut self.ports[index];
                 port.totals.denied_total += 1;
@@ -228,12 +254,16 @@ impl Agent {
         }
     }
 
-    fn begin_connection(&mut self, index: usize, socket: Socket, peer: Option<SocketAddr>) -> Result<usize, ResetCode> {
+    fn begin_connection(
+        &mut self,
+        index: usize,
+        socket: Socket,
+        peer: Option<SocketAddr>,
+    ) -> Result<Option<usize>, ResetCode> {
         self.may_begin(index, peer)?;
         self.has_place(index)?;
-        let relay = Relay::new(Phase::Sealing, index, self.core.table.next_serial(), self.core.now());
-        let dial_ms = self.config.limits.dial_ms;
-        self.seal_to_agent(index, relay, Some(socket), (Carries::Sealed, dial_ms))
+        let now = self.core.now();
+        self.take_a_way(index, socket, Tries::begun(now))
     }
 
     /// Whether somebody, a peer where there is an address, may have another connection or flow.
@@ -250,7 +280,8 @@ impl Agent {
     }
 
     pub(super) fn is_full(&self, index: usize) -> bool {
-        self.ports[index].connections.len() >= self.port_room()
+        let port = &self.ports[index];
+        port.connections.len() + port.astray.len() >= self.port_room()
     }
 
     /// Connections, or flows, that one port may have at once.
@@ -258,16 +289,17 @@ impl Agent {
         CONNECTIONS_MAX.min(self.config.limits.streams_max as usize)
     }
 
-    /// Opens a relay's stream through the nearest POP, and begins TLS with the agent inside it. `carries`: what, and the
-    /// deadline in milliseconds that its OPEN says.
+    /// Opens a relay's stream by `way`, and begins TLS with the agent inside it. `carries`: what, and the deadline in
+    /// milliseconds that its OPEN says.
     pub(super) fn seal_to_agent(
         &mut self,
         index: usize,
         relay: Relay,
         socket: Option<Socket>,
+        (way, session): (WayTo, usize),
         (carries, deadline_ms): (Carries, u32),
+        tries: Tries,
     ) -> Result<usize, ResetCode> {
-        let (way, session) = self.choose_way(index, carries)?;
         let name = format!("{}.agent.{}", way.agent, self.credentials.own.trust_domain);
         let tls = Tls::client(&self.credentials.ends(carries).client, &name).map_err(|_| ResetCode::Unsealed)?;
         let open = Open {
@@ -299,15 +331,25 @@ impl Agent {
         }
         self.core.table.relays[relay].phase = Phase::Sealing;
         self.core.table.seal_stream(relay, tls);
-        self.ports[index].meant.insert(relay, way.agent);
+        self.ports[index].meant.insert(relay, Meant { agent: way.agent, server: way.server, tries });
         Ok(relay)
     }
 
-    /// The nearest POP that has a session and carries such streams; those about as near take turns.
-    fn choose_way(&mut self, index: usize, carries: Carries) -> Result<(WayTo, usize), ResetCode> {
+    /// The nearest POP that has a session and carries such streams; those about as near take turns. POPs that were
+    /// `tried` come last.
+    pub(super) fn choose_way(
+        &mut self,
+        index: usize,
+        carries: Carries,
+        tried: &[String],
+    ) -> Result<(WayTo, usize), ResetCode> {
         let ways = self.ports[index].spec.ways.iter().enumerate();
-        let live: Vec<(usize, usize)> =
+        let mut live: Vec<(usize, usize)> =
             ways.filter_map(|(number, way)| Some((number, self.session_with(&way.server)?))).collect();
+        let is_fresh = |(number, _): &(usize, usize)| !tried.contains(&self.ports[index].spec.ways[*number].server);
+        if live.iter().any(is_fresh) {
+            live.retain(is_fresh);
+        }
         let none = if live.is_empty() { ResetCode::Lost } else { ResetCode::TooOld };
         let mut measured = |(number, session): (usize, usize)| {
             let machine = self.core.table.session(session).filter(|machine| machine.bears(carries))?;
@@ -336,11 +378,14 @@ impl Agent {
         let sealed = state.sealed.as_ref().ok_or(ResetCode::Unsealed)?;
         let meant = self.ports.get(state.owner).and_then(|port| port.meant.get(&relay)).ok_or(ResetCode::NoRoute)?;
         let peer = sealed.judged().map_err(|_| ResetCode::Unsealed)?;
-        let fits = peer.must_be(Role::Agent, &self.credentials.own.trust_domain, Some(meant));
+        let fits = peer.must_be(Role::Agent, &self.credentials.own.trust_domain, Some(&meant.agent));
         fits.map(|()| peer.uid).map_err(|_| ResetCode::Unsealed)
     }
 
     pub(super) fn port_gone(&mut self, relay: usize, outcome: Outcome) {
+        if self.goes_astray(relay, outcome) {
+            return;
+        }
         let Some(state) = self.core.table.relays.get(relay) else { return };
         let Some(port) = self.ports.get_mut(state.owner) else { return };
         if !port.connections.remove(&relay) {
@@ -407,6 +452,13 @@ fn count(totals: &mut ConnectionStats, relay: &Relay) {
 impl Port {
     fn is_open(&self) -> bool {
         self.listener.is_some() || self.door.is_some()
+    }
+
+    /// A connection that has not begun goes another way: this try of it never was.
+    pub(super) fn forget(&mut self, relay: usize) {
+        self.meant.remove(&relay);
+        self.connections.remove(&relay);
+        self.totals.streams_total -= 1;
     }
 
     /// One more connection or flow.

@@ -43,6 +43,10 @@ impl Hop {
         registry.register(&mut self.stream, token, interest)
     }
 
+    pub(crate) fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
+        registry.deregister(&mut self.stream)
+    }
+
     pub(crate) fn note_end(&mut self, wholly: bool) {
         self.ended = true;
         self.deserted |= wholly && !self.finished && self.sudden == SuddenEnd::Reset;

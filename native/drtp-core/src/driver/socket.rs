@@ -97,6 +97,15 @@ impl Socket {
         }
     }
 
+    /// Watched no more, so that another relay may have it.
+    pub(crate) fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
+        match self {
+            Socket::Tcp(stream) => registry.deregister(stream),
+            Socket::Unix(hop) => hop.deregister(registry),
+            Socket::Through(way) => way.stream().map_or(Ok(()), |stream| registry.deregister(stream)),
+        }
+    }
+
     pub(crate) fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             let result = match self {

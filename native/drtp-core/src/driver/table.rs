@@ -424,7 +424,10 @@ impl Table {
         if let (Some(socket), Ok(())) = (&state.socket, &outcome) {
             socket.end_orderly();
         }
-        state.socket = None;
+        // Of one whose way was lost before anything was read the role may want to try another.
+        if !state.is_sealing() {
+            state.socket = None;
+        }
         state.tls = None;
         let mate = state.mate.take();
         let backlog = state.backlog.take();
