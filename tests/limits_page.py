@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from drtp.api.reports import CALLED_MAX
-from drtp.apiserver import calls, signin, watches
+from drtp.apiserver import calls, forms, watches
 from drtp.apiserver import server as api
 from drtp.edgeserver import feed, routes
 from drtp.edgeserver import server as edge
@@ -61,7 +61,7 @@ def _size(count: int) -> str:
 def _doors() -> list[tuple[str, ...]]:
     api_body = f"{_size(calls.BODY_BYTES_MAX)} in {calls.BODY_DEADLINE_S:.0f} s"
     edge_body = f"{_size(routes.BODY_BYTES_MAX)} in {routes.BODY_TIMEOUT_S:.0f} s"
-    sign_in = f"{_size(signin.BODY_BYTES_MAX)} in {signin.BODY_DEADLINE_S:.0f} s"
+    sign_in = f"{_size(forms.BODY_BYTES_MAX)} in {forms.BODY_DEADLINE_S:.0f} s"
     messages = f"feed messages {_size(min(feed.MESSAGE_BYTES_MAX.values()))} (agents)"
     found = (
         ("API", api.CONNECTIONS_MAX, api_body, f"{watches.WATCHES_PER_USER_MAX} watches a user"),

@@ -33,6 +33,7 @@ pub fn introduced(hello: &Hello) -> Result<Option<Header>, Malformed> {
         stream_id: uuid_bytes(stream_id).ok_or(Malformed)?,
         service: Some(service.to_owned()),
         gateway: None,
+        signed_in: None, // Its bytes are not HTTP: nobody signs in there.
     }))
 }
 

@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use serde::Deserialize;
+
 use crate::message::uuid_bytes;
 
 /// First bytes of v2.
@@ -18,6 +20,8 @@ const TLV_SERVICE: u8 = 0xe1;
 const TLV_GATEWAY: u8 = 0xe2;
 /// TLV, to local services only: who called by `connect`, `user:<name>` or `app:<name>`, as it has proven to the agent.
 const TLV_CALLER: u8 = 0xe3;
+/// TLV: who has signed in at the gateway, JSON.
+const TLV_VISITOR: u8 = 0xe4;
 /// Text of one TLV that is written.
 const TLV_TEXT_MAX: usize = 256;
 
@@ -34,6 +38,18 @@ pub struct Header {
     pub service: Option<String>,
     /// The gateway's own uid, as it says.
     pub gateway: Option<String>,
+    /// Who has signed in at the gateway, as it says.
+    pub signed_in: Option<SignedIn>,
+}
+
+/// A person whom a gateway knows by a token of the control plane's sign-in.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct SignedIn {
+    /// The user's.
+    pub name: String,
+    /// Groups of the sign-in, as roles are bound to them.
+    #[serde(default)]
+    pub groups: Vec<String>,
 }
 
 /// A header that must not be believed.
@@ -145,6 +161,12 @@ fn tlvs(mut rest: &[u8], header: &mut Header) -> Result<(), ProxyError> {
                 let field = if *kind == TLV_SERVICE { &mut header.service } else { &mut header.gateway };
                 let text = std::str::from_utf8(value).map_err(|_| ProxyError::Malformed)?;
                 if field.replace(text.to_owned()).is_some() {
+                    return Err(ProxyError::Malformed);
+                }
+            }
+            TLV_VISITOR if !value.is_empty() => {
+                let said = serde_json::from_slice(value).map_err(|_| ProxyError::Malformed)?;
+                if header.signed_in.replace(said).is_some() {
                     return Err(ProxyError::Malformed);
                 }
             }
@@ -346,6 +368,30 @@ mod tests {
         assert_eq!(whole(parse_v2(&v2)).0.service.as_deref(), Some("s"));
         add(&mut v2);
         assert_eq!(parse_v2(&v2), Err(ProxyError::Malformed));
+    }
+
+    #[test]
+    fn whoever_has_signed_in_is_read_once_and_whole() {
+        let with = |text: &str| {
+            let mut v2 = write_v2(Transport::Bytes, "1.2.3.4:5".parse().ok(), "6.7.8.9:10".parse().ok(), "");
+            let add = |v2: &mut Vec<u8>| {
+                v2.extend_from_slice(&[TLV_VISITOR, 0, text.len() as u8]);
+                v2.extend_from_slice(text.as_bytes());
+                v2[15] += 3 + text.len() as u8;
+            };
+            add(&mut v2);
+            let once = parse_v2(&v2);
+            add(&mut v2);
+            (once, parse_v2(&v2))
+        };
+        let (once, twice) = with(r#"{"name": "anna", "groups": ["g"]}"#);
+        let anna = SignedIn { name: "anna".to_owned(), groups: vec!["g".to_owned()] };
+        assert_eq!(whole(once).0.signed_in, Some(anna));
+        assert_eq!(twice, Err(ProxyError::Malformed));
+        for unreadable in ["anna", "{}", r#"{"name": 1}"#, "["] {
+            assert_eq!(with(unreadable).0, Err(ProxyError::Malformed), "{unreadable}");
+        }
+        assert_eq!(whole(with("").0).0.signed_in, None);
     }
 
     proptest! {

@@ -171,8 +171,8 @@ fn new_connections_go_on_through_the_other_pop_while_one_drains_and_the_live_one
 fn leave(panel: &Panel, server: &str) {
     assert_ok(&panel.agent.apply(json!({"remove": [format!("server/{server}")]}).to_string().as_bytes()));
     let pop: usize = server[2..].parse().unwrap();
-    let serves = |session: &drtp_core::SessionStats| session.peer == "a-1" && session.state == "Open";
-    until("the agent to be gone", || !panel.pops[pop - 1].stats().sessions.iter().any(serves));
+    let is_here = |session: &drtp_core::SessionStats| session.peer == "a-1" && session.state == "Open";
+    until("the agent to be gone", || !panel.pops[pop - 1].stats().sessions.iter().any(is_here));
 }
 
 #[test]

@@ -135,11 +135,11 @@ KINDS = (
 
 INTERNAL = tuple(
     KindInfo(
-        kind=model.__name__,
+        kind=model.__name__.removesuffix("Record"),
         group=internal.GROUP,
         version=internal.VERSION,
         plural=plural,
-        singular=model.__name__.lower(),
+        singular=model.__name__.removesuffix("Record").lower(),
         namespaced=False,
         model=model,
         internal=True,
@@ -151,6 +151,7 @@ INTERNAL = tuple(
         ("apitokens", internal.ApiToken),
         ("logins", internal.Login),
         ("claims", internal.Claim),
+        ("signins", internal.SignInRecord),
     )
 )
 """Known to stores and views, served by no API."""

@@ -23,6 +23,7 @@ API_TOKEN = f"ApiToken.{GROUP}"
 LOGIN = f"Login.{GROUP}"
 CLAIM = f"Claim.{GROUP}"
 INVITATION = f"Invitation.{GROUP}"
+SIGN_IN = f"SignIn.{GROUP}"
 
 
 class Bound(Model, frozen=True):
@@ -305,6 +306,23 @@ class Invitation(Model, frozen=True, kw_only=True, omit_defaults=False):
     kind: str = "Invitation"
     metadata: ObjectMeta
     spec: InvitationSpec
+
+
+class SignInSpec(Model, frozen=True):
+    """Where visitors of public places say who they are, and what proves it: tokens of `issuer`, by `keys` (JWK set)."""
+
+    issuer: str
+    url: str
+    keys: str
+
+
+class SignInRecord(Model, frozen=True, kw_only=True, omit_defaults=False):
+    """Named `visitors`: what gateways are told of the control plane's sign-in. Public, all of it."""
+
+    api_version: str = API_VERSION
+    kind: str = "SignIn"
+    metadata: ObjectMeta
+    spec: SignInSpec
 
 
 class ClaimKind(Enum):

@@ -101,6 +101,14 @@ class PopPlace(Model, frozen=True):
     country: str | None = None
 
 
+class Membership(Model, frozen=True, forbid_unknown_fields=True):
+    """Who is of an organisation that a rule names: users by name, and groups, as roles are bound to them."""
+
+    organization: str
+    users: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+
+
 class Limits(Model, frozen=True):
     """Caps on one connection at one POP. 0: the POP's own default."""
 
@@ -166,6 +174,8 @@ class RouteEntry(Model, frozen=True, tag="route", tag_field="type"):
     """What policies say of callers, both kinds; None where none does."""
     place: PopPlace | None = None
     """Where this POP is, for rules that name carriers."""
+    memberships: tuple[Membership, ...] = ()
+    """Of the organisations that `access` names, for visitors who have signed in at a gateway."""
     sources: tuple[Source, ...] = ()
 
 
@@ -178,11 +188,14 @@ class TrustEntry(Model, frozen=True, tag="trust", tag_field="type"):
 class DenyEntry(Model, frozen=True, tag="deny", tag_field="type"):
     """Key `deny`. Identity uid -> -1: none of its certificates is accepted, live sessions end. To an agent: POPs alone.
 
+    `people`: names of users who are shut out, whatever they signed in with; POPs and gateways know visitors by name.
+
     0 and more would be the lowest generation still accepted. A certificate does not carry its generation, so a POP
     cannot hold it: it takes the entry with a warning, and the authority, which knows the newest, locks a clone.
     """
 
     minimum_generation: dict[str, int] = {}
+    people: tuple[str, ...] = ()
 
 
 # ---- TunnelPlan: for one agent -------------------------------------------------------------------------------------
@@ -271,6 +284,15 @@ class PlanConnect(Model, frozen=True, tag="connect", tag_field="type"):
 
 
 # ---- GatewayTable: for one gateway ---------------------------------------------------------------------------------
+
+
+class SignInEntry(Model, frozen=True, tag="signin", tag_field="type"):
+    """Key `sign-in`. Where visitors say who they are, and what proves it: tokens of `issuer`, by `keys`, a JWK set."""
+
+    issuer: str
+    url: str
+    keys: str
+    sources: tuple[Source, ...] = ()
 
 
 class ListenerProtocol(Enum):
@@ -409,12 +431,16 @@ class HttpRule(Model, frozen=True):
 
 
 class HttpHost(Model, frozen=True, tag="http", tag_field="type"):
-    """Key `http/<address>/<port>/<hostname>`. A virtual host; `hostname` may be `*.suffix`, or `*`."""
+    """Key `http/<address>/<port>/<hostname>`. A virtual host; `hostname` may be `*.suffix`, or `*`.
+
+    `memberships`: of the organisations that its rules' access names.
+    """
 
     address: str
     port: int
     hostname: str
     rules: tuple[HttpRule, ...]
+    memberships: tuple[Membership, ...] = ()
     sources: tuple[Source, ...] = ()
 
 
@@ -486,6 +512,7 @@ Entry = (
     | TcpExposure
     | UdpExposure
     | SniExposure
+    | SignInEntry
     | ProbeTarget
 )
 Entries = dict[str, Entry]

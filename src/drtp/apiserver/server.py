@@ -44,6 +44,7 @@ from drtp.apiserver.reconsidering import Reconsidering
 from drtp.apiserver.selectors import selected_name
 from drtp.apiserver.servicecredentials import ServiceCredentials
 from drtp.apiserver.signin import SignIn
+from drtp.apiserver.visiting import Visiting
 from drtp.apiserver.watches import Watches
 from drtp.apiserver.writes import Writes, is_apply
 from drtp.issuers.audit import AuditLog
@@ -108,12 +109,14 @@ class ApiServer:
         organizations: Organizations,
         own: CredentialIssuer,
         sign_in: SignIn | None = None,
+        visiting: Visiting | None = None,
     ) -> None:
         self._admissions = admissions
         self._service_credentials = service_credentials
         self._organizations = organizations
         self._own = own
         self._sign_in = sign_in
+        self._visiting = visiting
         self._issuer = issuer
         self._revoker = revoker
         self._authenticator = authenticator
@@ -142,6 +145,8 @@ class ApiServer:
         app = web.Application(client_max_size=BODY_BYTES_MAX)
         if self._sign_in is not None:
             self._sign_in.add_to(app)
+        if self._visiting is not None:
+            self._visiting.add_to(app)
         app.router.add_route("*", r"/{path:[\s\S]*}", self._handle)
         return app
 

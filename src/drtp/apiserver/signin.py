@@ -1,47 +1,35 @@
 """The routes of the local issuer, below `/oidc` at the API's door: for strangers, so each is small, short and paced.
 
-A form is bound to the browser that got it: a sealed field and a `__Host-` cookie belong together, and the browser's own
-`Origin` must be ours. What the client asked for is in the sealed field, so nothing is kept for whoever looks at a page.
+What the client asked for is in the sealed field of its form (`forms.py`): nothing is kept for whoever looks at a page.
 """
 
 from __future__ import annotations
 
-import asyncio
-import base64
 import re
-import secrets
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, TypeVar
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlencode
 
 import msgspec
 from aiohttp import web
 
 from drtp.apiserver import signinpages as pages
-from drtp.issuers.digests import Pepper
+from drtp.apiserver.forms import Forms, Handler, cookie_of, form_of, new_cookie, origin_of, with_cookie
 from drtp.issuers.localissuer import PATH, LocalIssuer, NotYet, Tokens
 from drtp.issuers.waiting import Code, Entered
-from drtp.kit.buckets import AddressBuckets
 from drtp.kit.clock import Clock
 from drtp.kit.codes import CODES
 from drtp.kit.errors import DrtpError, Refused, Retryable
 from drtp.kit.secret import Secret
 
-BODY_BYTES_MAX = 16 * 1024
-BODY_DEADLINE_S = 10.0
-FORM_S = 600
-"""A form that was left open for longer is shown again."""
 WORD_MAX = 512
 """Of `state` and `nonce`, which the client gets back; ours has 43 characters."""
 
-COOKIE = "__Host-drtp-signin"
 DEVICE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
 
 _REDIRECT = re.compile(r"http://(?:127\.0\.0\.1|\[::1\]):[1-9][0-9]{0,4}/callback")
 _CHALLENGE = re.compile(r"[A-Za-z0-9_-]{43}")
 _VERIFIER = re.compile(r"[A-Za-z0-9._~-]{43,128}")
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class _Ask(msgspec.Struct, frozen=True):
@@ -61,19 +49,13 @@ class _Form(msgspec.Struct, frozen=True):
     expires: int
 
 
-S = TypeVar("S", _Ask, _Form)
-
-
 class SignIn:
     """Handlers over a local issuer."""
 
     def __init__(self, issuer: LocalIssuer, clock: Clock) -> None:
         self._issuer = issuer
         self._clock = clock
-        self._seals = Pepper(secrets.token_bytes(32))
-        parts = urlsplit(issuer.issuer)
-        self._origin = f"{parts.scheme}://{parts.netloc}"
-        self._looks = AddressBuckets(clock, burst=120, per_s=10)
+        self._forms = Forms(issuer.issuer, clock, again="Start again with datumctl login.")
 
     def add_to(self, app: web.Application) -> None:
         """Serve them."""
@@ -89,19 +71,7 @@ class SignIn:
         router.add_post(f"{PATH}/revoke", self._paced(self._revoke))
 
     def _paced(self, handler: Handler) -> Handler:
-        async def paced(request: web.Request) -> web.StreamResponse:
-            try:
-                if not self._looks.take(request.remote or "::"):
-                    raise Refused("DRTP-2033")
-                response = await handler(request)
-            except (Refused, Retryable) as error:
-                response = _error(error)
-            except web.HTTPException as refusal:
-                response = pages.told("Not understood", refusal.text or refusal.reason, status=refusal.status)
-            response.force_close()  # whoever has not said who they are keeps no connection
-            return response
-
-        return paced
+        return self._forms.paced(handler, _error)
 
     # ---- documents -------------------------------------------------------------------------------------------------
 
@@ -134,26 +104,27 @@ class SignIn:
     # ---- a browser on the user's own machine -----------------------------------------------------------------------
 
     async def _authorize(self, request: web.Request) -> web.StreamResponse:
-        ask = _asked(request.query, self._issuer.client, int(self._clock.now().timestamp()) + FORM_S)
+        ask = _asked(request.query, self._issuer, self._forms.ends())
         return self._form(request, ask)
 
     def _form(self, request: web.Request, ask: _Ask, fault: DrtpError | None = None) -> web.Response:
-        cookie = request.cookies.get(COOKIE) or secrets.token_urlsafe(24)
-        fresh = msgspec.structs.replace(ask, expires=int(self._clock.now().timestamp()) + FORM_S)
-        where = _origin_of(ask.redirect_uri)
+        cookie = cookie_of(request) or new_cookie()
+        fresh = msgspec.structs.replace(ask, expires=self._forms.ends())
+        where = origin_of(ask.redirect_uri)
         said = fault.what if fault is not None else ""
         page = pages.sign_in(
-            {"ask": self._sealed(fresh, cookie)},
+            {"ask": self._forms.sealed(fresh, cookie)},
             action=f"{PATH}/authorize",
             where=where,
+            visits=ask.redirect_uri == self._issuer.visits_uri,
             fault=said,
             status=_status(fault) if fault is not None else 200,
         )
-        return _with_cookie(page, cookie)
+        return with_cookie(page, cookie)
 
     async def _authorized(self, request: web.Request) -> web.StreamResponse:
-        form = await _form_of(request)
-        ask = self._opened(request, form, _Ask)
+        form = await form_of(request)
+        ask = self._forms.opened(request, form, _Ask)
         try:
             who = await self._signed_in(form, request)
         except (Refused, Retryable) as fault:
@@ -166,7 +137,7 @@ class SignIn:
     # ---- a browser somewhere else ----------------------------------------------------------------------------------
 
     async def _device_start(self, request: web.Request) -> web.StreamResponse:
-        form = await _form_of(request)
+        form = await form_of(request)
         if form.get("client_id") != self._issuer.client:
             return _oauth_error("invalid_client")
         scopes = form.get("scope", "").split()
@@ -187,15 +158,15 @@ class SignIn:
         return self._device_form(request, request.query.get("user_code", "")[:20])
 
     def _device_form(self, request: web.Request, code: str, fault: DrtpError | None = None) -> web.Response:
-        cookie = request.cookies.get(COOKIE) or secrets.token_urlsafe(24)
-        sealed = self._sealed(_Form(int(self._clock.now().timestamp()) + FORM_S), cookie)
+        cookie = cookie_of(request) or new_cookie()
+        sealed = self._forms.sealed(_Form(self._forms.ends()), cookie)
         said, status = (fault.what, _status(fault)) if fault is not None else ("", 200)
         page = pages.device({"ask": sealed}, action=f"{PATH}/device", code=code, fault=said, status=status)
-        return _with_cookie(page, cookie)
+        return with_cookie(page, cookie)
 
     async def _device_decided(self, request: web.Request) -> web.StreamResponse:
-        form = await _form_of(request)
-        self._opened(request, form, _Form)
+        form = await form_of(request)
+        self._forms.opened(request, form, _Form)
         code = form.get("user_code", "")[:20]
         try:
             who = await self._signed_in(form, request)
@@ -212,7 +183,7 @@ class SignIn:
     # ---- clients ---------------------------------------------------------------------------------------------------
 
     async def _token(self, request: web.Request) -> web.StreamResponse:
-        form = await _form_of(request)
+        form = await form_of(request)
         if form.get("client_id") != self._issuer.client:
             return _oauth_error("invalid_client")
         remote = request.remote or ""
@@ -238,7 +209,7 @@ class SignIn:
 
     async def _revoke(self, request: web.Request) -> web.StreamResponse:
         """RFC 7009: the answer is the same for a token that is nobody's."""
-        form = await _form_of(request)
+        form = await form_of(request)
         await self._issuer.sign_out(form.get("token", ""), request.remote or "")
         return _json({})
 
@@ -248,30 +219,12 @@ class SignIn:
         name, password = form.get("name", "").strip()[:128], form.get("password", "")
         return await self._issuer.signed_in(name, Secret(password), request.remote or "::")
 
-    def _sealed(self, value: msgspec.Struct, cookie: str) -> str:
-        text = base64.urlsafe_b64encode(msgspec.json.encode(value)).decode()
-        return f"{text}.{self._seals.digest(f'{cookie} {text}')}"
 
-    def _opened(self, request: web.Request, form: Mapping[str, str], kind: type[S]) -> S:
-        """What a form of ours carries, if this browser got it from us, lately. Raises: web.HTTPForbidden."""
-        text, _, seal = form.get("ask", "").rpartition(".")
-        cookie = request.cookies.get(COOKIE, "")
-        ours = request.headers.getall("Origin", []) == [self._origin]
-        if not ours or not cookie or not self._seals.fits(f"{cookie} {text}", seal):
-            raise web.HTTPForbidden(text="This form is not one of ours. Start again with datumctl login.")
-        try:
-            value = msgspec.json.decode(base64.urlsafe_b64decode(text), type=kind)
-        except msgspec.ValidationError:
-            raise web.HTTPForbidden(text="This form belongs to another page.") from None
-        if value.expires < self._clock.now().timestamp():
-            raise web.HTTPForbidden(text="This form is too old. Start again with datumctl login.")
-        return value
-
-
-def _asked(query: Mapping[str, str], client: str, expires: int) -> _Ask:
+def _asked(query: Mapping[str, str], issuer: LocalIssuer, expires: int) -> _Ask:
     """What a client asks for. Raises: web.HTTPBadRequest; nothing is sent to an address that may be wrong."""
     redirect_uri = query.get("redirect_uri", "")
-    if query.get("client_id") != client or _REDIRECT.fullmatch(redirect_uri) is None:
+    known = _REDIRECT.fullmatch(redirect_uri) is not None or redirect_uri == issuer.visits_uri
+    if query.get("client_id") != issuer.client or not known:
         raise web.HTTPBadRequest(text="This is not the sign-in of a program that is known here.")
     scopes = query.get("scope", "").split()
     challenge, state, nonce = (query.get(name, "") for name in ("code_challenge", "state", "nonce"))
@@ -287,40 +240,6 @@ def _asked(query: Mapping[str, str], client: str, expires: int) -> _Ask:
     if not understood:
         raise web.HTTPBadRequest(text="The program asks for a sign-in that is not offered here.")
     return _Ask(redirect_uri, challenge, state, nonce, "offline_access" in scopes, expires)
-
-
-async def _form_of(request: web.Request) -> dict[str, str]:
-    """A posted form, capped before it is buffered, in time, each field once. Raises: web.HTTPException."""
-    if request.content_type != "application/x-www-form-urlencoded":
-        raise web.HTTPUnsupportedMediaType(text="Send a form.")
-    body = bytearray()
-    try:
-        async with asyncio.timeout(BODY_DEADLINE_S):
-            async for chunk in request.content.iter_any():
-                body += chunk
-                if len(body) > BODY_BYTES_MAX:
-                    raise web.HTTPRequestEntityTooLarge(BODY_BYTES_MAX, len(body))
-    except TimeoutError:
-        raise web.HTTPRequestTimeout(text="The form did not arrive in time.") from None
-    try:
-        pairs = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=32)
-    except ValueError:
-        raise web.HTTPBadRequest(text="The form cannot be read.") from None
-    fields = dict(pairs)
-    if len(fields) != len(pairs):
-        raise web.HTTPBadRequest(text="A field comes twice.")
-    return fields
-
-
-def _with_cookie(page: web.Response, cookie: str) -> web.Response:
-    """Lax: a link from a terminal or a message is how people come here. A `__Host-` cookie is of this host alone."""
-    page.set_cookie(COOKIE, cookie, max_age=FORM_S, path="/", secure=True, httponly=True, samesite="Lax")
-    return page
-
-
-def _origin_of(url: str) -> str:
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc}"
 
 
 def _granted(tokens: Tokens) -> web.Response:

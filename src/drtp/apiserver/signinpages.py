@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from html import escape
 
 from aiohttp import web
@@ -15,11 +16,21 @@ _STYLE = (
 )
 
 
-def sign_in(fields: dict[str, str], *, action: str, where: str, fault: str = "", status: int = 200) -> web.Response:
-    """Name and password, for `datumctl` on this machine. `fields` go along hidden; `where`: the page it returns to."""
+def sign_in(
+    fields: dict[str, str], *, action: str, where: str, visits: bool, fault: str = "", status: int = 200
+) -> web.Response:
+    """Name and password, for `datumctl` on this machine, or for a site that one `visits`.
+
+    `fields` go along hidden; `where`: the page it returns to.
+    """
+    what = (
+        "<p>to reach a site that wants to know who you are.</p>"
+        if visits
+        else "<p>to use <b>datumctl</b> on this machine. Go on only if you just started "
+        "<code>datumctl login</code>.</p>"
+    )
     body = (
-        f"<h1>Sign in</h1>{_said(fault)}<p>to use <b>datumctl</b> on this machine. Go on only if you just started "
-        f'<code>datumctl login</code>.</p><form method="post" action="{escape(action)}">{_hidden(fields)}{_WHO}'
+        f'<h1>Sign in</h1>{_said(fault)}{what}<form method="post" action="{escape(action)}">{_hidden(fields)}{_WHO}'
         '<button name="do" value="grant">Sign in</button></form>'
     )
     return page("Sign in", body, status=status, form_to=where)
@@ -36,6 +47,31 @@ def device(fields: dict[str, str], *, action: str, code: str, fault: str = "", s
         '<button name="do" value="deny">It is not mine</button></form>'
     )
     return page("Sign a device in", body, status=status)
+
+
+def choose(
+    fields: dict[str, str], *, action: str, host: str, issuers: Mapping[str, str], fault: str = "", status: int = 200
+) -> web.Response:
+    """Where to sign in, to reach `host`: `issuers` by what they are called."""
+    buttons = "".join(
+        f'<button name="issuer" value="{escape(issuer)}">{escape(name)}</button>' for name, issuer in issuers.items()
+    )
+    body = (
+        f"<h1>Sign in</h1>{_said(fault)}<p>to reach <b>{escape(host)}</b>, which wants to know who you are.</p>"
+        f'<form method="post" action="{escape(action)}">{_hidden(fields)}{buttons}</form>'
+    )
+    return page("Sign in", body, status=status, form_to="https:")
+
+
+def consent(fields: dict[str, str], *, action: str, host: str, back: str, who: str) -> web.Response:
+    """Somebody who is signed in comes to a site for the first time. `back`: the site's origin."""
+    body = (
+        f"<h1>{escape(host)}</h1><p>wants to know who you are. You are signed in as <b>{escape(who)}</b>.</p>"
+        f'<form method="post" action="{escape(action)}">{_hidden(fields)}'
+        '<button name="do" value="go">Tell it, and go on</button>'
+        '<button name="do" value="other">I am somebody else</button></form>'
+    )
+    return page(host, body, form_to=back)
 
 
 def told(title: str, sentence: str, *, status: int = 200) -> web.Response:

@@ -1,7 +1,8 @@
-"""Entries as a gateway carries them out at one moment: access by addresses alone, with the schedules looked at.
+"""Entries as a gateway carries them out at one moment: access by what it knows, with the schedules looked at.
 
-A gateway knows a visitor's address and the time. Countries and carriers are left to the POP, which decides again; what
-is left here lets in everybody whom the POP might (`rules.asking.by_address`). Live connections are the POP's to cut.
+A gateway knows a visitor's address and the time, and at HTTP hosts who has signed in. Countries and carriers are
+left to the POP, which decides again; what is left here lets in everybody whom the POP might (`rules.asking.by_address`,
+`by_visitor`). Live connections are the POP's to cut.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def _made(entry: Entry, now: datetime) -> tuple[Entry, float | None]:
     moment = int(now.timestamp())
     if isinstance(entry, HttpHost):
         rules = tuple(
-            msgspec.structs.replace(rule, access=asking.by_address(rule.access, moment)) for rule in entry.rules
+            msgspec.structs.replace(rule, access=asking.by_visitor(rule.access, moment)) for rule in entry.rules
         )
         carried, accesses = msgspec.structs.replace(entry, rules=rules), [rule.access for rule in entry.rules]
     elif isinstance(entry, TcpExposure | UdpExposure | SniExposure):

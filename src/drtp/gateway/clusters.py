@@ -47,6 +47,11 @@ GATEWAY_TLV = 0xE2
 """This gateway's uid: on a Unix socket it has no certificate to show."""
 STREAM_STATE = "drtp.stream"
 """Filter state of a visitor's connection: its id, a UUID, for the POP. HTTP requests in it have ids of their own."""
+VISITOR_TLV = 0xE4
+VISITOR_STATE = "drtp.visitor"
+"""Filter state of a request: who has signed in, in JSON, for the POP; none where nobody has. Part of the pool's key, so
+that nobody's request goes by a connection that was opened for somebody else's.
+"""
 INTRODUCTION = "drtp-visitor/1"
 """The protocol that introduces a visitor in a ClientHello: `;<visitor>;<where it came to>;<stream id>` follows."""
 
@@ -118,7 +123,7 @@ def front_cluster(name: str, backend: Backend, carries: Carries, gateway: str, *
     if carries is Carries.HTTP:
         cluster["typed_extension_protocol_options"] = _http_options(backend.app_protocol)
         cluster["connection_pool_per_downstream_connection"] = True
-    proxy = _proxy_socket(backend.service, gateway)
+    proxy = _proxy_socket(backend.service, gateway, carries)
     if not needs_hop(backend):
         return cluster | {"transport_socket": proxy} | _from_eds(direct_name(backend.service))
     if straight:
@@ -372,14 +377,16 @@ def _limits() -> Json:
     }
 
 
-def _proxy_socket(service: str, gateway: str) -> Json:
-    """PROXY v2 with the visitor's address, service id, gateway and stream id."""
+def _proxy_socket(service: str, gateway: str, carries: Carries) -> Json:
+    """PROXY v2 with the visitor's address, service id, gateway and stream id, and whoever has signed in."""
     said = {SERVICE_TLV: service, GATEWAY_TLV: gateway}
     tlvs: list[Json] = [
         {"type": kind, "value": base64.b64encode(value.encode()).decode()} for kind, value in said.items() if value
     ]
     stream = f"%FILTER_STATE({STREAM_STATE}:PLAIN)%"
     tlvs.append({"type": STREAM_TLV, "format_string": {"text_format_source": {"inline_string": stream}}})
+    if carries is Carries.HTTP:
+        tlvs.append({"type": VISITOR_TLV, "format_string": said_or_nothing(f"%FILTER_STATE({VISITOR_STATE}:PLAIN)%")})
     return {
         "name": "proxy",
         "typed_config": {
@@ -388,6 +395,11 @@ def _proxy_socket(service: str, gateway: str) -> Json:
             "transport_socket": {"name": "raw", "typed_config": {"@type": f"{_SOCKETS}raw_buffer.v3.RawBuffer"}},
         },
     }
+
+
+def said_or_nothing(what: str) -> Json:
+    """A format string that is empty where there is nothing to say."""
+    return {"text_format_source": {"inline_string": what}, "omit_empty_values": True}
 
 
 def _internal_address() -> Json:

@@ -14,7 +14,8 @@ from typing import Any
 
 import msgspec
 
-from drtp.api.snapshots import Entry, HttpHost
+from drtp.api.snapshots import Entry, HttpHost, SignInEntry
+from drtp.gateway import visitors
 from drtp.gateway.accesslogs import AccessLogs
 from drtp.gateway.http import connection_manager
 from drtp.gateway.ledger import Ledger
@@ -108,13 +109,19 @@ class Suspects:
         return lines[-1] if lines else "Envoy refused it without a word"
 
 
+_SOMEWHERE = SignInEntry(issuer="https://trial", url="https://trial", keys="")
+
+
 def _trial(hosts: Sequence[HttpHost]) -> Json:
     """A static configuration that holds nothing but these hosts."""
     table = route_table("trial") | {"validate_clusters": False}
-    table["virtual_hosts"] = [virtual_host(host, lambda _uid: None) for host in hosts]
+    table["virtual_hosts"] = [virtual_host(host, lambda _uid: None, _SOMEWHERE) for host in hosts]
     manager = connection_manager("trial", "trial", AccessLogs())
     typed: Json = manager["typed_config"]
     del typed["rds"], typed["access_log"]
+    for one in typed["http_filters"]:
+        if one.pop("config_discovery", None) is not None:
+            one["typed_config"] = {"@type": visitors.EXTENSIONS[one["name"]]}
     typed["route_config"] = table
     return {
         "static_resources": {

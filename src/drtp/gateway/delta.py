@@ -22,6 +22,7 @@ _REFERRED_BY = {
     Kind.SECRET: (Kind.CLUSTER, Kind.LISTENER),
     Kind.CLUSTER: (Kind.LISTENER, Kind.ROUTES),
     Kind.ENDPOINTS: (Kind.LISTENER, Kind.ROUTES, Kind.CLUSTER),
+    Kind.EXTENSION: (Kind.LISTENER,),
     Kind.LISTENER: (),
     Kind.ROUTES: (Kind.LISTENER,),
 }

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from drtp.api.visiting import SIGNED_IN_PATH
 from drtp.gateway.protos import LogDecoder, LogEntry
 from drtp.kit.observe import logger, printable
 
@@ -58,8 +59,10 @@ class RotatingLog:
 
 
 def _escaped(entry: LogEntry) -> LogEntry:
+    # What a browser brings back from the sign-in is as good as a password for an hour.
+    path = SIGNED_IN_PATH if entry.path.startswith(SIGNED_IN_PATH) else printable(entry.path)
     return msgspec.structs.replace(
-        entry, server_name=printable(entry.server_name), host=printable(entry.host), path=printable(entry.path),
+        entry, server_name=printable(entry.server_name), host=printable(entry.host), path=path,
         method=printable(entry.method), details=printable(entry.details),
     )  # fmt: skip
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 import html
 from typing import Any
 
+from drtp.gateway import visitors
 from drtp.gateway.accesslogs import AccessLogs
-from drtp.gateway.clusters import ADS, name_connection
+from drtp.gateway.clusters import ADS, VISITOR_STATE, name_connection, said_or_nothing
+from drtp.gateway.script import SCRIPT
 from drtp.kit.codes import CODES
 
 Json = dict[str, Any]
@@ -18,7 +20,8 @@ Json = dict[str, Any]
 _TYPE = "type.googleapis.com/"
 _FILTERS = f"{_TYPE}envoy.extensions.filters."
 
-RBAC_FILTER = "envoy.filters.http.rbac"
+RBAC_FILTER = visitors.RBAC_FILTER
+LUA_FILTER = visitors.LUA_FILTER
 
 FORGEABLE = (
     "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-port", "x-forwarded-client-cert",
@@ -32,18 +35,6 @@ IDLE_S = 75
 """A connection without a request in it, the first one too."""
 
 FORGEABLE_PREFIXES = ("x-envoy-", "x-b3-", "x-drtp-", "x-datum-", "x-datadog-", "x-amzn-trace-id")
-
-_MINT_TRACE = """
-function envoy_on_request(handle)
-  local headers = handle:headers()
-  local id = headers:get("x-request-id")
-  if id ~= nil then
-    local trace = string.gsub(id, "-", "")
-    headers:replace("traceparent", "00-" .. trace .. "-" .. string.sub(trace, 17, 32) .. "-01")
-  end
-end
-"""
-"""The trace id is the stream id (a UUID) without its dashes, the same that TCP flows carry in their PROXY header."""
 
 
 def connection_filters(listener: str, routes: str, logs: AccessLogs) -> list[Json]:
@@ -132,14 +123,26 @@ def _protocol_limits() -> Json:
 
 
 def _http_filters() -> list[Json]:
+    """Who it is, whether they may, what they and the service are told of it, and on to the POP."""
     deny_all: Json = {"@type": f"{_FILTERS}http.rbac.v3.RBAC", "rules": {"action": "ALLOW", "policies": {}}}
     lua = {
         "@type": f"{_FILTERS}http.lua.v3.Lua",
-        "default_source_code": {"inline_string": _MINT_TRACE},
+        "default_source_code": {"inline_string": SCRIPT},
     }
+    visitor: Json = {
+        "object_key": VISITOR_STATE,
+        "factory_key": "envoy.hashable_string",
+        "format_string": said_or_nothing("%DYNAMIC_METADATA(drtp:visitor)%"),
+        "skip_if_empty": True,
+        "shared_with_upstream": "TRANSITIVE",
+    }
+    state = {"@type": f"{_FILTERS}http.set_filter_state.v3.Config", "on_request_headers": [visitor]}
     return [
+        visitors.discovered(visitors.TOKENS_FILTER, ADS),
+        visitors.discovered(visitors.PEOPLE_FILTER, ADS),
         {"name": RBAC_FILTER, "typed_config": deny_all},
-        {"name": "envoy.filters.http.lua", "typed_config": lua},
+        {"name": LUA_FILTER, "typed_config": lua},
+        {"name": "drtp.visitor", "typed_config": state},
         {
             "name": "envoy.filters.http.router",
             "typed_config": {"@type": f"{_FILTERS}http.router.v3.Router", "suppress_envoy_headers": True},
@@ -151,16 +154,46 @@ def _http_filters() -> list[Json]:
 
 _REPLIES = {404: "DRTP-5001", 503: "DRTP-5002", 403: "DRTP-5003", 500: "DRTP-5004", 504: "DRTP-5005"}
 _OTHERWISE = "DRTP-5006"
+_UNKNOWN = "DRTP-5007"
+_NOT_COMPLETED = "DRTP-2038"
+_OF_VISITORS = {visitors.NEEDS_TLS: "DRTP-5008", visitors.NOT_THIS_PERSON: "DRTP-5009"}
 
 
 def _local_replies() -> Json:
-    mappers: list[Json] = []
+    """A browser of somebody unknown who might be let in is sent to sign in; a program is told so."""
+    unknown = _refused_as(visitors.SIGN_IN)
+    mappers: list[Json] = [
+        _mapper([unknown, _ACCEPTS_HTML], _html(_UNKNOWN))
+        | {"status_code": 302, "headers_to_add": [_LOCATION, _UNKEPT]},
+        _mapper([unknown], _text(_UNKNOWN)) | {"status_code": 401, "headers_to_add": [_UNKEPT]},
+        _mapper([_status_is("EQ", 401)], _text(_UNKNOWN)),
+    ]
+    of_visitors = [(_refused_as(name), code) for name, code in _OF_VISITORS.items()]
+    for refused, code in (*of_visitors, (_refused_with("lua_response"), _NOT_COMPLETED)):
+        mappers.append(_mapper([refused, _ACCEPTS_HTML], _html(code)))
+        mappers.append(_mapper([refused], _text(code)))
     for status, code in _REPLIES.items():
         mappers.append(_mapper([_status_is("EQ", status), _ACCEPTS_HTML], _html(code)))
         mappers.append(_mapper([_status_is("EQ", status)], _text(code)))
     mappers.append(_mapper([_status_is("GE", 400), _ACCEPTS_HTML], _html(_OTHERWISE)))
     mappers.append(_mapper([_status_is("GE", 400)], _text(_OTHERWISE)))
     return {"mappers": mappers}
+
+
+_LOCATION = visitors.header("location", f"{visitors.SIGN_IN_PATH}?to=%REQ(:PATH)%")
+_UNKEPT = visitors.header("cache-control", "no-store")
+
+
+def _refused_as(name: str) -> Json:
+    """The route's rules refused it under this name."""
+    return _refused_with(f"rbac_access_denied_matched_policy[{name}]")
+
+
+def _refused_with(details: str) -> Json:
+    expression = f"response.code_details == '{details}'"
+    kind = f"{_TYPE}envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter"
+    named = {"extension_filter": {"name": "cel", "typed_config": {"@type": kind, "expression": expression}}}
+    return {"and_filter": {"filters": [_status_is("EQ", 403), named]}}
 
 
 def _mapper(conditions: list[Json], body: Json) -> Json:

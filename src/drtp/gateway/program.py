@@ -37,6 +37,7 @@ Unit = tuple[int, str, str, int]
 
 _SECRET, _SOCKET, _HOST, _ROUTES = range(4)
 _IDENTITY: Unit = (_SECRET, "", "", 0)
+_EXTENSIONS: Unit = (_SECRET, "", "extensions", 0)
 _NOTHING = Slice()
 
 
@@ -153,6 +154,8 @@ class Builder:
         changed = self._take(entries)
         touched = set(changed)
         dirty = {unit for key, former in changed.items() for unit in self._concerned(key, former)}
+        if _EXTENSIONS not in self._slices:
+            dirty.add(_EXTENSIONS)
         if credentials != self._credentials:
             self._credentials = credentials
             dirty.add(_IDENTITY)
@@ -283,6 +286,8 @@ class Builder:
             draft.certificate(key.removeprefix("certificate/"), entry)
         elif unit == _IDENTITY and self._credentials is not None:
             draft.identity(self._credentials)
+        elif unit == _EXTENSIONS:
+            draft.extensions()
         elif rank == _HOST and isinstance(entry, HttpHost):
             draft.host(key, entry, refused=key in self._refused)
         elif rank == _SOCKET:

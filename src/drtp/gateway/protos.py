@@ -14,16 +14,19 @@ from typing import Any, cast
 
 import msgspec
 from envoy.config.cluster.v3 import cluster_pb2
-from envoy.config.core.v3 import base_pb2, protocol_pb2
+from envoy.config.core.v3 import base_pb2, extension_pb2, protocol_pb2
 from envoy.config.endpoint.v3 import endpoint_pb2
 from envoy.config.listener.v3 import listener_pb2
 from envoy.config.rbac.v3 import rbac_pb2 as rbac_config_pb2
 from envoy.config.route.v3 import route_pb2
 from envoy.extensions.access_loggers.file.v3 import file_pb2
+from envoy.extensions.access_loggers.filters.cel.v3 import cel_pb2
 from envoy.extensions.access_loggers.grpc.v3 import als_pb2 as grpc_log_pb2
+from envoy.extensions.filters.http.jwt_authn.v3 import config_pb2 as jwt_authn_pb2
 from envoy.extensions.filters.http.lua.v3 import lua_pb2
 from envoy.extensions.filters.http.rbac.v3 import rbac_pb2
 from envoy.extensions.filters.http.router.v3 import router_pb2
+from envoy.extensions.filters.http.set_filter_state.v3 import set_filter_state_pb2 as http_filter_state_pb2
 from envoy.extensions.filters.listener.proxy_protocol.v3 import proxy_protocol_pb2
 from envoy.extensions.filters.listener.tls_inspector.v3 import tls_inspector_pb2
 from envoy.extensions.filters.network.connection_limit.v3 import connection_limit_pb2
@@ -33,6 +36,7 @@ from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
 from envoy.extensions.http.early_header_mutation.header_mutation.v3 import header_mutation_pb2
 from envoy.extensions.matching.common_inputs.network.v3 import network_inputs_pb2
 from envoy.extensions.matching.input_matchers.ip.v3 import ip_pb2
+from envoy.extensions.matching.input_matchers.metadata.v3 import metadata_pb2
 from envoy.extensions.retry.host.previous_hosts.v3 import previous_hosts_pb2
 from envoy.extensions.transport_sockets.internal_upstream.v3 import internal_upstream_pb2
 from envoy.extensions.transport_sockets.proxy_protocol.v3 import upstream_proxy_protocol_pb2
@@ -56,13 +60,14 @@ _NEEDED = (  # imported so that their descriptors are known wherever an `Any` na
     tls_inspector_pb2, connection_limit_pb2, http_connection_manager_pb2, set_filter_state_pb2, tcp_proxy_pb2,
     header_mutation_pb2, network_inputs_pb2, ip_pb2, previous_hosts_pb2, internal_upstream_pb2,
     upstream_proxy_protocol_pb2, raw_buffer_pb2, tls_pb2, http_protocol_options_pb2, tcp_protocol_options_pb2,
-    wrappers_pb2,
+    wrappers_pb2, cel_pb2, jwt_authn_pb2, http_filter_state_pb2, metadata_pb2,
 )  # fmt: skip
 
 _MESSAGES: dict[Kind, Any] = {
     Kind.SECRET: secret_pb2.Secret,
     Kind.CLUSTER: cluster_pb2.Cluster,
     Kind.ENDPOINTS: endpoint_pb2.ClusterLoadAssignment,
+    Kind.EXTENSION: extension_pb2.TypedExtensionConfig,
     Kind.LISTENER: listener_pb2.Listener,
     Kind.ROUTES: route_pb2.RouteConfiguration,
 }

@@ -17,6 +17,7 @@ class Kind(Enum):
     SECRET = _PREFIX + "envoy.extensions.transport_sockets.tls.v3.Secret"
     CLUSTER = _PREFIX + "envoy.config.cluster.v3.Cluster"
     ENDPOINTS = _PREFIX + "envoy.config.endpoint.v3.ClusterLoadAssignment"
+    EXTENSION = _PREFIX + "envoy.config.core.v3.TypedExtensionConfig"
     LISTENER = _PREFIX + "envoy.config.listener.v3.Listener"
     ROUTES = _PREFIX + "envoy.config.route.v3.RouteConfiguration"
 

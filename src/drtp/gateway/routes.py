@@ -7,10 +7,23 @@ from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any
 
-from drtp.api.snapshots import Backend, HeaderChange, HttpHost, HttpMatch, HttpRule, PathMatch, Redirect, Rewrite
+from drtp.api.snapshots import (
+    Backend,
+    HeaderChange,
+    HttpHost,
+    HttpMatch,
+    HttpRule,
+    PathMatch,
+    Redirect,
+    Rewrite,
+    SignInEntry,
+)
+from drtp.gateway import visitors
 from drtp.gateway.admission import EVERYONE, Admitted, admitted, rbac_config
 from drtp.gateway.clusters import Carries, front_name
 from drtp.gateway.http import RBAC_FILTER
+from drtp.gateway.visitors import Place
+from drtp.rules import asking
 
 Json = dict[str, Any]
 
@@ -47,25 +60,43 @@ def out_of_service(host: HttpHost) -> Json:
     return {"name": host.hostname.lower(), "domains": [host.hostname.lower()], "routes": [_answer(503)]}
 
 
-def virtual_host(host: HttpHost, backends: Backends) -> Json:
-    """Routes in the order given. Raises: ValueError naming what Envoy would refuse for the whole listener."""
+def virtual_host(
+    host: HttpHost, backends: Backends, sign_in: SignInEntry | None = None, *, secure: bool = True
+) -> Json:
+    """Routes in the order given. `secure`: behind TLS, where visitors may sign in, once there is a place for it.
+
+    Raises: ValueError naming what Envoy would refuse for the whole listener.
+    """
     name = host.hostname.lower()
     if not _HOSTNAME.match(name):
         raise ValueError(f"hostname {host.hostname!r} is not one")
     routes: list[Json] = []
+    place = Place(name, host.memberships, secure=secure)
     for rule in host.rules:
-        who = admitted(rule.access)
-        routes += [_route(match, rule, who, backends) for match in rule.matches or (HttpMatch(),)]
+        guarded = _guard(rule, place if sign_in is not None else None)
+        routes += [_route(match, rule, guarded, backends) for match in rule.matches or (HttpMatch(),)]
+    if sign_in is not None and secure and any(asking.asks_who(rule.access) for rule in host.rules):
+        routes = [*visitors.own_routes(place, sign_in), *routes]
     return {"name": name, "domains": [name], "routes": [*routes, _answer(404)]}
+
+
+def _guard(rule: HttpRule, place: Place | None) -> Json:
+    """The filters' configuration on a rule's routes. `place` None: nobody can sign in, so who asks for that denies."""
+    if not asking.asks_who(rule.access):
+        return _rbac(admitted(rule.access))
+    if place is None:
+        return _rbac(Admitted(networks=()))
+    return {"typed_per_filter_config": visitors.on_route(rule.access, place)}
 
 
 def policy_fault(host: HttpHost) -> str:
     """What could not be read of the host's policies; these rules admit nobody."""
-    return next((who.fault for who in (admitted(rule.access) for rule in host.rules) if who.fault), "")
+    plain = (rule.access for rule in host.rules if not asking.asks_who(rule.access))
+    return next((who.fault for who in map(admitted, plain) if who.fault), "")
 
 
-def _route(match: HttpMatch, rule: HttpRule, who: Admitted, backends: Backends) -> Json:
-    route: Json = {"match": _match(match), **_rbac(who)}
+def _route(match: HttpMatch, rule: HttpRule, guarded: Json, backends: Backends) -> Json:
+    route: Json = {"match": _match(match), **guarded}
     if rule.request_headers is not None:
         route |= _headers(rule.request_headers, "request")
     if rule.response_headers is not None:

@@ -9,21 +9,24 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
 
 from drtp.api.snapshots import (
     Backend,
+    DenyEntry,
     Entry,
     GatewayListener,
     HttpHost,
     ListenerProtocol,
     ServingCertificate,
+    SignInEntry,
     SniExposure,
     TcpExposure,
 )
-from drtp.gateway import clusters, listeners, routes
+from drtp.gateway import clusters, listeners, routes, visitors
 from drtp.gateway.accesslogs import AccessLogs
 from drtp.gateway.admission import admitted
 from drtp.gateway.balancers import behind
@@ -31,7 +34,7 @@ from drtp.gateway.clusters import Carries
 from drtp.gateway.memo import Memo
 from drtp.gateway.protos import concatenate, encode
 from drtp.gateway.resources import Kind, Ref, Resource, content_hash
-from drtp.rules import entrykeys
+from drtp.rules import asking, entrykeys
 
 Json = dict[str, Any]
 Named = tuple[str, Any]
@@ -170,6 +173,28 @@ class Draft:
         name = listeners.certificate_secret(identifier)
         self._add(Kind.SECRET, name, (entry,), lambda: _pair(name, chain=entry.chain_pem, key=entry.key_pem))
 
+    # ---- who visitors are ------------------------------------------------------------------------------------------
+
+    def extensions(self) -> None:
+        """How Envoy tells who visitors are; there whatever the table holds, because listeners wait for it."""
+        entry = self._sign_in()
+        self._uses.add(entrykeys.DENY)
+        denied = self._look(entrykeys.DENY)
+        shut_out = denied.people if isinstance(denied, DenyEntry) else ()
+        for key, name, config in (
+            (entrykeys.SIGN_IN, visitors.TOKENS_FILTER, visitors.tokens(entry)),
+            (entrykeys.DENY, visitors.PEOPLE_FILTER, visitors.people(shut_out)),
+        ):
+            body: Json = {"name": name, "typed_config": config}
+            ref = self._add(Kind.EXTENSION, name, (config,), lambda body=body: body)
+            if self._look(key) is not None:
+                self._needs[key].append(ref)
+
+    def _sign_in(self) -> SignInEntry | None:
+        self._uses.add(entrykeys.SIGN_IN)
+        found = self._look(entrykeys.SIGN_IN)
+        return found if isinstance(found, SignInEntry) else None
+
     # ---- sockets ---------------------------------------------------------------------------------------------------
 
     def socket(
@@ -285,13 +310,20 @@ class Draft:
         found = {uid: self._backend(uid) for uid in sorted(_services(host))}
         used = {uid: backend for uid, backend in found.items() if backend is not None}
         renames = tuple((uid, backend.host_header) for uid, backend in used.items())
+        asks = any(asking.asks_who(rule.access) for rule in host.rules)
+        sign_in, secure = self._sign_in() if asks else None, asks and self._is_secure(host)
 
         def build() -> Part:
-            body = routes.out_of_service(host) if refused else routes.virtual_host(host, used.get)
-            return _part(Kind.ROUTES, {"virtual_hosts": [body]})
+            whole = (
+                routes.out_of_service
+                if refused
+                else partial(routes.virtual_host, backends=used.get, sign_in=sign_in, secure=secure)
+            )
+            return _part(Kind.ROUTES, {"virtual_hosts": [whole(host)]})
 
+        inputs = (host, renames, refused, sign_in.url if sign_in else None, secure)
         try:
-            self._part = self._means.virtual_hosts.get(self._named(f"host/{key}"), (host, renames, refused), build)
+            self._part = self._means.virtual_hosts.get(self._named(f"host/{key}"), inputs, build)
         except ValueError as error:
             self._faults[key] = str(error)
             return
@@ -300,6 +332,12 @@ class Draft:
             self._faults[key] = fault
         for uid, backend in used.items():
             self._needs[key] += self._front(clusters.front_name(uid, Carries.HTTP), backend, Carries.HTTP)
+
+    def _is_secure(self, host: HttpHost) -> bool:
+        key = entrykeys.listener(host.address, host.port)
+        self._uses.add(key)
+        listener = self._look(key)
+        return isinstance(listener, GatewayListener) and listener.protocol is ListenerProtocol.HTTPS
 
     def routes(
         self,

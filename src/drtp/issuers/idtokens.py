@@ -7,13 +7,14 @@ import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from drtp.issuers.jose import VerifyingKey, read_token, verify
 from drtp.issuers.localissuer import LocalIssuer
 from drtp.issuers.remotekeys import RemoteKeys
 from drtp.kit.clock import Clock
 from drtp.kit.errors import Refused
+from drtp.kit.secret import Secret
 from drtp.rules.idclaims import Expected, subject_of
 
 
@@ -23,7 +24,8 @@ class TrustedIssuer:
 
     `audience`: the one party its tokens must be for: the client id that people sign in with. `prefix` goes before the
     subject in the user's name and before each group; it ends with `#`. `groups_claim` "": groups count for nothing.
-    `login`: people are sent there by `datumctl login`; False for workloads. `ca_pem` b"": the machine's roots.
+    `login`: people are sent there to sign in; False for workloads. `ca_pem` b"": the machine's roots. `client_secret`:
+    shown with a visitor's code, where the issuer wants one; `datumctl` has none.
     """
 
     issuer: str
@@ -33,15 +35,17 @@ class TrustedIssuer:
     login: bool = True
     scopes: tuple[str, ...] = ("openid", "offline_access")
     ca_pem: bytes = b""
+    client_secret: Secret[str] | None = None
 
 
 class Proven(NamedTuple):
-    """`name`: the user's. `account`: of a local account instead, its uid."""
+    """`name`: the user's. `account`: of a local account instead, its uid. `nonce`: of the sign-in, "" for none."""
 
     name: str
     groups: tuple[str, ...]
     until: datetime
     account: str = ""
+    nonce: str = ""
 
 
 @dataclass(slots=True)
@@ -61,7 +65,7 @@ class IdTokens:
     def __init__(self, trusted: Sequence[TrustedIssuer], clock: Clock, local: LocalIssuer | None = None) -> None:
         self._clock = clock
         self._local = local
-        self._foreign = {one.issuer: _Known(one, RemoteKeys(one.issuer, clock, _roots(one))) for one in trusted}
+        self._foreign = {one.issuer: _Known(one, RemoteKeys(one.issuer, clock, roots_of(one))) for one in trusted}
 
     async def run(self) -> None:
         """Fetch keys as they are asked for, until cancelled."""
@@ -76,7 +80,7 @@ class IdTokens:
         if self._local is not None and issuer == self._local.issuer:
             claims = verify(token, _known(self._local.keys.find(token.kid)))
             subject = subject_of(claims, Expected(self._local.issuer, self._local.client), now)
-            return Proven("", (), _moment(subject.expires_at), account=subject.subject)
+            return Proven("", (), _moment(subject.expires_at), account=subject.subject, nonce=_nonce(claims))
         known = self._foreign.get(issuer) if isinstance(issuer, str) else None
         if known is None:
             raise Refused("DRTP-2030", "The ID token is not accepted: nobody trusts its issuer here.")
@@ -84,7 +88,7 @@ class IdTokens:
         subject = subject_of(claims, known.expected, now)
         prefix = known.settings.prefix
         groups = tuple(prefix + group for group in subject.groups)
-        return Proven(prefix + subject.subject, groups, _moment(subject.expires_at))
+        return Proven(prefix + subject.subject, groups, _moment(subject.expires_at), nonce=_nonce(claims))
 
 
 def _known(key: VerifyingKey | None) -> VerifyingKey:
@@ -93,11 +97,17 @@ def _known(key: VerifyingKey | None) -> VerifyingKey:
     return key
 
 
+def _nonce(claims: dict[str, Any]) -> str:
+    said = claims.get("nonce")
+    return said if isinstance(said, str) else ""
+
+
 def _moment(seconds: float) -> datetime:
     return datetime.fromtimestamp(seconds, UTC)
 
 
-def _roots(issuer: TrustedIssuer) -> ssl.SSLContext | None:
+def roots_of(issuer: TrustedIssuer) -> ssl.SSLContext | None:
+    """What its certificate is held against; None: the machine's roots."""
     if not issuer.ca_pem:
         return None
     context = ssl.create_default_context(cadata=issuer.ca_pem.decode())

@@ -75,6 +75,8 @@ class LocalIssuer:
         """The one client id, and the audience of tokens. It names this control plane, so that whoever is given such a
         token by another one's wish can tell.
         """
+        self.visits_uri = f"{issuer}/visit/callback"
+        """Where visitors of public places come back to; other clients have the machine that they run on."""
         self.keys = keys
         self._store = store
         self._logins = logins

@@ -6,12 +6,21 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from drtp.api.internal import Account, ApiToken, AuthorityRecord, EdgeIdentity, EnrolmentSecret, Invitation, Login
+from drtp.api.internal import (
+    Account,
+    ApiToken,
+    AuthorityRecord,
+    EdgeIdentity,
+    EnrolmentSecret,
+    Invitation,
+    Login,
+    SignInRecord,
+)
 from drtp.api.meta import Key
 from drtp.store.protocol import NotFound, Object, Store, Stored
 
-Record = EnrolmentSecret | EdgeIdentity | ApiToken | Account | AuthorityRecord | Invitation | Login
-R = TypeVar("R", EnrolmentSecret, EdgeIdentity, ApiToken, Account, AuthorityRecord, Invitation, Login)
+Record = EnrolmentSecret | EdgeIdentity | ApiToken | Account | AuthorityRecord | Invitation | Login | SignInRecord
+R = TypeVar("R", EnrolmentSecret, EdgeIdentity, ApiToken, Account, AuthorityRecord, Invitation, Login, SignInRecord)
 
 
 class Held(Generic[R]):

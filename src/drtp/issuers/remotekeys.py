@@ -105,16 +105,16 @@ async def fetch_keys(issuer: str, tls: ssl.SSLContext | None) -> dict[str, Verif
     connector = aiohttp.TCPConnector(ssl=tls if tls is not None else True)
     try:
         async with aiohttp.ClientSession(connector=connector, trust_env=True) as http:
-            document = await _get(http, f"{issuer.rstrip('/')}/.well-known/openid-configuration")
+            document = await get_document(http, f"{issuer.rstrip('/')}/.well-known/openid-configuration")
             found = msgspec.json.decode(document, type=dict[str, Any])
             if found.get("issuer") != issuer:
                 raise Retryable("DRTP-2031", f"The discovery document of {issuer} is of another issuer.")
-            return key_set(await _get(http, checked_url(str(found.get("jwks_uri", "")))))
+            return key_set(await get_document(http, checked_url(str(found.get("jwks_uri", "")))))
     except (aiohttp.ClientError, OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise Retryable("DRTP-2031", f"The keys of {issuer} cannot be fetched: {error}.") from error
 
 
-async def _get(http: aiohttp.ClientSession, url: str) -> bytes:
+async def get_document(http: aiohttp.ClientSession, url: str) -> bytes:
     """A whole document, capped before it is buffered. A redirect is no answer: it would choose the host for us."""
     async with http.get(url, allow_redirects=False, headers={"Accept": "application/json"}) as response:
         if response.status != 200:

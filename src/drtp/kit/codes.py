@@ -302,6 +302,17 @@ IDENTITY: dict[str, Code] = {
         "A password has 12 to 256 characters and is not the name itself.",
         "Choose a longer one: some words that nobody would guess together.",
     ),
+    "DRTP-2038": Code(
+        "Sign-in not completed",
+        "It was not begun in this browser, or too long ago, or its issuer does not confirm it.",
+        "Open the site again. If it stays so, see that this browser keeps cookies, and that the issuer knows the "
+        "redirect that the guide names.",
+    ),
+    "DRTP-2039": Code(
+        "In too many groups",
+        "The groups by which organisations here know you do not fit into what POPs are told of a visitor.",
+        "Have fewer groups given roles of organisations, or be given one by name.",
+    ),
 }
 
 FEED: dict[str, Code] = {
@@ -599,6 +610,22 @@ GATEWAY: dict[str, Code] = {
         "Request refused",
         "The gateway could not pass this request on.",
         "Check the request; the status code and the trace id say more to the operator.",
+    ),
+    "DRTP-5007": Code(
+        "Sign in",
+        "The owner of this service wants to know who you are, and nothing has said so, or not lately.",
+        "Open this address in a browser and sign in there. A program reaches the service by `datumctl connect`.",
+    ),
+    "DRTP-5008": Code(
+        "Sign in by https",
+        "The owner of this service wants to know who you are, and nobody can sign in where bytes are not encrypted.",
+        "Use the service's https address.",
+    ),
+    "DRTP-5009": Code(
+        "Not allowed",
+        "You have signed in, and the owner of this service lets neither you in nor an organisation of yours.",
+        "Ask the owner to name you or your organisation in the service's access policy. If you meant to be somebody "
+        "else, open /.drtp/sign-out at this address first.",
     ),
     "DRTP-5010": Code(
         "Envoy not found",

@@ -27,6 +27,7 @@ from drtp.api.drtp import EndpointMode
 from drtp.api.feed import EdgeRole
 from drtp.api.internal import EdgeIdentity
 from drtp.api.meta import Key
+from drtp.api.rbac import RoleBinding
 from drtp.api.registry import REGISTRY
 from drtp.apiserver.admissions import Admissions
 from drtp.apiserver.catalogue import Catalogue
@@ -35,6 +36,7 @@ from drtp.apiserver.rbac import Rbac
 from drtp.apiserver.server import ApiServer, ServerInfo
 from drtp.apiserver.servicecredentials import ServiceCredentials
 from drtp.apiserver.signin import SignIn
+from drtp.apiserver.visiting import VISIT, Visiting
 from drtp.controllers import assembly, events
 from drtp.controllers.loop import Manager
 from drtp.controllers.runtime import World
@@ -50,11 +52,13 @@ from drtp.issuers.localissuer import PATH, LocalIssuer
 from drtp.issuers.logins import Logins
 from drtp.issuers.passwords import Passwords
 from drtp.issuers.people import People
+from drtp.issuers.relying import RelyingParty
 from drtp.issuers.rotation import Rotation
 from drtp.issuers.secrets import EnrolmentSecrets
 from drtp.issuers.serving import ControlplaneTls, ensure_serving_secret, keep_serving_secret
 from drtp.issuers.signingkeys import SigningKeys
 from drtp.issuers.tokens import Accounts
+from drtp.issuers.visits import Visits, publish_sign_in
 from drtp.kit.backoff import full_jitter
 from drtp.kit.clock import Clock, SystemClock
 from drtp.kit.descriptors import raise_descriptor_limit
@@ -70,6 +74,7 @@ from drtp.main.publisher import Publisher
 from drtp.main.settings import ControlPlaneSettings, settle
 from drtp.projections.projector import Projector
 from drtp.projections.settings import ProjectionSettings
+from drtp.rules import permissions
 from drtp.rules.renewals import is_ending
 from drtp.store.incarnation import next_incarnation
 from drtp.store.observed import Observed
@@ -80,6 +85,7 @@ _COLLECT_EVERY_S = 60.0
 """So long a Secret may outlive the one-time secret that it holds."""
 
 _ANNOUNCE_EVERY_S = 600.0
+_TELL_EVERY_S = 3600.0
 _COUNT_EVERY_S = 30.0
 
 _ENDING = Gauge(
@@ -158,6 +164,7 @@ async def running_controlplane(settings: ControlPlaneSettings, clock: Clock) -> 
                     tower.id_tokens.run(),
                     _persisting(tower, _keep_serving),
                     _persisting(tower, _collect),
+                    _persisting(tower, _tell_gateways),
                     _announce_audit(tower),
                     _count_ending(tower),
                     tower.rotation.run(),
@@ -285,6 +292,7 @@ async def _doors(tower: Tower) -> AsyncGenerator[None]:
         admissions=Admissions(tower.store, tower.view, authoriser),
         own=tower.credentials,
         sign_in=SignIn(tower.local, tower.clock),
+        visiting=_visiting(tower),
     )
     operator = OperatorSocket(
         settings=settings,
@@ -330,6 +338,32 @@ async def _collect(tower: Tower) -> None:
         if gone:
             _log.info("expired secrets, sign-ins and tokens forgotten", count=gone)
         await tower.clock.sleep(_COLLECT_EVERY_S)
+
+
+async def _tell_gateways(tower: Tower) -> None:
+    """Where visitors sign in, and the keys that prove it: each is there a day before it signs."""
+    while True:
+        await publish_sign_in(tower.store, tower.local, f"{tower.settings.api_url}{VISIT}")
+        await tower.clock.sleep(_TELL_EVERY_S)
+
+
+def _visiting(tower: Tower) -> Visiting:
+    def bound_groups() -> frozenset[str]:
+        """Groups that an organisation has given a role: no gateway or POP asks for others."""
+        bindings = (one for one in tower.view.list(RoleBinding) if permissions.is_of_organization(one.role_ref))
+        return frozenset(name for one in bindings for kind, name in permissions.grantees_of(one) if kind == "Group")
+
+    visits = Visits(
+        tower.store,
+        tower.accounts,
+        tower.id_tokens,
+        tower.local,
+        bound_groups=bound_groups,
+        audit=tower.audit,
+        clock=tower.clock,
+    )
+    relying = RelyingParty(tower.local, trusted_issuers(tower.settings), tower.clock)
+    return Visiting(relying, visits, tower.publisher.host_of_sign_in, tower.clock)
 
 
 async def _count_ending(tower: Tower) -> None:

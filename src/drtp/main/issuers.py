@@ -15,6 +15,8 @@ from drtp.issuers.idtokens import TrustedIssuer
 from drtp.issuers.localissuer import LocalIssuer
 from drtp.issuers.remotekeys import checked_url
 from drtp.kit.errors import Terminal
+from drtp.kit.files import read_private
+from drtp.kit.secret import Secret
 from drtp.main.settings import ControlPlaneSettings
 
 FILE = "issuers.yaml"
@@ -31,6 +33,7 @@ class _Issuer(Model, frozen=True, kw_only=True, forbid_unknown_fields=True):
     login: bool = True
     scopes: tuple[str, ...] = ("openid", "offline_access")
     ca_file: str = ""
+    client_secret_file: str = ""
 
 
 class _File(Model, frozen=True, forbid_unknown_fields=True):
@@ -85,7 +88,12 @@ def _trusted(entry: _Issuer, folder: Path) -> TrustedIssuer:
         login=entry.login,
         scopes=entry.scopes,
         ca_pem=(folder / entry.ca_file).read_bytes() if entry.ca_file else b"",
+        client_secret=_secret(folder / entry.client_secret_file) if entry.client_secret_file else None,
     )
+
+
+def _secret(path: Path) -> Secret[str]:
+    return Secret(read_private(path).decode().strip())
 
 
 def _apart(issuers: Sequence[TrustedIssuer]) -> None:

@@ -32,7 +32,7 @@ from drtp.api.snapshots import (
     UdpExposure,
     WeightedBackend,
 )
-from drtp.projections import facts, httprules
+from drtp.projections import facts, httprules, visitors
 from drtp.projections.cells import Reader, Result, Unit
 from drtp.projections.listeners import bound
 from drtp.projections.settings import ProjectionSettings
@@ -85,12 +85,14 @@ def host(unit: Unit, read: Reader, _settings: ProjectionSettings) -> Result:
     if not origin:
         return result
     rules.sort(key=lambda one: one.rank)
+    members = visitors.memberships(read, (one.rule.access for one in rules))
     for edge, one in bound(read, address):
         result.entries[edge, entrykeys.http(one, int(port), hostname)] = HttpHost(
             address=one,
             port=int(port),
             hostname=hostname,
             rules=tuple(ranked.rule for ranked in rules),
+            memberships=members,
             sources=facts.sources(origin),
         )
     return result

@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterable, Mapping
 from drtp.api import gatewayapi
 from drtp.api.catalogue import DRTPApproval, DRTPPublication, DRTPSubscription
 from drtp.api.drtp import DRTPConnection, DRTPServer
-from drtp.api.internal import EdgeIdentity
+from drtp.api.internal import EdgeIdentity, EdgeRole
 from drtp.api.meta import Key
 from drtp.api.rbac import ClusterRole, ClusterRoleBinding, Role, RoleBinding
-from drtp.api.snapshots import Entry
-from drtp.projections import connects, exposures, facts, listeners, tunnels
+from drtp.api.snapshots import Entry, HttpHost
+from drtp.projections import connects, exposures, facts, listeners, tunnels, visitors
 from drtp.projections.cells import Cells, Reader, Result, Unit
 from drtp.projections.settings import ProjectionSettings
+from drtp.rules.asking import asks_who
 from drtp.store.observed import EdgeRef
 from drtp.store.view import View, kind_key
 
@@ -30,6 +31,7 @@ _UNITS: Mapping[str, tuple[int, Compute]] = {
     "servers": (1, tunnels.servers),
     "trust": (1, tunnels.trust),
     "deny": (1, tunnels.deny),
+    "sign-in": (1, visitors.sign_in),
     "gateway": (1, listeners.gateway),
     "listenerset": (1, listeners.listener_set),
     "callers": (1, connects.callers_unit),
@@ -48,7 +50,10 @@ _UNITS: Mapping[str, tuple[int, Compute]] = {
 }
 """Kind of unit -> rank and computation. Values and facts go to higher ranks only."""
 
-_ALWAYS: tuple[Unit, ...] = (facts.GATEWAYS, facts.POPS, facts.DENIED_POPS, facts.SERVERS, ("trust",), ("deny",))
+_ALWAYS: tuple[Unit, ...] = (
+    *(facts.GATEWAYS, facts.POPS, facts.DENIED_POPS, facts.SERVERS),
+    *(("trust",), ("deny",), ("sign-in",)),
+)
 
 _SPAWNS: Mapping[str, Callable[[Key], Unit]] = {
     kind_key(DRTPConnection): lambda key: ("connection", key.namespace, key.name),
@@ -81,7 +86,10 @@ class Projector:
         self._view = view
         self._settings = settings
         ranks = {kind: rank for kind, (rank, _) in _UNITS.items()}
-        self._cells = Cells(view, self._compute, ranks, (*facts.INDEXES, *connects.INDEXES), rests=self._rests)
+        indexes = (*facts.INDEXES, *connects.INDEXES, *visitors.INDEXES)
+        self._asking: tuple[int, set[str]] = (-1, set())
+        """Hosts that ask, and at which count of runs that was found."""
+        self._cells = Cells(view, self._compute, ranks, indexes, rests=self._rests)
 
     def rebuild(self) -> set[EdgeRef]:
         """Take in everything the View holds. Gives every edge whose entries have changed."""
@@ -96,6 +104,16 @@ class Projector:
     def entries(self, edge: EdgeRef) -> Mapping[str, Entry]:
         """Everything one edge is told, by entry key; empty for an edge that nothing concerns."""
         return self._cells.entries(edge)
+
+    def hosts_of_sign_in(self) -> set[str]:
+        """Names of public hosts, as gateways are told them, where a rule asks who visitors are."""
+        if self._asking[0] == self.runs:
+            return self._asking[1]
+        tables = (self.entries(edge).values() for edge in self.edges() if edge.role is EdgeRole.GATEWAY)
+        hosts = (entry for table in tables for entry in table if isinstance(entry, HttpHost))
+        asking_hosts = (host for host in hosts if any(map(asks_who, (rule.access for rule in host.rules))))
+        self._asking = (self.runs, {host.hostname for host in asking_hosts})
+        return self._asking[1]
 
     def edges(self) -> set[EdgeRef]:
         """Every edge that has entries."""
@@ -153,6 +171,7 @@ KINDS: tuple[str, ...] = (
     gatewayapi.REFERENCE_GRANT,
     "EdgeIdentity.internal.datumapis.com",
     "Account.internal.datumapis.com",
+    "SignIn.internal.datumapis.com",
     "Claim.internal.datumapis.com",
     *(kind_key(model) for model in (Role, RoleBinding, ClusterRole, ClusterRoleBinding)),
     *(kind_key(model) for model in (DRTPPublication, DRTPSubscription, DRTPApproval)),

@@ -31,7 +31,7 @@ from drtp.api.snapshots import (
     Source,
     TrustEntry,
 )
-from drtp.projections import connects, facts
+from drtp.projections import connects, facts, visitors
 from drtp.projections.cells import Reader, Result, Unit
 from drtp.projections.settings import ProjectionSettings
 from drtp.rules import access, asking, callers, conditions, entrykeys
@@ -75,10 +75,15 @@ def trust(_unit: Unit, read: Reader, _settings: ProjectionSettings) -> Result:
 
 
 def deny(_unit: Unit, read: Reader, _settings: ProjectionSettings) -> Result:
-    """Whose certificates no POP accepts any more."""
+    """Whose certificates no POP accepts any more, and which people neither POPs nor gateways let in."""
     denied = {one.metadata.name: -1 for one in read.indexed(EdgeIdentity, "denied", True)}
-    entry = DenyEntry(minimum_generation=denied)
-    return Result({(pop, entrykeys.DENY): entry for pop in read.value(facts.POPS) or ()})
+    people = visitors.shut_out(read)
+    result = Result()
+    for pop in cast("tuple[EdgeRef, ...]", read.value(facts.POPS) or ()):
+        result.entries[pop, entrykeys.DENY] = DenyEntry(minimum_generation=denied, people=people)
+    for gateway in facts.gateways(read) if people else ():
+        result.entries[gateway.edge, entrykeys.DENY] = DenyEntry(people=people)
+    return result
 
 
 def denied_pops(_unit: Unit, read: Reader, _settings: ProjectionSettings) -> Result:
@@ -176,6 +181,7 @@ def _route(
         callers=called.certain,
         conditional=called.conditional,
         caller_access=called.access,
+        memberships=visitors.memberships(read, [compiled]),
         sources=facts.sources([found.metadata, *origin]),
     )
 

@@ -277,9 +277,51 @@ def by_address(access: Access, now: int) -> Access:
     It lets in everybody whom the whole decision might let in, and nobody else whom it can tell: countries and carriers
     are left to the POP, and a visitor at a public place has shown no identity.
     """
-    lists = tuple(_by_address(one, now) for one in access.lists if not one.dry_run)
+    return _left(access, (_by_address(one, now) for one in access.lists if not one.dry_run))
+
+
+def by_visitor(access: Access, now: int) -> Access:
+    """The same for whoever knows, beside address and time, which visitors have signed in and as whom.
+
+    What asks for no identity is left as `by_address` leaves it; else the clauses say addresses and identities.
+    """
+    held = (one for one in access.lists if not one.dry_run)
+    return _left(access, (_by_visitor(one, now) if asks_identity(one) else _by_address(one, now) for one in held))
+
+
+def _left(access: Access, lists: Iterable[AccessList]) -> Access:
     open_to_all = AccessList(default=Action.ALLOW)
-    return Access(lists=lists or ((open_to_all,) if access.lists else ()))
+    return Access(lists=tuple(lists) or ((open_to_all,) if access.lists else ()))
+
+
+def asks_identity(one: AccessList) -> bool:
+    """Whether a rule of the list names users, applications or organisations."""
+    return any(clause.organizations or clause.principals for clause in one.clauses)
+
+
+def asks_who(access: Access) -> bool:
+    """Whether a rule of any list does."""
+    return any(map(asks_identity, access.lists))
+
+
+def organizations_named(access: Access) -> set[str]:
+    """Every organisation that a rule of the lists names."""
+    clauses = [clause for one in access.lists for clause in one.clauses]
+    named = {name for clause in clauses for name in clause.organizations}
+    return named | {name[4:] for clause in clauses for name in clause.principals if name.startswith("org:")}
+
+
+def _by_visitor(one: AccessList, now: int) -> AccessList:
+    if not is_readable(one):
+        return AccessList()
+    kept: list[AccessClause] = []
+    for clause in one.clauses:
+        timely = clause.schedule is None or schedules.speaks(clause.schedule, now)
+        elsewhere = bool(clause.countries or clause.through)
+        if timely is True if clause.action is Action.ALLOW else timely is not False and not elsewhere:
+            told = AccessClause(clause.action, clause.cidrs, (), clause.organizations, clause.principals)
+            kept.append(told)
+    return AccessList(clauses=tuple(kept), otherwise=one.otherwise) if kept else AccessList(default=one.otherwise)
 
 
 def _by_address(one: AccessList, now: int) -> AccessList:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 TRUST = "trust"
 DENY = "deny"
+SIGN_IN = "sign-in"
 SELF = "self"
 ROUND_TRIPS = "roundtrips"
 PEERS = "peers"

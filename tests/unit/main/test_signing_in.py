@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from drtp.apiserver import signin
+from drtp.apiserver import forms
 from drtp.client.api import ApiClient
 from drtp.client.context import Context, load_context, save_context
 from drtp.client.oidc import Issuer, new_pkce, oidc_client
@@ -287,7 +287,7 @@ async def test_a_large_or_double_form_is_refused_before_it_is_read(bed: Bed) -> 
 
 
 async def test_a_form_that_does_not_arrive_is_not_waited_for(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(signin, "BODY_DEADLINE_S", 0.2)
+    monkeypatch.setattr(forms, "BODY_DEADLINE_S", 0.2)
     host, port = bed.admin.api.removeprefix("https://").split(":")
     tls = ssl.create_default_context(cadata=bed.admin.ca_pem.decode())
     for path in ("token", "authorize", "device", "device_authorization", "revoke"):

@@ -12,6 +12,7 @@ use super::flow::Flow;
 use super::sealed::Sealed;
 use super::socket::Socket;
 use crate::message::{Open, ResetCode};
+use crate::proxy::SignedIn;
 use crate::tls::{OutBuffer, Tls};
 
 /// Bytes in front that were taken are cut off when they are at least this much, and half of what is held.
@@ -118,6 +119,21 @@ impl Who {
     }
 }
 
+/// Whoever brings a visitor to a POP.
+pub(crate) struct Bringer {
+    pub(crate) uid: String,
+    /// The end of its certificate, Unix seconds; of a gateway on a Unix socket never.
+    pub(crate) not_after: i64,
+    /// Who has signed in at it, as it says.
+    pub(crate) signed_in: Option<SignedIn>,
+}
+
+impl Bringer {
+    pub(crate) fn new(uid: String, not_after: i64) -> Self {
+        Self { uid, not_after, signed_in: None }
+    }
+}
+
 /// Thousands of them idle: an idle one holds no buffer, and what only a few need is in a box.
 pub(crate) struct Relay {
     pub(crate) socket: Option<Socket>,
@@ -128,8 +144,8 @@ pub(crate) struct Relay {
     pub(crate) stream: u32,
     /// Route at the POP, service at the agent.
     pub(crate) owner: usize,
-    /// Who brought it, and the end (unix s) of the certificate: a gateway at an `mtls` endpoint, or a connector.
-    pub(crate) gateway: Option<Box<(String, i64)>>,
+    /// POP: who brought it: a gateway, or a connector.
+    pub(crate) bringer: Option<Box<Bringer>>,
     /// Until its local service has answered; of a flow for as long as it lives.
     pub(crate) open: Option<Box<Open>>,
     pub(crate) who: Who,
@@ -173,7 +189,7 @@ impl Relay {
             session: usize::MAX,
             stream: 0,
             owner,
-            gateway: None,
+            bringer: None,
             open: None,
             who: Who::default(),
             sealed: None,

@@ -269,7 +269,7 @@ impl Core {
         let relay = &mut self.table.relays[index];
         // On a gateway's TLS hop the end without a word is a reset that the hop could not show. Local services close
         // without a word every day, as plain ones do.
-        if relay.gateway.is_some() && relay.tls.is_some() && !relay.peer_closed() {
+        if relay.bringer.is_some() && relay.tls.is_some() && !relay.peer_closed() {
             self.table.end_relay(index, Err(ResetCode::Reset));
             return Read::Stop;
         }

@@ -12,7 +12,7 @@ use super::listener::out_of_descriptors;
 use super::{Door, Server};
 use crate::driver::LaneConn;
 use crate::driver::hop::SuddenEnd;
-use crate::driver::relay::{Phase, Relay, Relays};
+use crate::driver::relay::{Bringer, Phase, Relay, Relays};
 use crate::driver::socket::{Socket, would_block};
 use crate::driver::table::canonical;
 use crate::identity::Role;
@@ -266,13 +266,13 @@ impl Server {
         if mode == Mode::Mtls {
             let tls = state.tls.as_ref().map(|state| &state.tls).filter(|tls| tls.established());
             let Some(tls) = tls else { return self.give_up_if_ended(relay) };
-            if state.gateway.is_none() {
+            if state.bringer.is_none() {
                 match self.judge_gateway(tls) {
                     Ok(gateway) => {
                         self.remember_visitors_peer(relay);
                         let newest = self.gateways_seen.entry(gateway.0.clone()).or_insert(gateway.1);
                         *newest = gateway.1.max(*newest);
-                        self.core.table.relays[relay].gateway = Some(Box::new(gateway));
+                        self.core.table.relays[relay].bringer = Some(Box::new(Bringer::new(gateway.0, gateway.1)));
                     }
                     Err(code) => return self.deny(relay, code),
                 }
@@ -342,7 +342,7 @@ impl Server {
     /// POP trusts, for as long as it does.
     fn brought_by(&mut self, relay: usize, header: &Header) -> bool {
         let Some(gateway) = header.gateway.as_ref().filter(|gateway| self.trusts(gateway)) else { return false };
-        self.core.table.relays[relay].gateway = Some(Box::new((gateway.clone(), i64::MAX)));
+        self.core.table.relays[relay].bringer = Some(Box::new(Bringer::new(gateway.clone(), i64::MAX)));
         true
     }
 
@@ -356,15 +356,17 @@ impl Server {
         let owner = self.core.table.relays[relay].owner;
         let Some(route) = self.routes.get(owner) else { return self.deny(relay, ResetCode::NoRoute) };
         // Between its handshake and its header a gateway may have lost its trust.
-        let gateway = self.core.table.relays[relay].gateway.as_ref();
-        if gateway.is_some_and(|gateway| !self.trusts(&gateway.0)) {
+        let bringer = self.core.table.relays[relay].bringer.as_ref();
+        if bringer.is_some_and(|gateway| !self.trusts(&gateway.uid)) {
             return self.deny(relay, ResetCode::Denied);
         }
         let meant = header.service.as_ref().is_none_or(|service| *service == route.spec.service);
         let visitor = header.source.map(canonical);
         // Datagrams come on gateways' lanes, never here.
         let meant = meant && route.spec.carries() == Carries::Bytes;
-        let verdict = self.verdict(route, visitor.map(|address| address.ip()), None);
+        // In the clear no gateway has shown itself whose word it could be.
+        let signed_in = header.signed_in.as_ref().filter(|_| bringer.is_some());
+        let verdict = self.visitor_verdict(route, visitor.map(|address| address.ip()), signed_in);
         if !meant || !route.spec.enabled || !verdict.allowed {
             return self.deny(relay, ResetCode::Denied);
         }
@@ -384,6 +386,10 @@ impl Server {
         let half_open = self.core.table.session(session).map_or(0, |s| s.half_open_count());
         if half_open_cap > 0 && half_open >= half_open_cap {
             return self.deny(relay, ResetCode::Busy);
+        }
+        let signed_in = signed_in.cloned();
+        if let Some(bringer) = self.core.table.relays[relay].bringer.as_mut() {
+            bringer.signed_in = signed_in;
         }
         self.preamble_over(relay);
         self.waiting_peer.remove(&relay);

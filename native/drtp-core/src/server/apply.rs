@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::entries::{Entry, Mode, Place, RouteSpec};
 use super::guard::Guard;
 use super::listener::Bound;
-use super::{Delta, Door, Entrance, Route, Server};
+use super::{Delta, Denied, Door, Entrance, Route, Server};
 use crate::access::parse_net;
 use crate::driver::brake::BUCKETS_MAX;
 use crate::driver::listener_token;
@@ -39,7 +39,7 @@ impl Server {
                     self.trust_keys.insert(key.clone(), gateways.into_iter().collect());
                     EntryOutcome { ok: true, ..EntryOutcome::default() }
                 }
-                Ok(Entry::Deny { minimum_generation }) => {
+                Ok(Entry::Deny { minimum_generation, people }) => {
                     // Below zero: none of this identity's certificates is accepted.
                     let (denied, held): (BTreeMap<_, _>, BTreeMap<_, _>) =
                         minimum_generation.into_iter().partition(|(_, least)| *least < 0);
@@ -47,7 +47,8 @@ impl Server {
                     let complaint = (!held.is_empty()).then(|| {
                         "minimum generations of 0 and more are the authority's to hold, not a POP's".to_owned()
                     });
-                    self.deny_keys.insert(key.clone(), denied.into_keys().collect());
+                    let identities = denied.into_keys().collect();
+                    self.deny_keys.insert(key.clone(), Denied { identities, people });
                     EntryOutcome { ok: true, error: complaint, ..EntryOutcome::default() }
                 }
                 // What cannot be read must not go on by its old meaning: it denies. A list of the denied that cannot be
@@ -62,7 +63,8 @@ impl Server {
             outcome.entries.insert(key, result);
         }
         self.gateways = self.trust_keys.values().flatten().cloned().collect();
-        self.denied = self.deny_keys.values().flatten().cloned().collect();
+        self.denied = self.deny_keys.values().flat_map(|one| &one.identities).cloned().collect();
+        self.shut_out = self.deny_keys.values().flat_map(|one| &one.people).cloned().collect();
         self.cut();
         outcome
     }
@@ -214,8 +216,10 @@ impl Server {
             self.caller_stays(route, state)
         } else {
             let visitor = state.who.address().map(|address| address.ip());
-            let gateway_stays = state.gateway.as_ref().is_none_or(|gateway| self.trusts(&gateway.0));
-            gateway_stays && self.verdict(route, visitor, None).allowed
+            let bringer = state.bringer.as_deref();
+            let gateway_stays = bringer.is_none_or(|gateway| self.trusts(&gateway.uid));
+            let signed_in = bringer.and_then(|gateway| gateway.signed_in.as_ref());
+            gateway_stays && self.visitor_verdict(route, visitor, signed_in).allowed
         };
         route.spec.enabled && brought && agent_stays
     }

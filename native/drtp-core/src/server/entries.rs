@@ -1,6 +1,6 @@
 //! RouteTable entries as the host hands them over: `drtp.api.snapshots` JSON, plus where to bind.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
@@ -41,6 +41,9 @@ pub(super) enum Entry {
     Deny {
         #[serde(default, rename = "minimumGeneration")]
         minimum_generation: BTreeMap<String, i64>,
+        /// Names of users who are let in nowhere.
+        #[serde(default)]
+        people: BTreeSet<String>,
     },
 }
 
@@ -99,6 +102,9 @@ pub(super) struct RouteSpec {
     pub(super) protocol: String,
     #[serde(default)]
     pub(super) access: AccessSpec,
+    /// Of the organisations that `access` names, for visitors who have signed in at a gateway.
+    #[serde(default)]
+    pub(super) memberships: Vec<MembershipSpec>,
     #[serde(default)]
     pub(super) mode: Mode,
     #[serde(default)]
@@ -128,6 +134,17 @@ pub(super) struct CallerSpec {
     pub(super) name: String,
     #[serde(default)]
     pub(super) organizations: Vec<String>,
+}
+
+/// Who is of an organisation: users by name, and groups of a sign-in.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct MembershipSpec {
+    pub(super) organization: String,
+    #[serde(default)]
+    pub(super) users: Vec<String>,
+    #[serde(default)]
+    pub(super) groups: Vec<String>,
 }
 
 impl RouteSpec {

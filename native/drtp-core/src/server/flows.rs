@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Server;
 use crate::driver::flow::{Flow, Guard, Taker};
-use crate::driver::relay::{Phase, Relay};
+use crate::driver::relay::{Bringer, Phase, Relay};
 use crate::identity::Role;
 use crate::message::{Carries, Open, ResetCode};
 
@@ -63,7 +63,7 @@ impl Server {
         let route = self.routes.get(owner).ok_or(ResetCode::NoRoute)?;
         let visitor = open.visitor.map(|address| address.ip());
         let fits = route.spec.carries() == Carries::Datagrams && open.carries == Carries::Datagrams;
-        let verdict = self.verdict(route, visitor, None);
+        let verdict = self.visitor_verdict(route, visitor, None);
         if !fits || !route.spec.enabled || !verdict.allowed {
             return Err(ResetCode::Denied);
         }
@@ -78,7 +78,7 @@ impl Server {
         let now = self.core.now();
         let serial = self.core.table.next_serial();
         let mut far = Relay::new(Phase::Dialing, owner, serial, now);
-        far.gateway = Some(Box::new(gateway));
+        far.bringer = Some(Box::new(Bringer::new(gateway.0, gateway.1)));
         far.flow = Some(Flow::new(Taker::Relay(near), idle, Guard::Proven, now));
         let far = self.core.table.relays.insert(far);
         let state = &mut self.core.table.relays[near];

@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 
-use super::entries::{CallerSpec, RouteSpec};
+use super::entries::{CallerSpec, MembershipSpec, RouteSpec};
 use crate::access::{Access, Caller};
+use crate::proxy::SignedIn;
 
 /// A route's rules, compiled once per apply.
 pub(super) struct Guard {
@@ -12,6 +13,21 @@ pub(super) struct Guard {
     callers: Option<Access>,
     /// By the identity of their connector.
     named: HashMap<String, Caller>,
+    /// Organisations of users by name, and of groups.
+    of_users: Organizations,
+    of_groups: Organizations,
+}
+
+type Organizations = HashMap<String, Vec<String>>;
+
+fn organizations(memberships: &[MembershipSpec], members: impl Fn(&MembershipSpec) -> &Vec<String>) -> Organizations {
+    let mut found = Organizations::new();
+    for one in memberships {
+        for member in members(one) {
+            found.entry(member.clone()).or_default().push(one.organization.clone());
+        }
+    }
+    found
 }
 
 impl Guard {
@@ -22,7 +38,9 @@ impl Guard {
         let (callers, of_callers) = callers.map_or((None, None), |(access, complaint)| (Some(access), complaint));
         let named = spec.callers.iter().chain(&spec.conditional).map(|one| (one.identity.clone(), one.caller()));
         let named = named.collect();
-        (Self { visitors, callers, named }, complaint.or(of_callers))
+        let of_users = organizations(&spec.memberships, |one| &one.users);
+        let of_groups = organizations(&spec.memberships, |one| &one.groups);
+        (Self { visitors, callers, named, of_users, of_groups }, complaint.or(of_callers))
     }
 
     /// When a schedule may next change what is said here, after `now` in Unix seconds.
@@ -41,9 +59,22 @@ impl Guard {
         self.named.keys()
     }
 
-    /// The lists that judge a visitor, or a caller; `None` where there are none for callers.
-    pub(super) fn lists(&self, caller: Option<&Caller>) -> Option<&Access> {
-        if caller.is_some() { self.callers.as_ref() } else { Some(&self.visitors) }
+    /// The lists that judge visitors.
+    pub(super) fn of_visitors(&self) -> &Access {
+        &self.visitors
+    }
+
+    /// The lists that judge callers; `None` where there are none.
+    pub(super) fn of_callers(&self) -> Option<&Access> {
+        self.callers.as_ref()
+    }
+
+    /// A visitor who has signed in, as rules know it: the organisations are this table's word.
+    pub(super) fn person(&self, signed_in: &SignedIn) -> Caller {
+        let by_name = self.of_users.get(&signed_in.name);
+        let by_groups = signed_in.groups.iter().filter_map(|group| self.of_groups.get(group));
+        let organizations = by_name.into_iter().chain(by_groups).flatten().cloned().collect();
+        Caller::new("user", &signed_in.name, organizations)
     }
 }
 

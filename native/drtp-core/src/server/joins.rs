@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use super::{Route, Server};
 use crate::access::Verdict;
-use crate::driver::relay::{Phase, Relay};
+use crate::driver::relay::{Bringer, Phase, Relay};
 use crate::driver::table::canonical;
 use crate::identity::{PeerIdentity, Role};
 use crate::message::{Carries, Open, ResetCode};
@@ -43,7 +43,7 @@ impl Server {
         }
         let (serial, now) = (self.core.table.next_serial(), self.core.now());
         let mut far = Relay::new(Phase::Open, owner, serial, now);
-        far.gateway = Some(Box::new((connector, not_after)));
+        far.bringer = Some(Box::new(Bringer::new(connector, not_after)));
         let far = self.core.table.relays.insert(far);
         if let Err(code) = self.core.table.open_stream(far, session, &open) {
             self.core.table.relays[far].owner = usize::MAX;
@@ -71,8 +71,9 @@ impl Server {
     /// hour, and which POP this is.
     fn admits(&self, route: &Route, connector: &str, from: Option<SocketAddr>) -> Verdict {
         let named = route.guard.caller(connector).filter(|_| route.spec.enabled && !self.denied.contains(connector));
-        named
-            .map_or_else(Verdict::default, |caller| self.verdict(route, from.map(|address| address.ip()), Some(caller)))
+        named.map_or_else(Verdict::default, |caller| {
+            self.caller_verdict(route, from.map(|address| address.ip()), caller)
+        })
     }
 
     fn admit_stream(&mut self, owner: usize, open: &Open, connector: &str) -> Result<bool, ResetCode> {
@@ -110,7 +111,7 @@ impl Server {
     /// A live joined stream is held to what is in force now.
     pub(super) fn caller_stays(&self, route: &Route, relay: &Relay) -> bool {
         let from = relay.who.address();
-        relay.gateway.as_ref().is_some_and(|bringer| self.admits(route, &bringer.0, from).allowed)
+        relay.bringer.as_ref().is_some_and(|bringer| self.admits(route, &bringer.uid, from).allowed)
     }
 
     /// Why a connector may not have a session here.

@@ -29,7 +29,7 @@ pub(crate) use entries::{BindSpec, Delta, Place};
 use guard::Guard;
 use listener::{Bound, Listener, Reserve};
 
-use crate::access::{Asking, Caller, Countries, Verdict};
+use crate::access::{Access, Asking, Caller, Countries, Verdict};
 use crate::config::ServerConfig;
 use crate::driver::relay::{Outcome, Phase};
 use crate::driver::table::{Table, Upcall, unix_ms, unix_s};
@@ -39,6 +39,7 @@ use crate::event::Event;
 use crate::handle::{Command, Inbox};
 use crate::identity::{PeerIdentity, Role, proven};
 use crate::message::{GoAwayCode, Hello, ResetCode};
+use crate::proxy::SignedIn;
 use crate::report::{FlowRecord, Recent};
 use crate::session::{Budget, SessionConfig, State};
 use crate::tls::Credentials;
@@ -80,6 +81,13 @@ impl Entrance {
     fn is_shut(&self) -> bool {
         self.door.is_none() && self.deaf.is_none()
     }
+}
+
+/// What one `deny` entry says: identities by uid, and people by name.
+#[derive(Default)]
+struct Denied {
+    identities: BTreeSet<String>,
+    people: BTreeSet<String>,
 }
 
 /// One connection's endpoint.
@@ -163,9 +171,11 @@ pub(crate) struct Server {
     by_agent: HashMap<String, Vec<usize>>,
     gateways: BTreeSet<String>,
     denied: BTreeSet<String>,
+    /// Users by name who are let in nowhere.
+    shut_out: BTreeSet<String>,
     /// Keys of the `trust` and `deny` entries in force.
     trust_keys: BTreeMap<String, BTreeSet<String>>,
-    deny_keys: BTreeMap<String, BTreeSet<String>>,
+    deny_keys: BTreeMap<String, Denied>,
     /// Agent uid -> its live session.
     agents: HashMap<String, usize>,
     /// Gateway uid -> its live session, which brings flows of datagrams.
@@ -249,6 +259,7 @@ impl Server {
             by_agent: HashMap::new(),
             gateways: BTreeSet::new(),
             denied: BTreeSet::new(),
+            shut_out: BTreeSet::new(),
             trust_keys: BTreeMap::new(),
             deny_keys: BTreeMap::new(),
             agents: HashMap::new(),
@@ -677,7 +688,7 @@ impl Server {
             }
         }
         let relays = self.core.table.relays.iter();
-        let over = relays.filter(|(_, relay)| relay.gateway.as_ref().is_some_and(|who| ended(&who.0, who.1)));
+        let over = relays.filter(|(_, relay)| relay.bringer.as_ref().is_some_and(|who| ended(&who.uid, who.not_after)));
         for relay in over.map(|(index, _)| index).collect::<Vec<_>>() {
             self.core.table.end_relay(relay, Err(ResetCode::Denied));
         }
@@ -694,11 +705,25 @@ impl Server {
         found
     }
 
-    /// What `route` says of a visitor, or of a caller, by all that is known here.
-    fn verdict(&self, route: &Route, address: Option<IpAddr>, caller: Option<&Caller>) -> Verdict {
-        let Some(access) = route.guard.lists(caller) else {
-            return Verdict { allowed: true, would_refuse: false };
-        };
+    /// What `route` says of a visitor.
+    fn visitor_verdict(&self, route: &Route, address: Option<IpAddr>, signed_in: Option<&SignedIn>) -> Verdict {
+        if signed_in.is_some_and(|person| self.shut_out.contains(&person.name)) {
+            return Verdict::default();
+        }
+        let person = signed_in.map(|person| route.guard.person(person));
+        self.verdict(route, route.guard.of_visitors(), address, person.as_ref())
+    }
+
+    /// What `route` says of a caller whom it names.
+    fn caller_verdict(&self, route: &Route, address: Option<IpAddr>, caller: &Caller) -> Verdict {
+        let policies = route.guard.of_callers();
+        policies.map_or(Verdict { allowed: true, would_refuse: false }, |access| {
+            self.verdict(route, access, address, Some(caller))
+        })
+    }
+
+    /// By all that is known here.
+    fn verdict(&self, route: &Route, access: &Access, address: Option<IpAddr>, caller: Option<&Caller>) -> Verdict {
         let named = if access.asks_countries() { self.countries.as_ref() } else { None };
         let country = named.zip(address).and_then(|(countries, address)| countries.of(address));
         let place = route.spec.place.as_ref();

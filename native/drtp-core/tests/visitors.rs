@@ -1,0 +1,123 @@
+//! Visitors who have signed in at a gateway: rules that name people and organisations hold at the POP too, for live ones too.
+
+mod world;
+
+use std::io::{Read, Write};
+use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use world::*;
+
+const ANNA: &str = r#"{"name": "anna", "groups": []}"#;
+const BOB: &str = r#"{"name": "bob", "groups": ["https://idp#sales"]}"#;
+
+/// PROXY v2 of gateway `g-1`, which says that this person has signed in.
+fn header(signed_in: &str) -> Vec<u8> {
+    let mut body = vec![203, 0, 113, 9, 10, 0, 0, 1, 0x12, 0x34, 0, 80];
+    for (kind, value) in [(0xe1, "s-1"), (0xe2, "g-1"), (0xe4, signed_in)] {
+        body.extend_from_slice(&[kind, 0, value.len() as u8]);
+        body.extend_from_slice(value.as_bytes());
+    }
+    let mut out = b"\r\n\r\n\0\r\nQUIT\n\x21\x11".to_vec();
+    out.extend_from_slice(&(body.len() as u16).to_be_bytes());
+    out.extend_from_slice(&body);
+    out
+}
+
+struct Place {
+    world: World,
+    path: PathBuf,
+    _folder: TempDir,
+}
+
+impl Place {
+    /// For people of `partner`: anna by name, and whoever is in sales; from one country and POP only, where `more` says so.
+    fn new(more: Value) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("c-1.sock");
+        let place = path.clone();
+        let world = World::build(
+            service(echo),
+            |mut route| {
+                route["bind"]["path"] = json!(place);
+                with(with(route, json!({"mode": "unix"})), with(of_partner(&["anna"]), more))
+            },
+            |config| config,
+            |service| service,
+        );
+        Self { world, path, _folder: folder }
+    }
+
+    fn visit(&self, signed_in: &str) -> UnixStream {
+        let mut stream = UnixStream::connect(&self.path).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(&header(signed_in)).unwrap();
+        stream
+    }
+
+    fn apply(&self, change: Value) {
+        let mut entry = with(route(self.world.endpoint.port()), json!({"mode": "unix"}));
+        entry["bind"]["path"] = json!(self.path);
+        assert_ok(&self.world.pop.apply(&upsert("route/c-1", &with(entry, change))));
+    }
+}
+
+fn of_partner(users: &[&str]) -> Value {
+    json!({
+        "access": {"lists": [{"clauses": [{"action": "Allow", "organizations": ["partner"]}]}]},
+        "memberships": [{"organization": "partner", "users": users, "groups": ["https://idp#sales"]}],
+    })
+}
+
+fn passes(stream: &mut UnixStream) -> bool {
+    stream.write_all(b"x").is_ok() && stream.read_exact(&mut [0]).is_ok()
+}
+
+#[test]
+fn those_whom_the_table_knows_as_members_pass_and_nobody_else() {
+    let place = Place::new(json!({}));
+    assert!(passes(&mut place.visit(ANNA)), "by name");
+    assert!(passes(&mut place.visit(BOB)), "by a group");
+    for stranger in ["", r#"{"name": "eve"}"#, r#"{"name": "eve", "groups": ["partner", "https://idp#buyers"]}"#] {
+        assert!(!passes(&mut place.visit(stranger)), "{stranger}");
+    }
+}
+
+#[test]
+fn a_live_visitor_who_is_a_member_no_more_is_cut() {
+    let place = Place::new(json!({}));
+    let (mut anna, mut bob) = (place.visit(ANNA), place.visit(BOB));
+    assert!(passes(&mut anna) && passes(&mut bob));
+    place.apply(of_partner(&[]));
+    assert!(!passes(&mut anna));
+    assert!(passes(&mut bob));
+}
+
+#[test]
+fn somebody_who_is_shut_out_is_cut_and_does_not_come_back() {
+    let place = Place::new(json!({"access": {"lists": [{"default": "Allow"}]}}));
+    let (mut anna, mut stranger) = (place.visit(ANNA), place.visit(""));
+    assert!(passes(&mut anna) && passes(&mut stranger));
+    let deny = json!({"type": "deny", "minimumGeneration": {}, "people": ["anna"]});
+    assert_ok(&place.world.pop.apply(&upsert("deny", &deny)));
+    assert!(!passes(&mut anna));
+    assert!(!passes(&mut place.visit(ANNA)));
+    assert!(passes(&mut stranger) && passes(&mut place.visit(BOB)));
+}
+
+#[test]
+fn in_the_clear_nobody_is_believed_to_have_signed_in() {
+    let world = World::build(
+        service(echo),
+        |route| with(with(route, of_partner(&["anna"])), json!({"mode": "plain", "plainFrom": ["127.0.0.0/8"]})),
+        |config| config,
+        |service| service,
+    );
+    let endpoint: SocketAddr = world.endpoint;
+    let mut visitor = visit(endpoint);
+    visitor.write_all(&header(ANNA)).unwrap();
+    assert!(read_to_reset(&mut visitor).is_empty());
+}

@@ -1,0 +1,305 @@
+"""Who a visitor of an HTTP host is, to Envoy: a signed token in a cookie, and rules that name organisations or people.
+
+The control plane's sign-in makes a **visit token** for one host name (`issuers/visits.py`). `jwt_authn` checks its
+signature and its times, and leaves what it says as metadata; `RBAC` of the route decides over that and the address, as
+`rules.asking` decides: what is unknown of whoever has not signed in allows nothing, and denies wherever a rule might.
+Who could pass if they signed in is sent to do so. Keys, and names of people who are shut out, change without the
+listener: they are extensions that Envoy is given beside it.
+
+Names of cookies, headers and paths that visitors and services meet are here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from drtp.api.drtp import Action
+from drtp.api.snapshots import Access, AccessClause, AccessList, AccessListRule, Membership, SignInEntry
+from drtp.api.visiting import SIGNED_IN_PATH, VISIT_LIFETIME
+from drtp.gateway.admission import admitted, source_in
+from drtp.rules import asking
+
+Json = dict[str, Any]
+Predicate = Json | bool
+"""A matcher's predicate, or what is known already."""
+
+_TYPE = "type.googleapis.com/"
+_FILTERS = f"{_TYPE}envoy.extensions.filters.http."
+
+RBAC_FILTER = "envoy.filters.http.rbac"
+LUA_FILTER = "envoy.filters.http.lua"
+TOKENS_FILTER = "envoy.filters.http.jwt_authn"
+PEOPLE_FILTER = "drtp.people"
+EXTENSIONS = {
+    TOKENS_FILTER: f"{_FILTERS}jwt_authn.v3.JwtAuthentication",
+    PEOPLE_FILTER: f"{_FILTERS}rbac.v3.RBAC",
+}
+"""Filters whose configuration Envoy is given beside the listener, by name, and its type."""
+
+COOKIE = "__Host-drtp-visit"
+BROWSER_COOKIE = "__Host-drtp-browser"
+"""What ties an answer of the sign-in to the browser that was sent there."""
+SIGN_IN_PATH = "/.drtp/sign-in"
+SIGN_OUT_PATH = "/.drtp/sign-out"
+VISIT_S = int(VISIT_LIFETIME.total_seconds())
+
+SIGN_IN, NEEDS_TLS, NOT_THIS_PERSON = "sign_in", "needs_tls", "not_this_person"
+"""Names of refusals, in Envoy's details of a response."""
+
+_VISIT, _ENTRY = "visit", "entry"
+_METADATA = "visit"
+
+
+class Place(msgspec.Struct, frozen=True):
+    """An HTTP host as its rules are decided at. `secure`: by TLS, so that a cookie can be trusted there.
+
+    `host`: as the table has it; tokens are for it.
+    """
+
+    host: str
+    memberships: tuple[Membership, ...] = ()
+    secure: bool = True
+
+
+# ---- extensions ----------------------------------------------------------------------------------------------------
+
+
+def tokens(sign_in: SignInEntry | None) -> Json:
+    """How tokens are read; before anybody can sign in, none is."""
+    if sign_in is None:
+        return {"@type": EXTENSIONS[TOKENS_FILTER]}
+    checked = {
+        "issuer": sign_in.issuer,
+        "local_jwks": {"inline_string": sign_in.keys},
+        "payload_in_metadata": _METADATA,
+        "clock_skew_seconds": 30,
+        "require_expiration": True,
+    }
+    either: Json = {"requirements": [{"provider_name": _VISIT}, {"allow_missing_or_failed": {}}]}
+    return {
+        "@type": EXTENSIONS[TOKENS_FILTER],
+        "providers": {
+            _VISIT: {**checked, "from_cookies": [COOKIE], "forward": True},
+            _ENTRY: {**checked, "from_params": ["token"], "forward": True},
+        },
+        "requirement_map": {_VISIT: {"requires_any": either}, _ENTRY: {"provider_name": _ENTRY}},
+    }
+
+
+def people(shut_out: Sequence[str]) -> Json:
+    """Whoever has signed in and is shut out by now is sent to sign in again, which tells them."""
+    config: Json = {"@type": EXTENSIONS[PEOPLE_FILTER]}
+    if not shut_out:
+        return config
+    refused = {"predicate": _says("name", _one_of(shut_out)), "on_match": _action(SIGN_IN, "DENY")}
+    return config | {"matcher": {"matcher_list": {"matchers": [refused]}, "on_no_match": _action("allow", "ALLOW")}}
+
+
+def discovered(name: str, config_source: Json) -> Json:
+    """An HTTP filter whose configuration comes by itself."""
+    return {"name": name, "config_discovery": {"config_source": config_source, "type_urls": [EXTENSIONS[name]]}}
+
+
+# ---- routes --------------------------------------------------------------------------------------------------------
+
+
+def on_route(access: Access, place: Place) -> Json:
+    """Per-route configuration of the filters, for a rule that asks who visitors are."""
+    return {TOKENS_FILTER: _requires(_VISIT), **_ruled(rbac(access, place)), **_told({"host": place.host})}
+
+
+def own_routes(place: Place, sign_in: SignInEntry) -> list[Json]:
+    """What the gateway answers itself at a host where visitors sign in; the script does."""
+    only_here = {"predicate": _is_for(place), "on_match": _action("allow", "ALLOW")}
+    entry: Json = {"matcher_list": {"matchers": [only_here]}, "on_no_match": _action(NOT_THIS_PERSON, "DENY")}
+    anybody: Json = {"on_no_match": _action("allow", "ALLOW")}
+    entering = {"host": place.host, "does": "enter"}
+    return [
+        _own(SIGN_IN_PATH, {**_ruled(anybody), **_told({"does": "sign in", "url": sign_in.url})}),
+        _own(SIGNED_IN_PATH, {TOKENS_FILTER: _requires(_ENTRY), **_ruled(entry), **_told(entering)}),
+        _own(SIGN_OUT_PATH, {**_ruled(anybody), **_told({"does": "sign out"})}),
+    ]
+
+
+def _own(path: str, filters: Json) -> Json:
+    return {"match": {"path": path}, "direct_response": {"status": 404}, "typed_per_filter_config": filters}
+
+
+def _ruled(matcher: Json) -> Json:
+    return {RBAC_FILTER: {"@type": f"{_FILTERS}rbac.v3.RBACPerRoute", "rbac": {"matcher": matcher}}}
+
+
+def _told(context: Json) -> Json:
+    return {LUA_FILTER: {"@type": f"{_FILTERS}lua.v3.LuaPerRoute", "filter_context": context}}
+
+
+def header(key: str, value: str) -> Json:
+    """A header that is set, whatever was there."""
+    return {"header": {"key": key, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+
+
+def _requires(name: str) -> Json:
+    return {"@type": f"{_FILTERS}jwt_authn.v3.PerRouteConfig", "requirement_name": name}
+
+
+# ---- the decision --------------------------------------------------------------------------------------------------
+
+
+def rbac(access: Access, place: Place) -> Json:
+    """The whole decision on a request as a matcher."""
+    signed = _is_for(place) if place.secure else False
+    stranger = _all(_allows(one, _Stranger()) for one in access.lists)
+    known = _all(_allows(one, _Person(place.memberships)) for one in access.lists)
+    somebody = _all(_allows(one, _Anybody()) for one in access.lists)
+    steps = (
+        (_any([stranger, _all([signed, known])]), "allow", "ALLOW"),
+        (signed, NOT_THIS_PERSON, "DENY"),
+        (somebody, SIGN_IN if place.secure else NEEDS_TLS, "DENY"),
+    )
+    matchers: list[Json] = []
+    otherwise = _action("deny", "DENY")
+    for predicate, name, action in steps:
+        if predicate is True:
+            otherwise = _action(name, action)
+            break
+        if predicate is not False:
+            matchers.append({"predicate": predicate, "on_match": _action(name, action)})
+    found: Json = {"on_no_match": otherwise}
+    return found | ({"matcher_list": {"matchers": matchers}} if matchers else {})
+
+
+class _Stranger:
+    """Nothing is known: what asks for an identity does not allow, and denies."""
+
+    def holds(self, clause: AccessClause) -> Predicate:
+        """Whether the clause's identity part holds."""
+        return not (clause.organizations or clause.principals) or clause.action is Action.DENY
+
+
+class _Anybody:
+    """Whoever it takes to be let in: doubt serves them."""
+
+    def holds(self, clause: AccessClause) -> Predicate:
+        """As of `_Stranger`."""
+        return not (clause.organizations or clause.principals) or clause.action is Action.ALLOW
+
+
+class _Person:
+    """What the token says."""
+
+    def __init__(self, memberships: tuple[Membership, ...]) -> None:
+        self._of = {one.organization: one for one in memberships}
+
+    def holds(self, clause: AccessClause) -> Predicate:
+        """As of `_Stranger`."""
+        found: list[Predicate] = []
+        if clause.organizations:
+            found.append(self._is_of(clause.organizations))
+        if clause.principals:
+            users = [name[5:] for name in clause.principals if name.startswith("user:")]
+            organizations = [name[4:] for name in clause.principals if name.startswith("org:")]
+            is_one: Predicate = _says("name", _one_of(users)) if users else False
+            found.append(_any([is_one, self._is_of(organizations)]))
+        return _all(found)
+
+    def _is_of(self, organizations: Iterable[str]) -> Predicate:
+        held = [self._of[name] for name in organizations if name in self._of]
+        users = [user for one in held for user in one.users]
+        groups = [group for one in held for group in one.groups]
+        return _any(
+            [
+                _says("name", _one_of(users)) if users else False,
+                _says("groups", {"list_match": {"one_of": _one_of(groups)}}) if groups else False,
+            ]
+        )
+
+
+def _allows(one: AccessList, asked: _Stranger | _Anybody | _Person) -> Predicate:
+    """Whether a list allows: some clause that does and before which none denies, else its default.
+
+    Flat, because Envoy reads messages to a depth of a hundred.
+    """
+    clauses, default = asking.parts(one)
+    denying: list[Predicate] = []
+    ways: list[Predicate] = []
+    for clause in clauses:
+        speaks = _all([_from(clause.cidrs), asked.holds(clause)])
+        if clause.action is Action.DENY:
+            denying.append(speaks)
+        else:
+            ways.append(_all([speaks, _not(_any(denying))]))
+    if default is Action.ALLOW:
+        ways.append(_not(_any(denying)))
+    return _any(ways)
+
+
+def _from(cidrs: tuple[str, ...]) -> Predicate:
+    if not cidrs:
+        return True
+    who = admitted(Access(lists=(AccessList(rules=(AccessListRule(Action.ALLOW, cidrs),)),)))
+    return source_in(who.networks, "SourceIPInput") if who.networks else False
+
+
+# ---- predicates ----------------------------------------------------------------------------------------------------
+
+
+def _is_for(place: Place) -> Json:
+    """A token was shown that is for this very host: one for another proves nothing here."""
+    return _says("aud", {"string_match": {"exact": place.host}})
+
+
+def _says(claim: str, value: Json) -> Json:
+    path = [{"key": _METADATA}, {"key": claim}]
+    return {
+        "single_predicate": {
+            "input": {
+                "name": "token",
+                "typed_config": {
+                    "@type": f"{_TYPE}envoy.extensions.matching.common_inputs.network.v3.DynamicMetadataInput",
+                    "filter": TOKENS_FILTER,
+                    "path": path,
+                },
+            },
+            "custom_match": {
+                "name": "claim",
+                "typed_config": {
+                    "@type": f"{_TYPE}envoy.extensions.matching.input_matchers.metadata.v3.Metadata",
+                    "value": value,
+                },
+            },
+        }
+    }
+
+
+def _one_of(words: Sequence[str]) -> Json:
+    exact = [{"string_match": {"exact": word}} for word in dict.fromkeys(words)]
+    return exact[0] if len(exact) == 1 else {"or_match": {"value_matchers": exact}}
+
+
+def _all(predicates: Iterable[Predicate]) -> Predicate:
+    return _joined("and_matcher", list(predicates), neutral=True)
+
+
+def _any(predicates: Iterable[Predicate]) -> Predicate:
+    return _joined("or_matcher", list(predicates), neutral=False)
+
+
+def _joined(kind: str, predicates: list[Predicate], *, neutral: bool) -> Predicate:
+    if (not neutral) in predicates:
+        return not neutral
+    left = [one for one in predicates if not isinstance(one, bool)]
+    if not left:
+        return neutral
+    return left[0] if len(left) == 1 else {kind: {"predicate": left}}
+
+
+def _not(predicate: Predicate) -> Predicate:
+    return not predicate if isinstance(predicate, bool) else {"not_matcher": predicate}
+
+
+def _action(name: str, action: str) -> Json:
+    typed = {"@type": f"{_TYPE}envoy.config.rbac.v3.Action", "name": name, "action": action}
+    return {"action": {"name": name, "typed_config": typed}}

@@ -1,0 +1,253 @@
+"""A site of one organisation, on the web: its people sign in and reach it, others do not, and the service is told."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode, urljoin, urlsplit
+
+import pytest
+from joserfc import jwt
+from joserfc.jwk import KeySet
+
+from scenario.bed import Bed, Serving, eventually, require
+from webforms import Page
+
+PASSWORD = "a long enough password for her"
+HTML = ("-H", "Accept: text/html")
+
+
+class _Mirror(BaseHTTPRequestHandler):
+    """Says what it was told."""
+
+    def do_GET(self) -> None:
+        body = json.dumps({name.lower(): value for name, value in self.headers.items()}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args: Any) -> None:
+        """Quiet."""
+
+
+@dataclass
+class Person:
+    """A browser: curl with a jar of cookies, one step at a time."""
+
+    ca: Path
+    jar: Path
+
+    def get(self, url: str, *options: str) -> Page:
+        written = self.jar.with_suffix(".head")
+        argv = ("--silent", "--show-error", "--max-time", "20", "--cacert", self.ca, "-b", self.jar, "-c", self.jar)
+        done = subprocess.run(
+            [require("curl"), *argv, "-D", written, *options, url], capture_output=True, check=False, timeout=30
+        )
+        assert done.returncode == 0, done.stderr.decode()
+        lines = written.read_text().splitlines()
+        headers = {name.strip().lower(): value.strip() for name, _, value in (one.partition(":") for one in lines[1:])}
+        return Page(url, int(lines[0].split()[1]), headers, done.stdout.decode())
+
+    def submit(self, page: Page, **values: str) -> Page:
+        action, fields = page.form()
+        parts = urlsplit(page.url)
+        return self.get(
+            action, "-H", f"Origin: {parts.scheme}://{parts.netloc}", "--data", urlencode({**fields, **values})
+        )
+
+    def follow(self, page: Page) -> Page:
+        """Wherever redirects lead."""
+        for _ in range(10):
+            if "location" not in page.headers:
+                return page
+            page = self.get(urljoin(page.url, page.headers["location"]), *HTML)
+        raise AssertionError(f"still at {page.url}")
+
+
+@dataclass
+class Site:
+    """What is served, where, and how people come."""
+
+    bed: Bed
+    serving: Serving
+    folder: Path
+
+    @property
+    def url(self) -> str:
+        return f"https://{self.serving.name}:{self.bed.https[1]}"
+
+    def somebody(self, name: str) -> Person:
+        context = json.loads(Path(self.bed.ready["context"]).read_text())
+        ca = self.folder / "ca.pem"
+        ca.write_text(context["ca"] + Path(self.bed.ready["ca"]).read_text())
+        jar = self.folder / f"{name}.jar"
+        jar.touch()
+        return Person(ca, jar)
+
+    def enter(self, person: Person, name: str, path: str = "/") -> Page:
+        """Open the site, sign in, and be back."""
+        form = person.follow(person.get(f"{self.url}{path}", *HTML))
+        assert "to reach a site" in form.text, form
+        return person.follow(person.submit(form, name=name, password=PASSWORD, do="grant"))
+
+    def policy(self, *rules: dict[str, Any]) -> None:
+        target = {"group": "datumapis.com", "kind": "DRTPService", "name": self.serving.service}
+        body = {
+            "apiVersion": "datumapis.com/v1alpha",
+            "kind": "DRTPAccessPolicy",
+            "metadata": {"name": "of-partner", "namespace": self.serving.namespace},
+            "spec": {"targetRefs": [target], "rules": list(rules)},
+        }
+        self.bed.kubectl("apply", "-f", "-", stdin=json.dumps(body))
+        assert eventually(self._is_enforced)
+
+    def _is_enforced(self) -> bool:
+        found = json.loads(self.bed.kubectl("get", "drtpaccesspolicy", "of-partner", "-o", "json"))
+        ancestors = found.get("status", {}).get("ancestors", [])
+        generation = found["metadata"]["generation"]
+        return any(
+            one["type"] == "Enforced" and one["status"] == "True" and one["observedGeneration"] == generation
+            for ancestor in ancestors
+            for one in ancestor["conditions"]
+        )
+
+    def bind(self, *users: str) -> None:
+        """These are the members of `partner`."""
+        group = "rbac.authorization.k8s.io"
+        binding = {
+            "apiVersion": f"{group}/v1",
+            "kind": "RoleBinding",
+            "metadata": {"name": "members", "namespace": "partner"},
+            "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": "organization-viewer"},
+            "subjects": [{"apiGroup": group, "kind": "User", "name": user} for user in users],
+        }
+        self.bed.kubectl("apply", "-f", "-", stdin=json.dumps(binding))
+
+
+OF_PARTNER = {"name": "partner", "action": "Allow", "organizations": ["partner"]}
+
+
+@pytest.fixture(scope="module")
+def site(bed: Bed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    operator = ("--context", bed.ready["kubeconfig"])
+    bed.datumctl(*operator, "create", "organization", "partner")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Mirror)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    serving = bed.serve(f"http://localhost:{server.server_port}", "--name", "for-partner")
+    found = Site(bed, serving, tmp_path_factory.mktemp("site"))
+    for name in ("anna", "eve"):
+        made = subprocess.run(
+            [require("datumctl"), *operator, "create", "password", name],
+            input=f"{PASSWORD}\n", capture_output=True, text=True, env=bed.env, timeout=60, check=False,
+        )  # fmt: skip
+        assert made.returncode == 0, made.stderr
+    found.bind("anna")
+    found.policy(OF_PARTNER)
+    yield found
+    serving.stop()
+    server.shutdown()
+
+
+def test_a_member_signs_in_and_the_service_is_told_by_a_signed_word(site: Site) -> None:
+    anna = site.somebody("anna")
+    page = site.enter(anna, "anna", "/a?b=c&d=e")
+    assert page.status == 200 and page.url == f"{site.url}/a?b=c&d=e"
+    told = json.loads(page.text)
+    assert told["x-drtp-visitor"] == "user:anna"
+    assert "__Host-drtp" not in told.get("cookie", "")
+    issuer = f"{json.loads(Path(site.bed.ready['context']).read_text())['api']}/oidc"
+    keys = KeySet.import_key_set(json.loads(anna.get(f"{issuer}/keys").text))
+    claims = jwt.decode(told["x-drtp-assertion"], keys, algorithms=["ES256"]).claims
+    assert (claims["iss"], claims["aud"], claims["name"]) == (issuer, site.serving.name, "anna")
+    again = anna.get(site.url, "-H", "X-Drtp-Visitor: user:root", "-H", "Cookie: own=1")
+    assert json.loads(again.text)["x-drtp-visitor"] == "user:anna"
+
+
+def test_who_is_no_member_is_refused_and_a_program_is_told_what_to_do(site: Site) -> None:
+    eve = site.somebody("eve")
+    page = site.enter(eve, "eve")
+    assert page.status == 403 and "DRTP-5009" in page.text
+    out = eve.get(f"{site.url}/.drtp/sign-out")
+    assert out.status == 200
+    assert eve.get(site.url, *HTML).status == 302
+    program = site.somebody("program").get(site.url)
+    assert program.status == 401 and "DRTP-5007" in program.text
+    clear = f"http://{site.serving.name}:{site.bed.http[1]}"
+    assert "DRTP-5008" in site.somebody("clear").get(clear).text
+
+
+def test_a_stolen_or_foreign_answer_of_the_sign_in_is_worth_nothing(site: Site) -> None:
+    anna = site.somebody("anna-2")
+    form = anna.follow(anna.get(site.url, *HTML))
+    back = anna.submit(form, name="anna", password=PASSWORD, do="grant")
+    while "/.drtp/signed-in" not in back.headers["location"]:
+        back = anna.get(urljoin(back.url, back.headers["location"]))
+    answer = back.headers["location"]
+    assert "DRTP-2038" in site.somebody("thief").get(answer).text
+    token = re.search(r"token=([^&]*)", answer)
+    assert token
+    changed = f"{token[1][:-4]}AAAA"
+    assert anna.get(answer.replace(token[1], changed)).status == 401
+    assert anna.get(answer.replace("&to=/", "&to=//evil.test/")).headers["location"] == "/"
+    api = urlsplit(form.url)
+    for elsewhere in ("https://evil.test/", f"https://evil.test:1@{site.serving.name}/", "http://x/", "https://"):
+        lured = anna.get(f"{api.scheme}://{api.netloc}/oidc/visit?browser={'a' * 36}&to={elsewhere}")
+        assert lured.status == 400 and "location" not in lured.headers, elsewhere
+
+
+def test_no_log_has_what_a_browser_brought(site: Site) -> None:
+    anna = site.somebody("anna-5")
+    assert site.enter(anna, "anna").status == 200
+    token = re.search(r"__Host-drtp-visit\s+(\S+)", anna.jar.read_text())
+    assert token
+    place = site.bed.data / "gateway" / "access.jsonl"
+    assert eventually(lambda: "/.drtp/signed-in" in place.read_text())
+    files = [path for path in site.bed.directory.rglob("*") if path.is_file()]
+    assert [path for path in files if token[1].rpartition(".")[2].encode() in path.read_bytes()] == []
+
+
+def test_membership_and_revocation_reach_those_who_are_there(site: Site) -> None:
+    anna = site.somebody("anna-3")
+    assert site.enter(anna, "anna").status == 200
+    site.bind("eve")
+    assert eventually(lambda: anna.get(site.url).status == 403, 3)
+    site.bind("anna", "eve")
+    assert eventually(lambda: anna.get(site.url).status == 200, 3)
+    eve = site.somebody("eve-2")
+    assert site.enter(eve, "eve").status == 200
+    site.bed.datumctl("--context", site.bed.ready["kubeconfig"], "revoke", "user", "eve")
+    assert eventually(lambda: eve.get(site.url).status == 401, 3)
+    assert anna.get(site.url).status == 200
+    refused = eve.follow(eve.get(site.url, *HTML))
+    assert "Sign in" in refused.text and refused.status == 200
+
+
+def test_who_is_signed_in_is_asked_before_another_site_is_told(site: Site, bed: Bed) -> None:
+    anna = site.somebody("anna-4")
+    site.enter(anna, "anna")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Mirror)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    other = bed.serve(f"http://localhost:{server.server_port}", "--name", "other-site")
+    target = {"group": "datumapis.com", "kind": "DRTPService", "name": other.service}
+    spec = {"targetRefs": [target], "rules": [{"name": "anna", "action": "Allow", "principals": ["user:anna"]}]}
+    named = {"name": "other", "namespace": other.namespace}
+    body = {"apiVersion": "datumapis.com/v1alpha", "kind": "DRTPAccessPolicy", "metadata": named, "spec": spec}
+    bed.kubectl("apply", "-f", "-", stdin=json.dumps(body))
+    url = f"https://{other.name}:{bed.https[1]}"
+    assert eventually(lambda: anna.get(url, *HTML).status == 302)
+    asked = anna.follow(anna.get(url, *HTML))
+    assert "wants to know who you are" in asked.text and "anna" in asked.text
+    assert anna.follow(anna.submit(asked, do="go")).status == 200
+    # From then on it is told without a question: a token that has ended is renewed in passing.
+    anna.get(f"{url}/.drtp/sign-out")
+    assert anna.follow(anna.get(url, *HTML)).status == 200
+    other.stop()
+    server.shutdown()
