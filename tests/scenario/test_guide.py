@@ -30,6 +30,7 @@ PAGES = [
             "tenants",
             "people",
             "catalogue",
+            "sites",
         )
     ),
     "docs/operations/README.md",

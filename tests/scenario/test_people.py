@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from scenario.bed import BIN, Bed, Program, echo, eventually, require, tcp_service
+from scenario.browsing import HTML, Person, mirror
 from webforms import browser, walk
 
 PROVIDER = Path(__file__).parents[1] / "oidc" / "provider.mjs"
@@ -196,6 +197,41 @@ def test_tokens_of_ones_own_are_narrow_and_end_when_deleted(people: People) -> N
     assert json.loads(said.stdout)["status"]["userInfo"]["username"] == user, said.stderr
     assert people.command("tom", "tokens", "delete", token_id).returncode == 0
     assert people.command("narrow", "whoami").returncode == 77
+
+
+def test_a_group_of_a_foreign_issuer_opens_a_site_on_the_web(people: People, tmp_path: Path) -> None:
+    """Whoever is of the organisation by a group signs in at their own issuer, and is told which site wants to know."""
+    bed, operator = people.bed, ("--context", people.bed.ready["kubeconfig"])
+    bed.datumctl(*operator, "create", "organization", "staffers")
+    group = "rbac.authorization.k8s.io"
+    binding = {
+        "apiVersion": f"{group}/v1",
+        "kind": "RoleBinding",
+        "metadata": {"name": "staff", "namespace": "staffers"},
+        "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": "organization-viewer"},
+        "subjects": [{"apiGroup": group, "kind": "Group", "name": f"{people.issuer}#staff"}],
+    }
+    bed.kubectl("apply", "-f", "-", stdin=json.dumps(binding))
+    server, port = mirror()
+    site = bed.serve(f"http://localhost:{port}", "--name", "staff-site")
+    target = {"group": "datumapis.com", "kind": "DRTPService", "name": site.service}
+    spec = {"targetRefs": [target], "rules": [{"name": "r", "action": "Allow", "organizations": ["staffers"]}]}
+    named = {"name": "staff", "namespace": site.namespace}
+    body = {"apiVersion": "datumapis.com/v1alpha", "kind": "DRTPAccessPolicy", "metadata": named, "spec": spec}
+    bed.kubectl("apply", "-f", "-", stdin=json.dumps(body))
+    liz, url = Person.of(bed, tmp_path, "liz"), f"https://{site.name}:{bed.https[1]}/"
+    eventually(lambda: liz.get(url, *HTML).status == 302)
+    page = liz.follow(liz.get(url, *HTML))
+    assert site.name in page.text and "With an account here" in page.text
+    page = liz.follow(liz.submit(page, issuer=people.issuer))
+    for _ in range(5):  # its forms: who, and consent
+        if "<form" in page.text:
+            fields = {name: "liz" for name in page.form()[1] if name in {"login", "password"}}
+            page = liz.follow(liz.submit(page, **fields))
+    assert page.status == 200, page.text
+    assert json.loads(page.text)["x-drtp-visitor"] == f"user:{people.issuer}#liz"
+    site.stop()
+    server.shutdown()
 
 
 def test_a_workload_enrols_by_its_own_token_where_the_owner_lets_it_and_nowhere_else(people: People) -> None:

@@ -5,71 +5,21 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode, urljoin, urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import pytest
 from joserfc import jwt
 from joserfc.jwk import KeySet
 
 from scenario.bed import Bed, Serving, eventually, require
+from scenario.browsing import HTML, Person, mirror
 from webforms import Page
 
 PASSWORD = "a long enough password for her"
-HTML = ("-H", "Accept: text/html")
-
-
-class _Mirror(BaseHTTPRequestHandler):
-    """Says what it was told."""
-
-    def do_GET(self) -> None:
-        body = json.dumps({name.lower(): value for name, value in self.headers.items()}).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *args: Any) -> None:
-        """Quiet."""
-
-
-@dataclass
-class Person:
-    """A browser: curl with a jar of cookies, one step at a time."""
-
-    ca: Path
-    jar: Path
-
-    def get(self, url: str, *options: str) -> Page:
-        written = self.jar.with_suffix(".head")
-        argv = ("--silent", "--show-error", "--max-time", "20", "--cacert", self.ca, "-b", self.jar, "-c", self.jar)
-        done = subprocess.run(
-            [require("curl"), *argv, "-D", written, *options, url], capture_output=True, check=False, timeout=30
-        )
-        assert done.returncode == 0, done.stderr.decode()
-        lines = written.read_text().splitlines()
-        headers = {name.strip().lower(): value.strip() for name, _, value in (one.partition(":") for one in lines[1:])}
-        return Page(url, int(lines[0].split()[1]), headers, done.stdout.decode())
-
-    def submit(self, page: Page, **values: str) -> Page:
-        action, fields = page.form()
-        parts = urlsplit(page.url)
-        return self.get(
-            action, "-H", f"Origin: {parts.scheme}://{parts.netloc}", "--data", urlencode({**fields, **values})
-        )
-
-    def follow(self, page: Page) -> Page:
-        """Wherever redirects lead."""
-        for _ in range(10):
-            if "location" not in page.headers:
-                return page
-            page = self.get(urljoin(page.url, page.headers["location"]), *HTML)
-        raise AssertionError(f"still at {page.url}")
 
 
 @dataclass
@@ -85,12 +35,7 @@ class Site:
         return f"https://{self.serving.name}:{self.bed.https[1]}"
 
     def somebody(self, name: str) -> Person:
-        context = json.loads(Path(self.bed.ready["context"]).read_text())
-        ca = self.folder / "ca.pem"
-        ca.write_text(context["ca"] + Path(self.bed.ready["ca"]).read_text())
-        jar = self.folder / f"{name}.jar"
-        jar.touch()
-        return Person(ca, jar)
+        return Person.of(self.bed, self.folder, name)
 
     def enter(self, person: Person, name: str, path: str = "/") -> Page:
         """Open the site, sign in, and be back."""
@@ -139,9 +84,8 @@ OF_PARTNER = {"name": "partner", "action": "Allow", "organizations": ["partner"]
 def site(bed: Bed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     operator = ("--context", bed.ready["kubeconfig"])
     bed.datumctl(*operator, "create", "organization", "partner")
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Mirror)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    serving = bed.serve(f"http://localhost:{server.server_port}", "--name", "for-partner")
+    server, port = mirror()
+    serving = bed.serve(f"http://localhost:{port}", "--name", "for-partner")
     found = Site(bed, serving, tmp_path_factory.mktemp("site"))
     for name in ("anna", "eve"):
         made = subprocess.run(
@@ -233,9 +177,8 @@ def test_membership_and_revocation_reach_those_who_are_there(site: Site) -> None
 def test_who_is_signed_in_is_asked_before_another_site_is_told(site: Site, bed: Bed) -> None:
     anna = site.somebody("anna-4")
     site.enter(anna, "anna")
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Mirror)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    other = bed.serve(f"http://localhost:{server.server_port}", "--name", "other-site")
+    server, port = mirror()
+    other = bed.serve(f"http://localhost:{port}", "--name", "other-site")
     target = {"group": "datumapis.com", "kind": "DRTPService", "name": other.service}
     spec = {"targetRefs": [target], "rules": [{"name": "anna", "action": "Allow", "principals": ["user:anna"]}]}
     named = {"name": "other", "namespace": other.namespace}

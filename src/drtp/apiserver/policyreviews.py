@@ -14,7 +14,7 @@ import msgspec
 
 from drtp.api import quotas
 from drtp.api.core import Namespace, ResourceQuota, home_of, organization_of
-from drtp.api.drtp import DRTPAccessPolicy, DRTPConnection, DRTPServer, DRTPService
+from drtp.api.drtp import DRTPAccessPolicy, DRTPConnection, DRTPServer, DRTPService, Protocol
 from drtp.api.jsonvalue import JsonObject, is_list, is_object
 from drtp.api.meta import Key, Model
 from drtp.api.policies import Country, Principal
@@ -27,7 +27,7 @@ from drtp.rules.explaining import LimitTrace
 from drtp.store.protocol import NotFound, Store
 from drtp.store.view import kind_key
 
-_KNOWN = {"service", "as", "from", "country", "at", "server"}
+_KNOWN = {"service", "as", "from", "country", "at", "server", "signedIn"}
 PRINCIPALS_MAX = 16
 T = TypeVar("T", bound=Model)
 
@@ -36,6 +36,7 @@ class _Question(NamedTuple):
     service: str
     asking: Asking
     server: str
+    signed_in: bool
 
 
 class _Path(NamedTuple):
@@ -54,7 +55,9 @@ async def answer(body: JsonObject, namespace: str, store: Store, admissions: Adm
     question = _question(spec, now)
     service = _typed(DRTPService, (await store.get(Key(kind_key(DRTPService), namespace, question.service))).object)
     path = await _path(store, service, await _all(store, DRTPAccessPolicy, namespace), question.server)
-    caller = question.asking.caller
+    if question.signed_in and service.spec.protocol not in {Protocol.HTTP, Protocol.HTTPS}:
+        raise _wrong("signedIn", "visitors sign in at services of protocol HTTP or HTTPS alone")
+    caller = question.asking.caller if not question.signed_in else None
     explained = explaining.explain(
         explaining.Question(
             service,
@@ -62,6 +65,7 @@ async def answer(body: JsonObject, namespace: str, store: Store, admissions: Adm
             question.asking._replace(place=path.place),
             exposed=service.spec.expose is not None or bool(service.status.addresses),
             missing=path.missing,
+            signed_in=question.signed_in,
             admitted=await admissions.admits(caller, namespace, question.service) if caller is not None else None,
         )
     )
@@ -92,7 +96,17 @@ def _question(spec: JsonObject, now: datetime) -> _Question:
         now=_moment(words["at"], now),
         caller=_caller(names),
     )
-    return _Question(words["service"], asked, words["server"])
+    return _Question(words["service"], asked, words["server"], _signed_in(spec, asked.caller))
+
+
+def _signed_in(spec: JsonObject, who: Caller | None) -> bool:
+    """Whether whoever it is is asked about as a visitor."""
+    said: Any = spec.get("signedIn", False)
+    if not isinstance(said, bool):
+        raise _wrong("signedIn", "must be true or false")
+    if said and (who is None or who.kind == "app"):
+        raise _wrong("signedIn", "say who with spec.as: a user, or somebody of an organisation")
+    return said
 
 
 def _caller(principals: Sequence[str]) -> Caller | None:

@@ -15,6 +15,7 @@ from drtp.api.drtp import (
     EnforcementPoint,
     PolicyAncestor,
     PolicyTarget,
+    Protocol,
 )
 from drtp.api.gatewayapi import GROUP as GATEWAY_GROUP
 from drtp.api.gatewayapi import Gateway, HTTPRoute, TCPRoute, TLSRoute, UDPRoute
@@ -131,7 +132,7 @@ def _conclusions(policy: DRTPAccessPolicy, target: PolicyTarget, world: World) -
     dry_run = policy.spec.mode is PolicyMode.DRY_RUN
     what = "Tunnel servers count whom the policy would refuse." if dry_run else "The policy narrows who may pass."
     if any(rule.organizations or rule.principals for rule in policy.spec.rules):
-        what += " Visitors of public places show no identity: whom a rule names by one comes by `datumctl connect`."
+        what += _HOW_TO_BE_KNOWN[_signs_in(found)]
     if access.is_read_on_the_way(policy, passed_through=_is_passed_through(found)):
         then = "would be refused" if dry_run else "are refused"
         what += f" Visitors {then}: gateways could read their bytes. `datumctl connect` is encrypted from end to end."
@@ -147,6 +148,19 @@ def _conclusions(policy: DRTPAccessPolicy, target: PolicyTarget, world: World) -
         what = f"Limits in bytes per second are passed over by the program of {', '.join(behind)}; the rest holds."
         return accepted, no(Aspect.ENFORCED, Reason.UNSUPPORTED_VALUE, what)
     return accepted, _enforced(policy, _points(policy, found, target, world))
+
+
+_HOW_TO_BE_KNOWN = {
+    True: " Visitors of https places sign in to be known; programs come by `datumctl connect`.",
+    False: " Visitors of these places show no identity: whom a rule names by one comes by `datumctl connect`.",
+}
+
+
+def _signs_in(target: _Target) -> bool:
+    """Whether visitors may come by a place where they can sign in: one of a Gateway may be."""
+    if isinstance(target, DRTPService):
+        return target.spec.protocol in {Protocol.HTTP, Protocol.HTTPS}
+    return isinstance(target, Gateway | HTTPRoute)
 
 
 def _is_passed_through(target: _Target) -> bool:

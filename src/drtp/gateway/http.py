@@ -168,6 +168,11 @@ def _local_replies() -> Json:
         _mapper([unknown], _text(_UNKNOWN)) | {"status_code": 401, "headers_to_add": [_UNKEPT]},
         _mapper([_status_is("EQ", 401)], _text(_UNKNOWN)),
     ]
+    in_the_clear = [_refused_as(visitors.NEEDS_TLS), _ACCEPTS_HTML, _ON_THE_USUAL_PORT]
+    mappers.append(
+        _mapper(in_the_clear, _html(_OF_VISITORS[visitors.NEEDS_TLS]))
+        | {"status_code": 302, "headers_to_add": [_BY_TLS, _UNKEPT]}
+    )
     of_visitors = [(_refused_as(name), code) for name, code in _OF_VISITORS.items()]
     for refused, code in (*of_visitors, (_refused_with("lua_response"), _NOT_COMPLETED)):
         mappers.append(_mapper([refused, _ACCEPTS_HTML], _html(code)))
@@ -181,6 +186,11 @@ def _local_replies() -> Json:
 
 
 _LOCATION = visitors.header("location", f"{visitors.SIGN_IN_PATH}?to=%REQ(:PATH)%")
+_BY_TLS = visitors.header("location", "https://%REQ(:AUTHORITY)%%REQ(:PATH)%")
+_ON_THE_USUAL_PORT: Json = {
+    "header_filter": {"header": {"name": ":authority", "string_match": {"contains": ":"}, "invert_match": True}}
+}
+"""So that the usual port of https is where the same site is."""
 _UNKEPT = visitors.header("cache-control", "no-store")
 
 

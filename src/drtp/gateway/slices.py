@@ -249,6 +249,9 @@ class Draft:
             Kind.LISTENER, name, inputs, lambda: behind(build(), self._means.balancers, listeners.TRAFFIC_CHAIN)
         )
         self._needs[key].append(ref)
+        if entry.protocol in (ListenerProtocol.HTTP, ListenerProtocol.HTTPS):
+            # It listens when it has these, and not before.
+            self._needs[key] += [Ref(Kind.EXTENSION, name) for name in visitors.EXTENSIONS]
         self._stand_on(entry, ref, tcp, sni)
 
     def _stand_on(

@@ -124,6 +124,7 @@ class Tower:
     credentials: Credentials
     local: LocalIssuer
     id_tokens: IdTokens
+    projector: Projector
     publisher: Publisher
     manager: Manager
     tls: ControlplaneTls
@@ -240,6 +241,7 @@ async def _build(settings: ControlPlaneSettings, clock: Clock, stack: AsyncExitS
         credentials=Credentials(store, accounts, passwords, authority, audit=audit, clock=clock),
         local=local,
         id_tokens=IdTokens(trusted_issuers(settings), clock, local),
+        projector=projector,
         publisher=Publisher(view, projector, await next_incarnation(store, clock)),
         manager=Manager(store, World(view, observed), controllers, clock, recorder=events.record),
         tls=ControlplaneTls(authority, directory / "tls", settings.names, clock),
@@ -363,7 +365,7 @@ def _visiting(tower: Tower) -> Visiting:
         clock=tower.clock,
     )
     relying = RelyingParty(tower.local, trusted_issuers(tower.settings), tower.clock)
-    return Visiting(relying, visits, tower.publisher.host_of_sign_in, tower.clock)
+    return Visiting(relying, visits, tower.projector.host_of_sign_in, tower.clock)
 
 
 async def _count_ending(tower: Tower) -> None:

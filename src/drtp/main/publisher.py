@@ -38,16 +38,6 @@ class Projects(Protocol):
         """Everything for one edge; empty if nothing is."""
         ...
 
-    def hosts_of_sign_in(self) -> set[str]:
-        """Names of public hosts where a rule asks who visitors are."""
-        ...
-
-
-def _parents(name: str) -> Iterable[str]:
-    while "." in name:
-        name = name.partition(".")[2]
-        yield name
-
 
 class Publisher:
     """The edge server's source of snapshots. Nothing is published before the View has synced."""
@@ -70,12 +60,6 @@ class Publisher:
             if self._live:
                 self._publish(edge, latest)
         return latest
-
-    def host_of_sign_in(self, name: str) -> str | None:
-        """As which host gateways know a name where visitors sign in: the name itself, or a wildcard over it."""
-        named = [name, *(f"*.{rest}" for rest in _parents(name)), "*"]
-        known = self._projector.hosts_of_sign_in()
-        return next((one for one in named if one in known), None)
 
     def release(self, role: EdgeRole, uid: str) -> None:
         """The edge has no feed any more."""

@@ -105,7 +105,11 @@ class Projector:
         """Everything one edge is told, by entry key; empty for an edge that nothing concerns."""
         return self._cells.entries(edge)
 
-    def hosts_of_sign_in(self) -> set[str]:
+    def host_of_sign_in(self, name: str) -> str | None:
+        """As which host gateways know a name where visitors sign in: itself, or a wildcard over it; None for others."""
+        return visitors.known_as(name, self._hosts_of_sign_in())
+
+    def _hosts_of_sign_in(self) -> set[str]:
         """Names of public hosts, as gateways are told them, where a rule asks who visitors are."""
         if self._asking[0] == self.runs:
             return self._asking[1]

@@ -70,7 +70,7 @@ class Question(NamedTuple):
     """Who asks for which service, and what holds there: `missing` are policies that a connection names and nobody has.
 
     `exposed`: it has a public place, or somebody has asked for one. `admitted`: whether a caller may connect, policies
-    aside; None is unknown.
+    aside; None is unknown. `signed_in`: whoever asks is a visitor who has signed in at the public place.
     """
 
     service: DRTPService
@@ -79,6 +79,12 @@ class Question(NamedTuple):
     exposed: bool
     missing: Sequence[str] = ()
     admitted: bool | None = None
+    signed_in: bool = False
+
+    @property
+    def calls(self) -> bool:
+        """Whether it is a caller by `connect`, and not a visitor of a public place."""
+        return self.asked.caller is not None and not self.signed_in
 
 
 class _Named(NamedTuple):
@@ -91,12 +97,12 @@ class _Named(NamedTuple):
 def explain(question: Question) -> Explained:
     """The decision of a tunnel server on whoever asks, and how it comes about.
 
-    A caller who has shown an identity comes by `connect`, for which the service needs no public place: its own list
-    is of visitors.
+    A caller comes by `connect`, for which the service needs no public place: its own list is of visitors. A visitor may
+    have signed in, which takes no role.
     """
     asked, lists = question.asked, list(_lists(question))
     limits = tuple(_limits(question.policies))
-    admitted = "" if asked.caller is None else _ADMITTED[question.admitted]
+    admitted = _ADMITTED[question.admitted] if question.calls else ""
     if not lists:
         action = Action.DENY if question.admitted is False else Action.ALLOW
         return Explained(decision=action.value, rule=ROLES, admitted=admitted, limits=limits)
@@ -142,7 +148,7 @@ def _limits(policies: Sequence[DRTPAccessPolicy]) -> Iterator[LimitTrace]:
 
 def _lists(question: Question) -> Iterator[_Named]:
     spec = question.service.spec
-    if question.asked.caller is None:
+    if not question.calls:
         own = access.allowlist(spec.edge_allowlist, exposed=question.exposed, protocol=spec.protocol)
         yield _Named(OWN, PolicyMode.ENFORCE, own, ("edgeAllowlist",))
     for policy in question.policies:
@@ -150,7 +156,7 @@ def _lists(question: Question) -> Iterator[_Named]:
             name = f"policy/{policy.metadata.name}"
             rules = tuple(rule.name for rule in policy.spec.rules)
             yield _Named(name, policy.spec.mode, access.policy_list(policy), rules)
-            passed_through = question.asked.caller is not None or access.is_passed_through(question.service)
+            passed_through = question.calls or access.is_passed_through(question.service)
             if access.is_read_on_the_way(policy, passed_through=passed_through):
                 yield _Named(f"{name}/encryption", policy.spec.mode, access.NOBODY, ())
     for name in question.missing:

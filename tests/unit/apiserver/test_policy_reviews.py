@@ -222,3 +222,28 @@ async def test_a_question_that_cannot_be_read_is_refused(api: Served, wrong: dic
     await exposed(api)
     status, said = await api.call("POST", AT, {"spec": {"service": "postgres", **wrong}}, token=JOE)
     assert (status, said["reason"]) == (422, "Invalid")
+
+
+async def test_a_visitor_who_has_signed_in_needs_no_role_and_is_held_to_the_services_own_list(api: Served) -> None:
+    local = {"host": "localhost", "port": 80}
+    spec = {"protocol": "HTTP", "local": local, "expose": {}, "edgeAllowlist": ["203.0.113.0/24"]}
+    await put(api, "DRTPService", "postgres", spec)
+    await policy(api, {"name": "acme", "action": "Allow", "organizations": ["acme"]})
+    anna = {"as": ["user:anna", "org:acme"], "signedIn": True}
+    said = await asked(api, **anna, **{"from": "203.0.113.9"})
+    assert (said["decision"], said["rule"], said["admitted"]) == ("Allow", "policy/partners/acme", "")
+    said = await asked(api, **anna, **{"from": "192.0.2.1"})
+    assert (said["decision"], said["rule"]) == ("Deny", "spec.edgeAllowlist/defaultAction")
+    by_connect = await asked(api, **{"as": ["user:anna", "org:acme"], "from": "203.0.113.9"})
+    assert (by_connect["decision"], by_connect["rule"]) == ("Deny", "roles/connect")
+
+
+async def test_nobody_is_asked_about_as_signed_in_who_cannot_be(api: Served) -> None:
+    await exposed(api)
+    for more in ({"as": ["user:anna"]}, {"as": []}, {"as": ["app:joe/a"]}):
+        status, said = await api.call(
+            "POST", AT, {"spec": {"service": "postgres", "signedIn": True, **more}}, token=JOE
+        )
+        assert status == 422 and "spec.signedIn" in said["message"], more
+    status, said = await api.call("POST", AT, {"spec": {"service": "postgres", "signedIn": "yes"}}, token=JOE)
+    assert status == 422 and "true or false" in said["message"]

@@ -224,6 +224,18 @@ def test_what_a_gateway_lets_in_is_never_less_than_what_the_pop_does(lists: list
 
 
 @given(readable_lists, st.integers(0, 1 << 32))
+def test_whom_a_pop_lets_in_its_gateway_did_too_where_visitors_sign_in(lists: list[AccessList], seed: int) -> None:
+    access, case = Access(lists=tuple(lists)), random_case(random.Random(seed))
+    whole = asking_of(case)
+    left = asking.by_visitor(access, case["now"])
+    at_gateway = asking.decide(left, Asking(address=whole.address, caller=whole.caller)).allowed
+    assert at_gateway or not asking.decide(access, whole).allowed
+    assert not any(
+        clause.countries or clause.through or clause.schedule for one in left.lists for clause in one.clauses
+    )
+
+
+@given(readable_lists, st.integers(0, 1 << 32))
 def test_whoever_has_no_prospect_passes_by_nothing_that_is_learnt_later(lists: list[AccessList], seed: int) -> None:
     """As an agent, which knows the caller and the hour, stands to a POP; and the control plane to both."""
     access, whole = Access(lists=tuple(lists)), asking_of(random_case(random.Random(seed)))

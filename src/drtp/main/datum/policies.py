@@ -37,6 +37,9 @@ def policy() -> None:
     metavar="user:NAME|app:NAMESPACE/NAME|org:NAME",
     help="Who asks by `connect`; may be given again, to say organisations. Without it: a visitor of a public place.",
 )
+@click.option(
+    "--signed-in", is_flag=True, help="They visit the service's site and have signed in there; not by `connect`."
+)
 @click.option("--from", "address", metavar="IP", help="The address they come from.")
 @click.option("--country", metavar="CC", help="Where that is, such as DE.")
 @click.option("--at", "moment", metavar="TIME", help="When, such as 2026-01-31T08:00:00Z.  [default: now]")
@@ -50,6 +53,8 @@ def test(service: str, output: OutputForm, **asked: Any) -> int:
     spec = {said: asked[name] for name, said in names.items() if asked[name]}
     if asked["principals"]:
         spec["as"] = list(asked["principals"])
+    if asked["signed_in"]:
+        spec["signedIn"] = True
     return run_async(_test(Invocation.current(), service, spec, output))
 
 

@@ -1,0 +1,416 @@
+"""Who a visitor is, to Envoy: its rules decide as `rules.asking` does, and a token is of one host and person."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import time
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+from typing import Any
+
+import h2.config
+import h2.connection
+import h2.events
+import msgspec
+import pytest
+from joserfc import jwt
+from joserfc.jwk import ECKey
+
+from drtp.api.drtp import Action
+from drtp.api.snapshots import (
+    Access,
+    AccessClause,
+    AccessList,
+    DenyEntry,
+    Entry,
+    HttpHost,
+    HttpMatch,
+    HttpRule,
+    ListenerProtocol,
+    Membership,
+    SignInEntry,
+    WeightedBackend,
+)
+from drtp.gateway import visitors
+from drtp.gateway.visitors import Place
+from drtp.rules import asking
+from drtp.rules.asking import Asking, Caller
+from unit.gateway.gatewaykit import (
+    DEADLINE_S,
+    Authority,
+    Pop,
+    Running,
+    free_port,
+    gateway,
+    http,
+    listener,
+    pop,
+)
+from unit.gateway.test_http import service, web_backend
+
+HOST = "a.test"
+ISSUER = "https://drtp.test/oidc"
+OF_PARTNER = Access(lists=(AccessList(clauses=(AccessClause(Action.ALLOW, organizations=("partner",)),)),))
+MEMBERS = (Membership("partner", users=("anna", "bob"), groups=("idp#staff",)), Membership("rival", users=("eve",)))
+
+
+# ---- the decision, as a matcher ------------------------------------------------------------------------------------
+
+
+def outcome(matcher: dict[str, Any], address: str, claims: dict[str, Any] | None) -> str:
+    """The name of the action that Envoy would take."""
+    for one in matcher.get("matcher_list", {}).get("matchers", []):
+        if holds(one["predicate"], address, claims):
+            return one["on_match"]["action"]["name"]
+    return matcher["on_no_match"]["action"]["name"]
+
+
+def holds(predicate: dict[str, Any], address: str, claims: dict[str, Any] | None) -> bool:
+    [(kind, inner)] = predicate.items()
+    match kind:
+        case "and_matcher":
+            assert len(inner["predicate"]) >= 2, "Envoy wants two"
+            return all(holds(one, address, claims) for one in inner["predicate"])
+        case "or_matcher":
+            assert len(inner["predicate"]) >= 2, "Envoy wants two"
+            return any(holds(one, address, claims) for one in inner["predicate"])
+        case "not_matcher":
+            return not holds(inner, address, claims)
+        case _:
+            return single(inner, address, claims)
+
+
+def single(inner: dict[str, Any], address: str, claims: dict[str, Any] | None) -> bool:
+    if inner["custom_match"]["name"] == "envoy.matching.matchers.ip":
+        ranges = inner["custom_match"]["typed_config"]["cidr_ranges"]
+        networks = [ip_network(f"{one['address_prefix']}/{one['prefix_len']}") for one in ranges]
+        return any(ip_address(address) in network for network in networks)
+    said = (claims or {}).get(inner["input"]["typed_config"]["path"][1]["key"])
+    return value_fits(inner["custom_match"]["typed_config"]["value"], said)
+
+
+def value_fits(wanted: dict[str, Any], said: Any) -> bool:
+    if "or_match" in wanted:
+        return any(value_fits(one, said) for one in wanted["or_match"]["value_matchers"])
+    if "list_match" in wanted:
+        return isinstance(said, list) and any(value_fits(wanted["list_match"]["one_of"], one) for one in said)
+    return said == wanted["string_match"]["exact"]
+
+
+def _clause(draw: random.Random) -> AccessClause:
+    def some(words: list[str], odds: float) -> tuple[str, ...]:
+        return tuple(draw.sample(words, draw.randint(1, 2))) if draw.random() < odds else ()
+
+    return AccessClause(
+        draw.choice([Action.ALLOW, Action.DENY]),
+        cidrs=some(["10.0.0.0/8", "10.1.0.0/16", "192.0.2.0/24", "0.0.0.0/0"], 0.4),
+        countries=some(["DE", "FR"], 0.1),
+        organizations=some(["partner", "rival", "unknown"], 0.4),
+        principals=some(["user:anna", "user:zoe", "app:p/a", "org:rival"], 0.3),
+    )
+
+
+def _access(draw: random.Random) -> Access:
+    lists = [
+        AccessList(clauses=tuple(_clause(draw) for _ in range(draw.randint(1, 5))), otherwise=draw.choice([*Action]))
+        for _ in range(draw.randint(1, 3))
+    ]
+    return Access(lists=tuple(lists))
+
+
+PEOPLE: list[dict[str, Any]] = [
+    {"name": "anna", "groups": []},
+    {"name": "eve", "groups": ["idp#staff"]},
+    {"name": "zoe", "groups": ["other"]},
+    {"name": "bob", "groups": []},
+]
+
+
+def organizations(claims: dict[str, Any]) -> tuple[str, ...]:
+    of = (one for one in MEMBERS if claims["name"] in one.users or set(claims["groups"]) & set(one.groups))
+    return tuple(one.organization for one in of)
+
+
+def test_envoys_rules_decide_as_the_one_decision_does() -> None:
+    """For a stranger, each person, and who has a token for another host; what a POP alone knows is doubt."""
+    draw = random.Random(67)
+    place = Place(HOST, MEMBERS)
+    seen: set[str] = set()
+    for _ in range(4_000):
+        access = _access(draw)
+        matcher = visitors.rbac(asking.by_visitor(access, 0), place)
+        address = draw.choice(["10.1.2.3", "10.9.9.9", "192.0.2.7", "203.0.113.1"])
+        told = Access(lists=tuple(_without_countries(one) for one in access.lists))
+        stranger = asking.decide(told, Asking(address=address)).allowed
+        anybody = asking.might(told, Asking(address=address))
+        expected = "allow" if stranger else visitors.SIGN_IN if anybody else "deny"
+        for claims in (None, {"aud": "b.test", **PEOPLE[0]}):
+            assert outcome(matcher, address, claims) == expected, (access, address)
+        seen.add(expected)
+        for person in PEOPLE:
+            caller = Caller("user", person["name"], organizations(person))
+            known = asking.decide(told, Asking(address=address, caller=caller)).allowed
+            said = outcome(matcher, address, {"aud": HOST, **person})
+            assert said == ("allow" if known or stranger else visitors.NOT_THIS_PERSON), (access, address, person)
+            seen.add(said)
+    assert seen == {"allow", "deny", visitors.SIGN_IN, visitors.NOT_THIS_PERSON}
+
+
+def _without_countries(one: AccessList) -> AccessList:
+    """As a gateway leaves them to the POP: what allows by one may, what denies by one may not."""
+    kept = [
+        msgspec.structs.replace(clause, countries=())
+        for clause in one.clauses
+        if not (clause.countries and clause.action is Action.DENY)
+    ]
+    return AccessList(clauses=tuple(kept), otherwise=one.otherwise) if kept else AccessList(default=one.otherwise)
+
+
+def test_where_bytes_are_not_encrypted_nobody_is_known() -> None:
+    matcher = visitors.rbac(OF_PARTNER, Place(HOST, MEMBERS, secure=False))
+    assert outcome(matcher, "10.0.0.1", {"aud": HOST, **PEOPLE[0]}) == visitors.NEEDS_TLS
+
+
+def test_a_thousand_rules_in_turn_are_neither_deep_nor_many_times_as_large() -> None:
+    def clause(number: int) -> AccessClause:
+        network = f"10.{number // 256}.{number % 256}.0/24"
+        return AccessClause(Action.DENY if number % 2 else Action.ALLOW, (network,), principals=("user:a",))
+
+    def depth(value: Any) -> int:
+        inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        return 1 + max(map(depth, inner), default=0)
+
+    def size(count: int) -> int:
+        access = Access(lists=(AccessList(clauses=tuple(map(clause, range(count)))),))
+        return len(json.dumps(visitors.rbac(access, Place(HOST))))
+
+    access = Access(lists=(AccessList(clauses=tuple(map(clause, range(1_000)))),))
+    assert depth(visitors.rbac(access, Place(HOST))) < 90  # of JSON, where lists count; Envoy's messages have half
+    assert size(1_000) < 20 * size(100)
+
+
+# ---- a real Envoy --------------------------------------------------------------------------------------------------
+
+
+class Issuer:
+    """Signs visit tokens as the control plane does."""
+
+    def __init__(self, kid: str = "k1") -> None:
+        self.kid = kid
+        self.key = ECKey.generate_key("P-256")
+
+    def token(self, name: str = "anna", host: str = HOST, groups: tuple[str, ...] = (), **more: Any) -> str:
+        now = int(time.time())
+        who = json.dumps({"name": name, "groups": list(groups)})
+        claims = {
+            "iss": ISSUER, "sub": name, "aud": host, "iat": now, "exp": now + 600, "name": name,
+            "groups": list(groups), "browser": "b", "who": who, **more,
+        }  # fmt: skip
+        return jwt.encode({"alg": "ES256", "kid": self.kid, "typ": "JWT"}, claims, self.key, ["ES256"])
+
+    def entry(self, *others: Issuer) -> dict[str, Entry]:
+        keys = [
+            {**one.key.as_dict(private=False), "kid": one.kid, "use": "sig", "alg": "ES256"} for one in (self, *others)
+        ]
+        return {"sign-in": SignInEntry(ISSUER, f"{ISSUER}/visit", json.dumps({"keys": keys}))}
+
+
+class Site:
+    """An HTTPS host of partner's, before a POP stand-in."""
+
+    def __init__(self, running: Running, endpoint: Pop, authority: Authority) -> None:
+        self.running = running
+        self.endpoint = endpoint
+        self.authority = authority
+        self.issuer = Issuer()
+        self.port = free_port()
+
+    def entries(self, access: Access = OF_PARTNER, members: tuple[Membership, ...] = MEMBERS) -> dict[str, Entry]:
+        rule = HttpRule(matches=(HttpMatch(),), access=access, backends=(WeightedBackend(service="s1"),))
+        [(key, host)] = http(self.port, HOST, rule).items()
+        assert isinstance(host, HttpHost)
+        return {
+            **listener(self.port, ListenerProtocol.HTTPS, "c1"),
+            "certificate/c1": self.authority.serving(HOST),
+            key: msgspec.structs.replace(host, memberships=members),
+            **web_backend(self.endpoint.endpoint()),
+        }
+
+    async def serve(self, **more: Any) -> None:
+        await self.running.programmed({**self.entries(**more), **self.issuer.entry()})
+
+    async def connection(self) -> Http1:
+        context = self.authority.visitor_context("http/1.1")
+        return Http1(*await asyncio.open_connection("127.0.0.1", self.port, ssl=context, server_hostname=HOST))
+
+    async def get(self, token: str = "", path: str = "/", **headers: str) -> tuple[int, str]:
+        connection = await self.connection()
+        try:
+            return await connection.get(token, path, **headers)
+        finally:
+            connection.writer.close()
+
+
+class Http1:
+    """One connection of a visitor."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    async def get(self, token: str = "", path: str = "/", host: str = HOST, **headers: str) -> tuple[int, str]:
+        """Status, and the whole answer."""
+        sent = {"cookie": f"own=1; {visitors.COOKIE}={token}"} if token else {}
+        lines = "".join(f"{name}: {value}\r\n" for name, value in {**sent, **headers}.items())
+        self.writer.write(f"GET {path} HTTP/1.1\r\nhost: {host}\r\n{lines}\r\n".encode())
+        async with asyncio.timeout(DEADLINE_S):
+            head = (await self.reader.readuntil(b"\r\n\r\n")).decode()
+            length = next((int(one[15:]) for one in head.splitlines() if one.startswith("content-length:")), 0)
+            return int(head.split()[1]), head + (await self.reader.readexactly(length)).decode()
+
+
+@pytest.fixture
+async def site(tmp_path: Path):
+    async with pop("p1", service) as endpoint, gateway(tmp_path) as running:
+        yield Site(running, endpoint, Authority())
+
+
+async def test_a_member_is_let_in_and_told_of_to_the_pop_and_to_the_service(site: Site) -> None:
+    await site.serve()
+    status, body = await site.get(site.issuer.token("anna"), **{"x-drtp-visitor": "user:root"})
+    assert status == 200
+    assert "x-drtp-visitor: user:anna\r\n" in body and "user:root" not in body
+    assert f"x-drtp-assertion: {site.issuer.token('anna')[:40]}" in body
+    assert "cookie: own=1\r\n" in body and visitors.COOKIE not in body
+    assert json.loads(site.endpoint.visits[0].tlvs[0xE4]) == {"name": "anna", "groups": []}
+    assert (await site.get(site.issuer.token("zoe", groups=("idp#staff",))))[0] == 200
+
+
+async def test_only_a_token_of_ours_for_this_host_that_is_not_over_is_one(site: Site) -> None:
+    await site.serve()
+    now = int(time.time())
+    for wrong in (
+        "", "x", Issuer().token(), site.issuer.token(host="b.test"), site.issuer.token(exp=now - 100),
+        site.issuer.token(iss="https://evil.test"), site.issuer.token()[:-3] + "AAA",
+    ):  # fmt: skip
+        status, body = await site.get(wrong)
+        assert status == 401 and "DRTP-5007" in body, wrong
+        status, body = await site.get(wrong, "/p?q=1", accept="text/html")
+        assert status == 302 and f"location: {visitors.SIGN_IN_PATH}?to=/p?q=1\r\n" in body
+    assert (await site.get(site.issuer.token("eve")))[0] == 403
+    assert site.endpoint.visits == []
+
+
+async def test_each_request_is_of_whom_its_own_cookie_says_whatever_came_before_on_the_connection(site: Site) -> None:
+    """A proxy of many people keeps one connection; the next one's request must not go as the last one's."""
+    await site.serve()
+    connection = await site.connection()
+    for name in ("anna", "bob", "anna"):
+        status, body = await connection.get(site.issuer.token(name))
+        assert status == 200 and f"x-drtp-visitor: user:{name}\r\n" in body
+    assert (await connection.get(""))[0] == 401
+    by_pop = {json.loads(visit.tlvs[0xE4])["name"] for visit in site.endpoint.visits}
+    assert by_pop == {"anna", "bob"}
+    connection.writer.close()
+
+
+async def test_streams_of_one_connection_are_of_different_people_too(site: Site) -> None:
+    await site.serve()
+    context = site.authority.visitor_context("h2")
+    reader, writer = await asyncio.open_connection("127.0.0.1", site.port, ssl=context, server_hostname=HOST)
+    protocol = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
+    protocol.initiate_connection()
+    for stream, name in ((1, "anna"), (3, "bob")):
+        said = [(":method", "GET"), (":path", "/"), (":scheme", "https"), (":authority", HOST)]
+        protocol.send_headers(stream, [*said, ("cookie", f"{visitors.COOKIE}={site.issuer.token(name)}")], True)
+    writer.write(protocol.data_to_send())
+    bodies: dict[int, bytes] = {1: b"", 3: b""}
+    ended: set[int] = set()
+    async with asyncio.timeout(DEADLINE_S):
+        while len(ended) < 2:
+            for event in protocol.receive_data(await reader.read(65_536)):
+                if isinstance(event, h2.events.DataReceived):
+                    bodies[event.stream_id or 0] += event.data or b""
+                elif isinstance(event, h2.events.StreamEnded):
+                    ended.add(event.stream_id or 0)
+            writer.write(protocol.data_to_send())
+    assert b"user:anna" in bodies[1] and b"user:bob" in bodies[3]
+    assert {json.loads(one.tlvs[0xE4])["name"] for one in site.endpoint.visits} == {"anna", "bob"}
+    writer.close()
+
+
+async def test_keys_members_and_those_shut_out_change_without_a_visitor_noticing(site: Site) -> None:
+    await site.serve()
+    staying = await site.connection()
+    assert (await staying.get(site.issuer.token()))[0] == 200
+    following = Issuer("k2")
+    await site.running.programmed({**site.entries(), **site.issuer.entry(following)})
+    assert (await staying.get(following.token()))[0] == 200
+    assert (await staying.get(site.issuer.token()))[0] == 200
+    await site.running.programmed({**site.entries(), **following.entry()})
+    assert (await staying.get(site.issuer.token()))[0] == 401
+    without = (Membership("partner", users=("bob",)),)
+    await site.running.programmed({**site.entries(members=without), **following.entry()})
+    assert (await staying.get(following.token()))[0] == 403
+    assert (await staying.get(following.token("bob")))[0] == 200
+    denied: dict[str, Entry] = {"deny": DenyEntry(people=("bob",))}
+    await site.running.programmed({**site.entries(members=without), **following.entry(), **denied})
+    assert (await staying.get(following.token("bob")))[0] == 401
+    staying.writer.close()
+
+
+async def test_without_a_place_to_sign_in_nobody_is_let_in_who_would_have_to(site: Site) -> None:
+    await site.running.programmed(site.entries())
+    assert (await site.get(site.issuer.token()))[0] == 403
+
+
+async def test_who_needs_no_name_is_not_asked_for_one(site: Site) -> None:
+    near = AccessClause(Action.ALLOW, cidrs=("127.0.0.0/8",))
+    of_partner = AccessClause(Action.ALLOW, organizations=("partner",))
+    await site.serve(access=Access(lists=(AccessList(clauses=(near, of_partner)),)))
+    status, body = await site.get()
+    assert status == 200 and "x-drtp-visitor" not in body
+    assert 0xE4 not in site.endpoint.visits[0].tlvs
+    status, body = await site.get(site.issuer.token("eve"))
+    assert status == 200 and "x-drtp-visitor: user:eve\r\n" in body
+
+
+async def test_in_the_clear_a_browser_is_sent_to_https_where_that_is_known_and_nobody_is_let_in(site: Site) -> None:
+    clear = free_port()
+    entries = {key: one for key, one in site.entries().items() if not key.startswith(("listener", "http/"))}
+    [host] = [one for one in site.entries().values() if isinstance(one, HttpHost)]
+    moved = {f"http/127.0.0.1/{clear}/{HOST}": msgspec.structs.replace(host, port=clear)}
+    plain = listener(clear, ListenerProtocol.HTTP)
+    await site.running.programmed({**entries, **moved, **plain, **site.issuer.entry()})
+
+    async def get(name: str, **headers: str) -> tuple[int, str]:
+        http1 = Http1(*await asyncio.open_connection("127.0.0.1", clear))
+        return await http1.get(site.issuer.token(), "/p?q", host=name, **headers)
+
+    status, body = await get(HOST, accept="text/html")
+    assert status == 302 and f"location: https://{HOST}/p?q\r\n" in body
+    for status, body in (await get(f"{HOST}:{clear}", accept="text/html"), await get(HOST)):
+        assert status == 403 and "DRTP-5008" in body
+    assert site.endpoint.visits == []
+
+
+async def test_the_way_in_and_out_sets_cookies_of_this_host_alone(site: Site) -> None:
+    await site.serve()
+    _, asked = await site.get(path="/.drtp/sign-in?to=/a?b=c")
+    mark = asked.split(f"{visitors.BROWSER_COOKIE}=")[1].split(";")[0]
+    assert f"location: {ISSUER}/visit?browser={mark}&to=https://{HOST}/a?b=c\r\n" in asked
+    assert "; Path=/; Secure; HttpOnly; SameSite=Lax" in asked
+    token = site.issuer.token(browser=mark)
+    cookie = {"cookie": f"{visitors.BROWSER_COOKIE}={mark}"}
+    status, entered = await site.get(path=f"/.drtp/signed-in?token={token}&to=/a?b=c&token=x", **cookie)
+    assert status == 302 and "location: /a?b=c&token=x\r\n" in entered
+    assert f"set-cookie: {visitors.COOKIE}={token}; Path=/; Secure; HttpOnly; SameSite=Lax" in entered
+    for elsewhere in ("//evil.test/", "/\\evil.test/", "https://evil.test/", ""):
+        _, entered = await site.get(path=f"/.drtp/signed-in?token={token}&to={elsewhere}", **cookie)
+        assert "location: /\r\n" in entered, elsewhere
+    assert (await site.get(path=f"/.drtp/signed-in?token={token}&to=/"))[0] == 403
+    assert (await site.get(path=f"/.drtp/signed-in?token={site.issuer.token(host='b.test')}&to=/", **cookie))[0] == 403
+    _, left = await site.get(path="/.drtp/sign-out")
+    assert f"set-cookie: {visitors.COOKIE}=; Path=/; Secure; HttpOnly; SameSite=Lax; Max-Age=0" in left
