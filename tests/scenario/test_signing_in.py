@@ -110,7 +110,10 @@ def test_a_member_signs_in_and_the_service_is_told_by_a_signed_word(site: Site) 
     issuer = f"{json.loads(Path(site.bed.ready['context']).read_text())['api']}/oidc"
     keys = KeySet.import_key_set(json.loads(anna.get(f"{issuer}/keys").text))
     claims = jwt.decode(told["x-drtp-assertion"], keys, algorithms=["ES256"]).claims
-    assert (claims["iss"], claims["aud"], claims["name"]) == (issuer, site.serving.name, "anna")
+    assert (claims["iss"], claims["aud"], claims["name"]) == (issuer, f"https://{site.serving.name}", "anna")
+    thief = site.somebody("thief-of-assertions")
+    stolen = thief.get(site.url, "-H", f"Cookie: __Host-drtp-visit={told['x-drtp-assertion']}")
+    assert stolen.status == 401, "what a service is told opens nothing, not even the host that it is at"
     again = anna.get(site.url, "-H", "X-Drtp-Visitor: user:root", "-H", "Cookie: own=1")
     assert json.loads(again.text)["x-drtp-visitor"] == "user:anna"
 

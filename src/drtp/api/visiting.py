@@ -1,7 +1,8 @@
 """What the sign-in of visitors and gateways agree on: paths, what a visit token says, how long it is good.
 
 A **visit token** is a signed token (JWT) of the control plane's own issuer. Its audience is one public host, as the
-gateway's table names it; it says who the visitor is there, and which browser asked for it.
+gateway's table names it; it says who the visitor is there, and which browser asked for it. In it is the **assertion**,
+the token that services get: it says the same and opens nothing, or one service of a host could visit another one there.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ VISIT_LIFETIME = timedelta(hours=1)
 SIGNED_IN_PATH = "/.drtp/signed-in"
 """At the public host: where the sign-in sends a browser with its token."""
 
-WHO_BYTES_MAX = 700
-"""Of `who`: what a gateway tells a POP of the visitor fits beside addresses and ids into a PROXY header."""
+WHO_BYTES_MAX = 512
+"""Of `who`: what a gateway tells a POP of the visitor fits into a PROXY header, and the whole token into a cookie."""
 
 
 class Who(msgspec.Struct, frozen=True):

@@ -84,7 +84,7 @@ function envoy_on_request(handle)
       if does == "enter" then return enter(handle, headers, visit) end
       metadata:set("drtp", "visitor", visit["who"])
       headers:replace("x-drtp-visitor", "user:" .. visit["name"])
-      headers:replace("x-drtp-assertion", cookie(headers, VISIT))
+      headers:replace("x-drtp-assertion", visit["assertion"])
     end
   end
   keep_ours(headers)

@@ -19,11 +19,13 @@ import msgspec
 
 from drtp.issuers.idtokens import TrustedIssuer, roots_of
 from drtp.issuers.localissuer import LocalIssuer
-from drtp.issuers.remotekeys import FETCH_S, checked_url, get_document
+from drtp.issuers.remotekeys import FETCH_S, REST_S, checked_url, get_document
 from drtp.issuers.waiting import challenge_of
 from drtp.kit.clock import Clock
 from drtp.kit.errors import Refused, Retryable
 
+KNOWN_S = 600.0
+"""So long an issuer's discovery document is used again: strangers' clicks do not become requests to it."""
 PENDING_S = 600.0
 PENDING_MAX = 10_000
 """Anybody begins one; beyond it the oldest goes."""
@@ -56,6 +58,8 @@ class RelyingParty:
         self._local = local
         self._foreign = {one.issuer: one for one in trusted if one.login}
         self._clock = clock
+        self._documents: dict[str, tuple[float, dict[str, Any] | None]] = {}
+        self._asking = {issuer: asyncio.Lock() for issuer in self._foreign}
         self._pending: OrderedDict[str, Pending] = OrderedDict()
         self.redirect_uri = local.visits_uri
         """What foreign issuers must know as one of their client's."""
@@ -134,6 +138,19 @@ class RelyingParty:
         return token
 
     async def _discovery(self, settings: TrustedIssuer) -> dict[str, Any]:
+        """Asked for by one at a time. What came is kept; an issuer that failed is let rest."""
+        async with self._asking[settings.issuer]:
+            until_s, held = self._documents.get(settings.issuer, (0.0, None))
+            if self._clock.monotonic() < until_s:
+                if held is None:
+                    raise Retryable("DRTP-2031", f"{settings.issuer} did not answer just now.")
+                return held
+            self._documents[settings.issuer] = (self._clock.monotonic() + REST_S, None)
+            found = await self._fetched(settings)
+            self._documents[settings.issuer] = (self._clock.monotonic() + KNOWN_S, found)
+            return found
+
+    async def _fetched(self, settings: TrustedIssuer) -> dict[str, Any]:
         url = f"{settings.issuer.rstrip('/')}/.well-known/openid-configuration"
         try:
             async with asyncio.timeout(FETCH_S), self._session(settings) as http:

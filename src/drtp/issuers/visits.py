@@ -110,17 +110,16 @@ class Visits:
         if len(who.encode()) > WHO_BYTES_MAX:
             raise Refused("DRTP-2039")
         browser.hosts.add(host)
-        claims = {
+        said = {
             "iss": self._issuer.issuer,
             "sub": user.uid,
-            "aud": host,
             "iat": now,
             "exp": now + int(VISIT_LIFETIME.total_seconds()),
             "name": user.name,
             "groups": groups,
-            "browser": asked_by,
-            "who": who,
         }
+        assertion = self._issuer.keys.sign({**said, "aud": f"https://{host}"})
+        claims = {**said, "aud": host, "browser": asked_by, "who": who, "assertion": assertion}
         self._audit.write_paced("visit allowed", user=user.uid, name=user.name, host=host, remote=remote)
         return Secret(self._issuer.keys.sign(claims))
 
