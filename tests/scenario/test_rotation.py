@@ -1,4 +1,4 @@
-"""Root and intermediates are rotated twice under 200 visitors who stay and 50 a second who come.
+"""Root and intermediates are rotated twice under 200 visitors who stay and 50 a second who come, and under callers.
 Nobody fails. And whoever was away finds the way: a context file from before, and an agent that is started again.
 """
 
@@ -15,6 +15,7 @@ import pytest
 
 from scenario.bed import BIN, Bed, eventually
 from scenario.load import http, local_service, tcp, visitors
+from scenario.renewals import connected
 
 pytestmark = pytest.mark.alone
 
@@ -54,10 +55,13 @@ def test_nobody_notices_that_root_and_intermediates_are_rotated_twice(new_bed: C
     with local_service() as port:
         served = bed.serve(f"tcp://localhost:{port}", "--name", "echo")
         web = bed.serve(f"localhost:{port}", "--name", "web")
+        panel = connected(bed, "default/echo")
         streams = (
             tcp(served.endpoint, "staying", staying=STAYING, talk_every_s=0.5),
             tcp(served.endpoint, "new", per_s=NEW_PER_S / 2),
             http(bed.http, web.host, per_s=NEW_PER_S / 2),
+            tcp(panel, "connect, staying", staying=20, talk_every_s=0.5),
+            tcp(panel, "connect, new", per_s=NEW_PER_S / 5),
         )
         with visitors(*streams) as load:
             load.run_on(2.0)
