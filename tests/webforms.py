@@ -25,6 +25,11 @@ class Page:
     headers: Any
     text: str
 
+    def refresh(self) -> str:
+        """Where the page sends its reader by itself; "" for nowhere."""
+        found = re.search(r'<meta http-equiv="refresh" content="0;url=([^"]*)"', self.text)
+        return html.unescape(found[1]) if found else ""
+
     def form(self) -> tuple[str, dict[str, str]]:
         """Action and fields of the page's form."""
         action = re.search(r'<form[^>]*action="([^"]*)"', self.text)
@@ -91,9 +96,9 @@ def authorize_url(issuer: str, challenge: str, **more: str) -> str:
 
 
 def answer_of(page: Page) -> dict[str, str]:
-    """The query of a redirect."""
-    assert page.status in {302, 303}, page.text
-    return {name: values[0] for name, values in parse_qs(urlsplit(page.headers["Location"]).query).items()}
+    """The query of where a page leads."""
+    to = page.refresh() or page.headers["Location"]
+    return {name: values[0] for name, values in parse_qs(urlsplit(to).query).items()}
 
 
 async def walk(person: Browser, url: str, name: str, password: str) -> Page:

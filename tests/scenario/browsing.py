@@ -74,7 +74,8 @@ class Person:
     def follow(self, page: Page) -> Page:
         """Wherever redirects lead."""
         for _ in range(10):
-            if "location" not in page.headers:
+            to = page.headers.get("location") or page.refresh()
+            if not to:
                 return page
-            page = self.get(urljoin(page.url, page.headers["location"]), *HTML)
+            page = self.get(urljoin(page.url, to), *HTML)
         raise AssertionError(f"still at {page.url}")

@@ -6,7 +6,7 @@ What the client asked for is in the sealed field of its form (`forms.py`): nothi
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlencode
 
@@ -52,8 +52,10 @@ class _Form(msgspec.Struct, frozen=True):
 class SignIn:
     """Handlers over a local issuer."""
 
-    def __init__(self, issuer: LocalIssuer, clock: Clock) -> None:
+    def __init__(self, issuer: LocalIssuer, clock: Clock, visited: Callable[[str], str] = lambda _state: "") -> None:
+        """`visited`: the public place that a visitor's sign-in with this state is for; "" for none."""
         self._issuer = issuer
+        self._visited = visited
         self._clock = clock
         self._forms = Forms(issuer.issuer, clock, again="Start again with datumctl login.")
 
@@ -105,6 +107,8 @@ class SignIn:
 
     async def _authorize(self, request: web.Request) -> web.StreamResponse:
         ask = _asked(request.query, self._issuer, self._forms.ends())
+        if ask.redirect_uri == self._issuer.visits_uri and not self._visited(ask.state):
+            raise web.HTTPBadRequest(text="This sign-in has been begun too long ago. Open the site again.")
         return self._form(request, ask)
 
     def _form(self, request: web.Request, ask: _Ask, fault: DrtpError | None = None) -> web.Response:
@@ -116,7 +120,7 @@ class SignIn:
             {"ask": self._forms.sealed(fresh, cookie)},
             action=f"{PATH}/authorize",
             where=where,
-            visits=ask.redirect_uri == self._issuer.visits_uri,
+            host=self._visited(ask.state) if ask.redirect_uri == self._issuer.visits_uri else "",
             fault=said,
             status=_status(fault) if fault is not None else 200,
         )

@@ -17,15 +17,15 @@ _STYLE = (
 
 
 def sign_in(
-    fields: dict[str, str], *, action: str, where: str, visits: bool, fault: str = "", status: int = 200
+    fields: dict[str, str], *, action: str, where: str, host: str = "", fault: str = "", status: int = 200
 ) -> web.Response:
-    """Name and password, for `datumctl` on this machine, or for a site that one `visits`.
+    """Name and password, for `datumctl` on this machine, or for a public place (`host`) that one visits.
 
     `fields` go along hidden; `where`: the page it returns to.
     """
     what = (
-        "<p>to reach a site that wants to know who you are.</p>"
-        if visits
+        f"<p>to reach <b>{escape(host)}</b>, which is told who you are.</p>"
+        if host
         else "<p>to use <b>datumctl</b> on this machine. Go on only if you just started "
         "<code>datumctl login</code>.</p>"
     )
@@ -57,10 +57,18 @@ def choose(
         f'<button name="issuer" value="{escape(issuer)}">{escape(name)}</button>' for name, issuer in issuers.items()
     )
     body = (
-        f"<h1>Sign in</h1>{_said(fault)}<p>to reach <b>{escape(host)}</b>, which wants to know who you are.</p>"
+        f"<h1>Sign in</h1>{_said(fault)}<p>to reach <b>{escape(host)}</b>, which is told who you are.</p>"
         f'<form method="post" action="{escape(action)}">{_hidden(fields)}{buttons}</form>'
     )
-    return page("Sign in", body, status=status, form_to="https:")
+    return page("Sign in", body, status=status, form_to="https: http:")
+
+
+def onward(to: str, host: str) -> web.Response:
+    """On to the place. A page, and no redirect: browsers follow none from a form to an address that it did not name."""
+    told = f'<h1>Signed in</h1><p>On to <a href="{escape(to)}">{escape(host)}</a>.</p>'
+    found = page("Signed in", told, head=f'<meta http-equiv="refresh" content="0;url={escape(to)}">')
+    found.headers["Referrer-Policy"] = "no-referrer"
+    return found
 
 
 def consent(fields: dict[str, str], *, action: str, host: str, back: str, who: str) -> web.Response:
@@ -79,12 +87,12 @@ def told(title: str, sentence: str, *, status: int = 200) -> web.Response:
     return page(title, f"<h1>{escape(title)}</h1><p>{escape(sentence)}</p>", status=status)
 
 
-def page(title: str, body: str, *, status: int = 200, form_to: str = "") -> web.Response:
+def page(title: str, body: str, *, status: int = 200, form_to: str = "", head: str = "") -> web.Response:
     """`form_to`: where the answer to the form may lead, beside this site itself."""
     nonce = secrets.token_urlsafe(16)
     text = (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f'<title>{escape(title)} - DRTP</title><style nonce="{nonce}">{_STYLE}</style><body>{body}</body></html>'
+        f'{head}<title>{escape(title)} - DRTP</title><style nonce="{nonce}">{_STYLE}</style><body>{body}</body></html>'
     )
     response = web.Response(text=text, content_type="text/html", charset="utf-8", status=status)
     response.headers.update(UNKEPT)

@@ -123,18 +123,22 @@ class Visiting:
         browser = await self._visits.find(secret)
         if browser is None:
             raise Refused("DRTP-2038")
-        response = self._back(browser, pending.asked, request)
+        # The page that the person signed in on has named the host.
+        response = pages.onward(self._address(browser, pending.asked, request), urlsplit(pending.asked.back).netloc)
         response.set_cookie(
             COOKIE, secret, max_age=int(BROWSER_S), path="/", secure=True, httponly=True, samesite="Lax"
         )
         return response
 
     def _back(self, browser: Browser, asked: Asked, request: web.Request) -> web.Response:
-        """To the place, with a token for it."""
+        return _redirect(self._address(browser, asked, request))
+
+    def _address(self, browser: Browser, asked: Asked, request: web.Request) -> str:
+        """Of the place, with a token for it."""
         parts = urlsplit(asked.back)
         token = self._visits.token(browser, asked.host, asked.browser, request.remote or "::").reveal()
         wanted = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        return _redirect(f"https://{parts.netloc}{SIGNED_IN_PATH}?token={token}&to={wanted}")
+        return f"https://{parts.netloc}{SIGNED_IN_PATH}?token={token}&to={wanted}"
 
     def _asked(self, query: str) -> Asked:
         """What a gateway asks for. Raises: web.HTTPBadRequest."""

@@ -149,11 +149,12 @@ def _requires(name: str) -> Json:
 
 
 def rbac(access: Access, place: Place) -> Json:
-    """The whole decision on a request as a matcher."""
+    """The whole decision on a request as a matcher. No list at all lets nobody in, as everywhere."""
     signed = _is_for(place) if place.secure else False
-    stranger = _all(_allows(one, _Stranger()) for one in access.lists)
-    known = _all(_allows(one, _Person(place.memberships)) for one in access.lists)
-    somebody = _all(_allows(one, _Anybody()) for one in access.lists)
+    lists = access.lists or (AccessList(),)
+    stranger = _all(_allows(one, _Stranger()) for one in lists)
+    known = _all(_allows(one, _Person(place.memberships)) for one in lists)
+    somebody = _all(_allows(one, _Anybody()) for one in lists)
     steps = (
         (_any([stranger, _all([signed, known])]), "allow", "ALLOW"),
         (signed, NOT_THIS_PERSON, "DENY"),
@@ -218,7 +219,12 @@ class _Person:
 
 
 def _allows(one: AccessList, asked: _Stranger | _Anybody | _Person) -> Predicate:
-    """Whether a list allows: some clause that does and before which none denies, else its default."""
+    """Whether a list allows: some clause that does and before which none denies, else its default.
+
+    One that cannot be read allows nobody: a network in it that means nothing must not make a rule that denies silent.
+    """
+    if not asking.is_readable(one):
+        return False
     clauses, default = asking.parts(one)
     allowed, undenied = _in_turn(clauses, asked)
     return _any([allowed, undenied]) if default is Action.ALLOW else allowed

@@ -101,6 +101,11 @@ class RelyingParty:
         mark = "&" if urlsplit(endpoint).query else "?"
         return f"{_checked(endpoint)}{mark}{urlencode(query)}"
 
+    def place_of(self, state: str) -> str:
+        """Where a browser wants to go that was sent with this state: a host and port; "" if none was."""
+        pending = self._pending.get(state)
+        return urlsplit(pending.asked.back).netloc if pending is not None else ""
+
     def take(self, state: str, cookie: str) -> Pending:
         """The sign-in that an answer is of, once. Raises: Refused DRTP-2038 if this browser began none such."""
         pending = self._pending.pop(state, None)

@@ -279,6 +279,7 @@ async def _doors(tower: Tower) -> AsyncGenerator[None]:
         """What follows a secret: where to enrol, and the root that counts at this moment."""
         return f"@{settings.edge_url.removeprefix('https://')}#{tower.authority.pin}"
 
+    relying = RelyingParty(tower.local, trusted_issuers(settings), tower.clock)
     api = ApiServer(
         tower.store,
         people,
@@ -293,8 +294,8 @@ async def _doors(tower: Tower) -> AsyncGenerator[None]:
         catalogue=Catalogue(tower.view, tower.clock),
         admissions=Admissions(tower.store, tower.view, authoriser),
         own=tower.credentials,
-        sign_in=SignIn(tower.local, tower.clock),
-        visiting=_visiting(tower),
+        sign_in=SignIn(tower.local, tower.clock, relying.place_of),
+        visiting=_visiting(tower, relying),
     )
     operator = OperatorSocket(
         settings=settings,
@@ -349,7 +350,7 @@ async def _tell_gateways(tower: Tower) -> None:
         await tower.clock.sleep(_TELL_EVERY_S)
 
 
-def _visiting(tower: Tower) -> Visiting:
+def _visiting(tower: Tower, relying: RelyingParty) -> Visiting:
     def bound_groups() -> frozenset[str]:
         """Groups that an organisation has given a role: no gateway or POP asks for others."""
         bindings = (one for one in tower.view.list(RoleBinding) if permissions.is_of_organization(one.role_ref))
@@ -364,7 +365,6 @@ def _visiting(tower: Tower) -> Visiting:
         audit=tower.audit,
         clock=tower.clock,
     )
-    relying = RelyingParty(tower.local, trusted_issuers(tower.settings), tower.clock)
     return Visiting(relying, visits, tower.projector.host_of_sign_in, tower.clock)
 
 

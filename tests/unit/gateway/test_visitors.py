@@ -23,6 +23,7 @@ from drtp.api.snapshots import (
     Access,
     AccessClause,
     AccessList,
+    AccessListRule,
     DenyEntry,
     Entry,
     HttpHost,
@@ -166,6 +167,17 @@ def _without_countries(one: AccessList) -> AccessList:
         if not (clause.countries and clause.action is Action.DENY)
     ]
     return AccessList(clauses=tuple(kept), otherwise=one.otherwise) if kept else AccessList(default=one.otherwise)
+
+
+def test_a_list_that_cannot_be_read_lets_nobody_in_whoever_they_are() -> None:
+    """Beside one that asks who visitors are: its rule that denies must not be passed over."""
+    broken = AccessList(
+        default=Action.ALLOW, rules=(AccessListRule(action=Action.DENY, cidrs=("10.1.2.3/8",)),)
+    )  # fmt: skip
+    for lists in ((), (broken, *OF_PARTNER.lists), (*OF_PARTNER.lists, broken)):
+        matcher = visitors.rbac(asking.by_visitor(Access(lists=lists), 0), Place(HOST, MEMBERS))
+        for claims in (None, {"aud": HOST, **PEOPLE[0]}):
+            assert outcome(matcher, "192.0.2.7", claims) in {"deny", visitors.NOT_THIS_PERSON}
 
 
 def test_where_bytes_are_not_encrypted_nobody_is_known() -> None:

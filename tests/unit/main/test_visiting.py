@@ -44,6 +44,7 @@ class Bed:
         """Until the browser is sent back to the host."""
         person = person or self.person
         asked = await person.get((await person.get(self.visit())).headers["Location"])
+        assert f"<b>{self.host}:7443</b>" in asked.text, "who signs in sees for which site"
         answer = await person.submit(asked, name="joe", password=PASSWORD)
         return await person.get(answer.headers["Location"])
 
@@ -94,7 +95,7 @@ def token_of(page: Page) -> dict[str, Any]:
 
 async def test_a_browser_comes_back_to_where_it_was_with_a_token_for_that_host(bed: Bed) -> None:
     back = await bed.sign_in()
-    to = back.headers["Location"]
+    to = back.refresh()
     assert to.startswith(f"https://{bed.host}:7443/.drtp/signed-in?token=") and to.endswith("&to=/a?b=c")
     claims = token_of(back)
     assert (claims["iss"], claims["aud"], claims["browser"]) == (bed.tower.local.issuer, bed.host, MARK)
