@@ -26,8 +26,8 @@ from drtp.kit.errors import DrtpError, Refused, Retryable
 
 VISIT = f"{PATH}/visit"
 COOKIE = "__Host-drtp-session"
-ADDRESS_MAX = 4_096
-"""Of where a visitor wanted to go; browsers send little more."""
+ADDRESS_MAX = 2_048
+"""Of where a visitor wanted to go; from a longer one they are sent back to the beginning of the site."""
 
 _ASKED = re.compile(r"browser=([0-9a-f-]{36})&to=(https://[\x21\x23-\x3b\x3d\x3f-\x7e]+)")
 """What a gateway sends: the address comes last, as it is."""
@@ -119,7 +119,7 @@ class Visiting:
             raise Refused("DRTP-2038", "The issuer signed nobody in.")
         remote = request.remote or "::"
         token = await self._relying.redeem(pending, code, remote)
-        secret = await self._visits.enter(token, pending.nonce)
+        secret = await self._visits.enter(token, pending.nonce, remote)
         browser = await self._visits.find(secret)
         if browser is None:
             raise Refused("DRTP-2038")
@@ -142,17 +142,22 @@ class Visiting:
 
     def _asked(self, query: str) -> Asked:
         """What a gateway asks for. Raises: web.HTTPBadRequest."""
-        found = _ASKED.fullmatch(query[: ADDRESS_MAX + 100])
-        back = found[2] if found is not None and len(found[2]) <= ADDRESS_MAX else ""
-        parts = urlsplit(back)
-        try:
-            known = parts.hostname is not None and "@" not in parts.netloc and (parts.port is None or parts.port > 0)
-        except ValueError:
-            known = False
-        host = self._host_of(parts.hostname or "") if known else None
+        found = _ASKED.fullmatch(query)
+        name, site = _site(found[2]) if found is not None else ("", "")
+        host = self._host_of(name) if name else None
         if found is None or host is None:
             raise web.HTTPBadRequest(text="No site of ours sent you here to sign in. Open the site itself.")
-        return Asked(host, back, found[1])
+        return Asked(host, found[2] if len(found[2]) <= ADDRESS_MAX else site, found[1])
+
+
+def _site(url: str) -> tuple[str, str]:
+    """The host's name in an address, and where its site begins; "" for both where it is none, or names a user."""
+    try:
+        parts = urlsplit(url)
+        readable = parts.hostname and "@" not in parts.netloc and (parts.port is None or parts.port > 0)
+    except ValueError:
+        return "", ""
+    return (parts.hostname or "", f"https://{parts.netloc}/") if readable else ("", "")
 
 
 def _redirect(to: str) -> web.Response:

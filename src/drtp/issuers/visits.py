@@ -68,7 +68,7 @@ class Visits:
         self._clock = clock
         self._browsers: OrderedDict[str, Browser] = OrderedDict()
 
-    async def enter(self, id_token: str, nonce: str) -> str:
+    async def enter(self, id_token: str, nonce: str, remote: str) -> str:
         """A browser's secret, for whom the ID token proves. Raises: Refused DRTP-2030, DRTP-2038."""
         proven = await self._id_tokens.proven(id_token)
         if proven.nonce != nonce:
@@ -79,6 +79,7 @@ class Visits:
             user = await self._accounts.foreigner(proven.name, proven.groups, proven.until)
         if user is None:
             raise Refused("DRTP-2038", "The account is shut.")
+        self._accounts.came(user, f"sign-in {user.uid}", remote)
         secret = secrets.token_urlsafe(32)
         until_s = self._clock.monotonic() + BROWSER_S
         self._browsers[secret] = Browser(user, await self._mark(user.uid), until_s)

@@ -123,11 +123,14 @@ async def test_only_hosts_of_ours_that_ask_for_it_are_gone_back_to(bed: Bed) -> 
     await bed.sign_in()
     wrong = (
         "https://evil.test/", f"http://{bed.host}/", f"https://user@{bed.host}/", f"https://{bed.host}:x/",
-        f"https://{bed.host}.evil.test/", "https:///", "javascript:alert(1)", f"https://{bed.host}/{'x' * 5_000}",
+        f"https://{bed.host}.evil.test/", "https:///", "javascript:alert(1)", "https://[::1", f"https://{bed.host}:0/",
+        f"https://{bed.host}:99999/", "https://[::1]:7443/",
     )  # fmt: skip
     for to in wrong:
         page = await bed.person.get(bed.visit(to))
         assert page.status == 400 and "Location" not in page.headers, to
+    back = await bed.person.get(bed.visit(f"https://{bed.host}:7443/{'x' * 5_000}"))
+    assert back.headers["Location"].endswith("&to=/"), "from an address too long to be kept to where the site begins"
     for mark in ("", "x", f"{MARK}&to=https://evil.test"):
         assert (await bed.person.get(bed.visit(mark=mark))).status == 400
 
