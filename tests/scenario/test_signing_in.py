@@ -122,9 +122,10 @@ def test_who_is_no_member_is_refused_and_a_program_is_told_what_to_do(site: Site
     eve = site.somebody("eve")
     page = site.enter(eve, "eve")
     assert page.status == 403 and "DRTP-5009" in page.text
-    out = eve.get(f"{site.url}/.drtp/sign-out")
-    assert out.status == 200
-    assert eve.get(site.url, *HTML).status == 302
+    out = eve.follow(eve.get(f"{site.url}/.drtp/sign-out"))
+    assert "signed in as <b>eve</b>" in out.text
+    assert "Signed out" in eve.submit(out).text
+    assert site.enter(eve, "anna").status == 200, "and may be somebody else"
     program = site.somebody("program").get(site.url)
     assert program.status == 401 and "DRTP-5007" in program.text
     clear = f"http://{site.serving.name}:{site.bed.http[1]}"
@@ -191,7 +192,7 @@ def test_who_is_signed_in_is_asked_before_another_site_is_told(site: Site, bed: 
     assert "wants to know who you are" in asked.text and "anna" in asked.text
     assert anna.follow(anna.submit(asked, do="go")).status == 200
     # From then on it is told without a question: a token that has ended is renewed in passing.
-    anna.get(f"{url}/.drtp/sign-out")
+    anna.get(f"{url}/.drtp/sign-out")  # and no further: still signed in at the control plane
     assert anna.follow(anna.get(url, *HTML)).status == 200
     other.stop()
     server.shutdown()

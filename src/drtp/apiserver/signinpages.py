@@ -63,6 +63,16 @@ def choose(
     return page("Sign in", body, status=status, form_to="https: http:")
 
 
+def leave(fields: dict[str, str], *, action: str, who: str) -> web.Response:
+    """Somebody who is signed in wants to be no more."""
+    body = (
+        f"<h1>Sign out</h1><p>You are signed in as <b>{escape(who)}</b> in this browser.</p>"
+        f'<form method="post" action="{escape(action)}">{_hidden(fields)}'
+        '<button name="do" value="go">Sign out</button></form>'
+    )
+    return page("Sign out", body)
+
+
 def onward(to: str, host: str) -> web.Response:
     """On to the place. A page, and no redirect: browsers follow none from a form to an address that it did not name."""
     told = f'<h1>Signed in</h1><p>On to <a href="{escape(to)}">{escape(host)}</a>.</p>'

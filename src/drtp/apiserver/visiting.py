@@ -38,6 +38,10 @@ class _Form(msgspec.Struct, frozen=True):
     expires: int
 
 
+class _Leaving(msgspec.Struct, frozen=True):
+    expires: int
+
+
 class Visiting:
     """Handlers. `host_of`: as which host the gateways' tables have a name where visitors sign in; None for others."""
 
@@ -54,6 +58,8 @@ class Visiting:
         app.router.add_get(VISIT, self._paced(self._come))
         app.router.add_post(VISIT, self._paced(self._decided))
         app.router.add_get(f"{VISIT}/callback", self._paced(self._came_back))
+        app.router.add_get(f"{VISIT}/sign-out", self._paced(self._leave))
+        app.router.add_post(f"{VISIT}/sign-out", self._paced(self._left))
 
     def _paced(self, handler: Handler) -> Handler:
         return self._forms.paced(handler, _told)
@@ -129,6 +135,22 @@ class Visiting:
             COOKIE, secret, max_age=int(BROWSER_S), path="/", secure=True, httponly=True, samesite="Lax"
         )
         return response
+
+    async def _leave(self, request: web.Request) -> web.StreamResponse:
+        """The site has forgotten who it was; here a person is asked, or any link could sign them out."""
+        browser = await self._visits.find(request.cookies.get(COOKIE, ""))
+        if browser is None:
+            return pages.told("Signed out", "Nobody is signed in in this browser.")
+        cookie = cookie_of(request) or new_cookie()
+        sealed = self._forms.sealed(_Leaving(self._forms.ends()), cookie)
+        return with_cookie(pages.leave({"ask": sealed}, action=f"{VISIT}/sign-out", who=browser.user.name), cookie)
+
+    async def _left(self, request: web.Request) -> web.StreamResponse:
+        self._forms.opened(request, await form_of(request), _Leaving)
+        self._visits.leave(request.cookies.get(COOKIE, ""))
+        return pages.told(
+            "Signed out", "Sites that know you already do for up to an hour; each has a sign-out of its own."
+        )
 
     def _back(self, browser: Browser, asked: Asked, request: web.Request) -> web.Response:
         return _redirect(self._address(browser, asked, request))

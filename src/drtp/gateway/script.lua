@@ -76,7 +76,9 @@ function envoy_on_request(handle)
   local context = handle:filterContext()
   local does, host = context:get("does"), context:get("host")
   if does == "sign in" then return sign_in(handle, headers, context:get("url")) end
-  if does == "sign out" then return answer(handle, "200", "Signed out of this site.\n", set_cookie(VISIT, "", 0)) end
+  if does == "sign out" then
+    return answer(handle, "302", "Signed out here.\n", set_cookie(VISIT, "", 0), context:get("url") .. "/sign-out")
+  end
   if host ~= nil then
     local metadata = handle:streamInfo():dynamicMetadata()
     local visit = (metadata:get(TOKENS) or {})["visit"]

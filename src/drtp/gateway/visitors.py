@@ -120,7 +120,7 @@ def own_routes(place: Place, sign_in: SignInEntry) -> list[Json]:
     return [
         _own(SIGN_IN_PATH, {**_ruled(anybody), **_told({"does": "sign in", "url": sign_in.url})}),
         _own(SIGNED_IN_PATH, {TOKENS_FILTER: _requires(_ENTRY), **_ruled(entry), **_told(entering)}),
-        _own(SIGN_OUT_PATH, {**_ruled(anybody), **_told({"does": "sign out"})}),
+        _own(SIGN_OUT_PATH, {**_ruled(anybody), **_told({"does": "sign out", "url": sign_in.url})}),
     ]
 
 

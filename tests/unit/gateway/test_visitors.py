@@ -425,4 +425,5 @@ async def test_the_way_in_and_out_sets_cookies_of_this_host_alone(site: Site) ->
     assert (await site.get(path=f"/.drtp/signed-in?token={token}&to=/"))[0] == 403
     assert (await site.get(path=f"/.drtp/signed-in?token={site.issuer.token(host='b.test')}&to=/", **cookie))[0] == 403
     _, left = await site.get(path="/.drtp/sign-out")
+    assert f"location: {ISSUER}/visit/sign-out\r\n" in left
     assert f"set-cookie: {visitors.COOKIE}=; Path=/; Secure; HttpOnly; SameSite=Lax; Max-Age=0" in left

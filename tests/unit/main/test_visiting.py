@@ -173,6 +173,18 @@ async def test_a_form_of_another_site_gives_nothing_away(bed: Bed) -> None:
     assert "token=" not in (await bed.person.get(bed.visit())).headers["Location"], "and is nobody any more"
 
 
+async def test_a_person_signs_out_and_no_link_does_it_for_them(bed: Bed) -> None:
+    url = f"{bed.tower.local.issuer}/visit/sign-out"
+    assert "Nobody is signed in" in (await bed.person.get(url)).text
+    await bed.sign_in()
+    page = await bed.person.get(url)
+    assert "signed in as <b>joe</b>" in page.text
+    assert (await bed.person.submit(page, origin="https://evil.test")).status == 403
+    assert "token=" in (await bed.person.get(bed.visit())).headers["Location"]
+    assert "Signed out" in (await bed.person.submit(page)).text
+    assert "token=" not in (await bed.person.get(bed.visit())).headers["Location"]
+
+
 async def test_gateways_are_told_the_keys_and_the_place(bed: Bed) -> None:
     stored = await bed.tower.store.get(Key("SignIn.internal.datumapis.com", "", "visitors"))
     spec = msgspec.json.decode(stored.raw, type=SignInRecord).spec
