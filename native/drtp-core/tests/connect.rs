@@ -189,12 +189,16 @@ fn a_connection_whose_way_is_lost_before_it_began_goes_by_another_pop() {
 
 #[test]
 fn a_connection_waits_a_moment_for_a_way_and_no_longer() {
-    let panel = Panel::build(service(echo), 1, json!({}));
+    let mut panel = Panel::build(service(echo), 2, json!({}));
+    panel.pops.remove(1).close();
     leave(&panel, "p-1");
+    until("the loss to be seen", || panel.connector.stats().sessions.iter().filter(|s| s.state == "Open").count() == 1);
     let began = std::time::Instant::now();
     visit_in_vain(panel.at);
     assert!(began.elapsed() < std::time::Duration::from_secs(3));
     assert_eq!(panel.outcome(), "tunnel lost");
+    let refused = panel.pops[0].stats().connections.iter().map(|one| one.denied_total).sum::<u64>();
+    assert!(refused < 30, "it is tried again and again, not without a pause: {refused}");
     // One that comes while nobody serves is served by whoever is back in time.
     let mut stream = panel.call();
     assert_ok(&panel.agent.apply(&upsert("server/p-1", &plan_numbered(1, &panel.pops[0]))));

@@ -56,11 +56,11 @@ impl Agent {
         true
     }
 
-    /// The next look is at once, while a POP is left that has not been tried.
+    /// The next look is at once, while a POP with a session is left that has not been tried.
     pub(super) fn wait_for_a_way(&mut self, index: usize, socket: Socket, tries: Tries) {
-        let port = &mut self.ports[index];
-        let untried = port.spec.servers().any(|server| !tries.servers.contains(server));
-        port.astray.push_back(Astray { socket, tries });
+        let is_fresh = |server: &String| !tries.servers.contains(server) && self.session_with(server).is_some();
+        let untried = self.ports[index].spec.servers().any(is_fresh);
+        self.ports[index].astray.push_back(Astray { socket, tries });
         let now = self.core.now();
         self.later(if untried { now } else { now + AGAIN }, What::Astray(index));
     }

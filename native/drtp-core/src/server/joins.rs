@@ -28,14 +28,8 @@ impl Server {
         let open = Open { visitor: came_from, destination: None, ..(**open).clone() };
         // A route that is not there and one that does not admit the caller are one answer.
         let owner = self.by_connection(&open.connection).ok_or(ResetCode::Denied)?;
-        let would_refuse = match self.admit_stream(owner, &open, &connector) {
-            Ok(would_refuse) => would_refuse,
-            Err(code) => {
-                self.routes[owner].denied_total += 1;
-                return Err(code);
-            }
-        };
-        let session = self.sealed_session_for(owner, open.carries)?;
+        let found = self.place_for(owner, &open, &connector);
+        let (would_refuse, session) = found.inspect_err(|_| self.routes[owner].denied_total += 1)?;
         // Callers who say nothing leave half of the room to visitors, and to callers of other services.
         let half_open = self.core.table.session(session).map_or(0, |session| session.half_open_count());
         if half_open >= self.config.limits.streams_half_open_max / 2 {
@@ -74,6 +68,12 @@ impl Server {
         named.map_or_else(Verdict::default, |caller| {
             self.caller_verdict(route, from.map(|address| address.ip()), caller)
         })
+    }
+
+    /// Whether a list that only counts would refuse it, and the agent's session that takes it.
+    fn place_for(&mut self, owner: usize, open: &Open, connector: &str) -> Result<(bool, usize), ResetCode> {
+        let would_refuse = self.admit_stream(owner, open, connector)?;
+        Ok((would_refuse, self.sealed_session_for(owner, open.carries)?))
     }
 
     fn admit_stream(&mut self, owner: usize, open: &Open, connector: &str) -> Result<bool, ResetCode> {
