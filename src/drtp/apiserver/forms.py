@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
@@ -33,13 +33,13 @@ S = TypeVar("S", bound=msgspec.Struct)
 
 
 class Forms:
-    """Of one origin. `again`: what whoever brings a form that is not taken is told to do."""
+    """Of the origins of these addresses. `again`: what whoever brings a form that is not taken is told to do."""
 
-    def __init__(self, url: str, clock: Clock, *, again: str) -> None:
+    def __init__(self, urls: Iterable[str], clock: Clock, *, again: str) -> None:
         self._clock = clock
         self._again = again
         self._seals = Pepper(secrets.token_bytes(32))
-        self._origin = origin_of(url)
+        self._origins = [[origin_of(url)] for url in urls]
         self._looks = AddressBuckets(clock, burst=120, per_s=10)
 
     def paced(self, handler: Handler, failed: Callable[[DrtpError], web.StreamResponse]) -> Handler:
@@ -72,7 +72,7 @@ class Forms:
         """What a form of ours carries, if this browser got it from us, lately. Raises: web.HTTPForbidden."""
         text, _, seal = form.get("ask", "").rpartition(".")
         cookie = cookie_of(request)
-        ours = request.headers.getall("Origin", []) == [self._origin]
+        ours = request.headers.getall("Origin", []) in self._origins
         if not ours or not cookie or not self._seals.fits(f"{cookie} {text}", seal):
             raise web.HTTPForbidden(text=f"This form is not one of ours. {self._again}")
         try:

@@ -57,7 +57,7 @@ class SignIn:
         self._issuer = issuer
         self._visited = visited
         self._clock = clock
-        self._forms = Forms(issuer.issuer, clock, again="Start again with datumctl login.")
+        self._forms = Forms((issuer.issuer, issuer.pages), clock, again="Start again with datumctl login.")
 
     def add_to(self, app: web.Application) -> None:
         """Serve them."""
@@ -78,11 +78,11 @@ class SignIn:
     # ---- documents -------------------------------------------------------------------------------------------------
 
     async def _discovery(self, _request: web.Request) -> web.Response:
-        issuer = self._issuer.issuer
+        issuer, shown = self._issuer.issuer, self._issuer.pages
         return _json(
             {
                 "issuer": issuer,
-                "authorization_endpoint": f"{issuer}/authorize",
+                "authorization_endpoint": f"{shown}/authorize",
                 "token_endpoint": f"{issuer}/token",
                 "device_authorization_endpoint": f"{issuer}/device_authorization",
                 "revocation_endpoint": f"{issuer}/revoke",
@@ -146,7 +146,7 @@ class SignIn:
             return _oauth_error("invalid_client")
         scopes = form.get("scope", "").split()
         started = self._issuer.start_device(request.remote or "::", offline="offline_access" in scopes)
-        where = f"{self._issuer.issuer}/device"
+        where = f"{self._issuer.pages}/device"
         return _json(
             {
                 "device_code": started.device_code.reveal(),

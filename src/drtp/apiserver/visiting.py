@@ -51,7 +51,7 @@ class Visiting:
         self._relying = relying
         self._visits = visits
         self._host_of = host_of
-        self._forms = Forms(relying.redirect_uri, clock, again="Open the site again.")
+        self._forms = Forms((relying.redirect_uri,), clock, again="Open the site again.")
 
     def add_to(self, app: web.Application) -> None:
         """Serve them."""

@@ -69,13 +69,16 @@ class LocalIssuer:
         *,
         audit: AuditLog,
         clock: Clock,
+        pages: str = "",
     ) -> None:
+        """`pages`: where browsers find what is below `issuer`, if that is elsewhere."""
         self.issuer = issuer
+        self.pages = pages or issuer
         self.client = client_of(issuer)
         """The one client id, and the audience of tokens. It names this control plane, so that whoever is given such a
         token by another one's wish can tell.
         """
-        self.visits_uri = f"{issuer}/visit/callback"
+        self.visits_uri = f"{self.pages}/visit/callback"
         """Where visitors of public places come back to; other clients have the machine that they run on."""
         self.keys = keys
         self._store = store

@@ -76,7 +76,7 @@ class RelyingParty:
     async def begin(self, issuer: str, cookie: str, asked: Asked) -> str:
         """Where the browser is to go. Raises: Refused DRTP-2038 for an issuer that is none; Retryable DRTP-2031."""
         scope, client = "openid", self._local.client
-        endpoint = f"{self._local.issuer}/authorize"
+        endpoint = f"{self._local.pages}/authorize"
         if not self.is_local(issuer):
             settings = self._foreign.get(issuer)
             if settings is None:

@@ -20,7 +20,8 @@ from drtp.api.meta import Key
 from drtp.api.spiffe import PeerRole
 from drtp.issuers.authority import Authority
 from drtp.kit.clock import Clock
-from drtp.kit.files import private_directory, write_atomic
+from drtp.kit.errors import Terminal
+from drtp.kit.files import private_directory, read_private, write_atomic
 from drtp.kit.observe import REGISTRY, logger
 from drtp.store.protocol import NotFound, Object, Store
 
@@ -37,11 +38,69 @@ _ENDS = Gauge(
 )
 
 
+class BrowserTls:
+    """What browsers are shown at a name of the operator's own: a certificate from files, read again as they change."""
+
+    def __init__(self, host: str, chain: Path, key: Path) -> None:
+        """Raises: Terminal DRTP-7093, or for a key that others may read."""
+        self.host = host
+        self._chain, self._key = chain, key
+        read_private(key)
+        try:
+            self._stamp: tuple[int, int] = self._stamped()
+            self._context = self._made()
+        except (OSError, ValueError) as fault:
+            raise Terminal("DRTP-7093", f"{chain} and {key} cannot be used: {fault}.") from fault
+
+    @property
+    def context(self) -> ssl.SSLContext:
+        """For one connection."""
+        return self._context
+
+    def refresh(self) -> None:
+        """Take what is in the files now. What cannot be used is said, and what was goes on."""
+        try:
+            stamp = self._stamped()
+            if stamp != self._stamp:
+                self._stamp, self._context = stamp, self._made()
+                log.info("sign-in certificate read", path=str(self._chain))
+        except (OSError, ValueError) as fault:
+            log.warning("sign-in certificate not read", path=str(self._chain), reason=str(fault), code="DRTP-7093")
+
+    def _stamped(self) -> tuple[int, int]:
+        return self._chain.stat().st_mtime_ns, self._key.stat().st_mtime_ns
+
+    def _made(self) -> ssl.SSLContext:
+        leaf = x509.load_pem_x509_certificates(self._chain.read_bytes())[0]
+        names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        held = names.get_values_for_type(x509.DNSName)
+        if self.host not in held and f"*.{self.host.partition('.')[2]}" not in held:
+            raise ValueError(f"the certificate is for {', '.join(held) or 'no name'}, not for {self.host}")
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.options |= ssl.OP_NO_TICKET
+        context.num_tickets = 0
+        context.set_alpn_protocols(["http/1.1"])
+        context.load_cert_chain(self._chain, self._key)
+        return context
+
+
 class ControlplaneTls:
     """TLS of the API and edge doors: 1.3, no resumption; a client certificate is checked where one is shown."""
 
-    def __init__(self, authority: Authority, directory: Path, hosts: Sequence[str], clock: Clock) -> None:
-        """`hosts`: DNS names and addresses the doors are dialled by. Files go to `directory` (0700)."""
+    def __init__(
+        self,
+        authority: Authority,
+        directory: Path,
+        hosts: Sequence[str],
+        clock: Clock,
+        browsers: BrowserTls | None = None,
+    ) -> None:
+        """`hosts`: DNS names and addresses the doors are dialled by. Files go to `directory` (0700).
+
+        `browsers`: whoever asks for its name gets its certificate.
+        """
+        self._browsers = browsers
         self._authority = authority
         self._directory = private_directory(directory)
         self._hosts = tuple(hosts)
@@ -69,12 +128,21 @@ class ControlplaneTls:
         context.num_tickets = 0
         context.set_alpn_protocols(["http/1.1"])
         context.load_cert_chain(self._directory / "controlplane.pem")
+        if self._browsers is not None:
+            context.sni_callback = self._chosen
         return context
+
+    def _chosen(self, connection: ssl.SSLObject, name: str | None, _context: ssl.SSLContext) -> None:
+        """Browsers come by a name of their own."""
+        if self._browsers is not None and (name or "").lower() == self._browsers.host:
+            connection.context = self._browsers.context
 
     async def run(self) -> None:
         """Renew at a third of the lifetime, until cancelled. Looks at wall time, so that sleep of the machine shows."""
         while True:
             await self._clock.sleep(RECHECK_S)
+            if self._browsers is not None:
+                self._browsers.refresh()
             if self._clock.now() >= self._due:
                 try:
                     self.refresh()

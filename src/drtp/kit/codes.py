@@ -958,6 +958,12 @@ COMMANDS: dict[str, Code] = {
         "If you expect it, name it: `datumctl login https://… --issuer URL`. A control plane that you do not know "
         "could name the issuer and client of another one, and use there what you give it.",
     ),
+    "DRTP-7093": Code(
+        "Sign-in address not usable",
+        "The address that browsers sign in at, or the certificate for it, cannot be used.",
+        "Give `--sign-in-url https://NAME[:PORT]` and, unless something before the control plane has it, a chain and "
+        "key for that name with `--sign-in-certificate` and `--sign-in-key`; the key is its owner's alone (chmod 600).",
+    ),
     "DRTP-7091": Code(
         "Issuer changed",
         "The control plane sends people to another issuer, or for another client, than it did before.",

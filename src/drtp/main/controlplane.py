@@ -72,6 +72,7 @@ from drtp.main.issuers import offered, trusted_issuers
 from drtp.main.operator_socket import OperatorSocket, metrics_served
 from drtp.main.publisher import Publisher
 from drtp.main.settings import ControlPlaneSettings, settle
+from drtp.main.signin import browser_tls
 from drtp.projections.projector import Projector
 from drtp.projections.settings import ProjectionSettings
 from drtp.rules import permissions
@@ -223,7 +224,9 @@ async def _build(settings: ControlPlaneSettings, clock: Clock, stack: AsyncExitS
     passwords = Passwords()
     stack.callback(passwords.close)
     keys = SigningKeys(directory / "signing", clock)
-    local = LocalIssuer(f"{settings.api_url}{PATH}", store, logins, passwords, keys, audit=audit, clock=clock)
+    pages = f"{settings.sign_in_url or settings.api_url}{PATH}"
+    issuer = f"{settings.api_url}{PATH}"
+    local = LocalIssuer(issuer, store, logins, passwords, keys, audit=audit, clock=clock, pages=pages)
     return Tower(
         settings=settings,
         clock=clock,
@@ -244,7 +247,7 @@ async def _build(settings: ControlPlaneSettings, clock: Clock, stack: AsyncExitS
         projector=projector,
         publisher=Publisher(view, projector, await next_incarnation(store, clock)),
         manager=Manager(store, World(view, observed), controllers, clock, recorder=events.record),
-        tls=ControlplaneTls(authority, directory / "tls", settings.names, clock),
+        tls=ControlplaneTls(authority, directory / "tls", settings.names, clock, browser_tls(settings)),
     )
 
 
@@ -346,7 +349,7 @@ async def _collect(tower: Tower) -> None:
 async def _tell_gateways(tower: Tower) -> None:
     """Where visitors sign in, and the keys that prove it: each is there a day before it signs."""
     while True:
-        await publish_sign_in(tower.store, tower.local, f"{tower.settings.api_url}{VISIT}")
+        await publish_sign_in(tower.store, tower.local, f"{tower.local.pages}{VISIT.removeprefix(PATH)}")
         await tower.clock.sleep(_TELL_EVERY_S)
 
 

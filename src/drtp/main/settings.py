@@ -48,6 +48,11 @@ class ControlPlaneSettings:
     ready_fd: int | None = None
     issuers: Path | None = None
     """The file of trusted issuers; None: `issuers.yaml` in the directory, if it is there."""
+    sign_in_url: str = ""
+    """Where browsers find the pages to sign in on: `https://NAME[:PORT]`; "": at `api_url`."""
+    sign_in_certificate: Path | None = None
+    sign_in_key: Path | None = None
+    """Chain and key, PEM, that whoever asks the doors for the name in `sign_in_url` is shown."""
 
     @property
     def operator_socket(self) -> Path:

@@ -26,8 +26,9 @@ class Local:
     """The names of a local issuer; nobody signs in at it here."""
 
     issuer = "https://cp.test/oidc"
+    pages = "https://login.test/oidc"
     client = "datumctl@https://cp.test"
-    visits_uri = "https://cp.test/oidc/visit/callback"
+    visits_uri = "https://login.test/oidc/visit/callback"
 
 
 class Foreign:
@@ -173,4 +174,4 @@ async def test_people_sign_in_where_the_operator_says_and_workloads_issuers_are_
         with pytest.raises(Refused, match="DRTP-2038"):
             await bed.relying.begin(issuer, "cookie", ASKED)
     local = await bed.relying.begin(Local.issuer, "cookie", ASKED)
-    assert local.startswith(f"{Local.issuer}/authorize?")
+    assert local.startswith(f"{Local.pages}/authorize?")

@@ -50,6 +50,24 @@ _directory = click.Path(file_okay=False, path_type=Path)
     envvar="DRTP_ISSUERS",
     help="YAML file of the OpenID issuers to trust.  [default: issuers.yaml in the data directory, if it is there]",
 )
+@click.option(
+    "--sign-in-url",
+    envvar="DRTP_SIGN_IN_URL",
+    metavar="https://NAME[:PORT]",
+    help="Where browsers find the pages to sign in on.  [default: at the API's address]",
+)
+@click.option(
+    "--sign-in-certificate",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    envvar="DRTP_SIGN_IN_CERTIFICATE",
+    help="PEM chain for that name, which browsers know; read again when it changes.",
+)
+@click.option(
+    "--sign-in-key",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    envvar="DRTP_SIGN_IN_KEY",
+    help="PEM key of that certificate.",
+)
 @output_option
 def controlplane(
     *,
@@ -59,6 +77,9 @@ def controlplane(
     suffix: str | None,
     hop: str | None,
     issuers: Path | None,
+    sign_in_url: str | None,
+    sign_in_certificate: Path | None,
+    sign_in_key: Path | None,
     output: OutputForm,
     **ports: int | None,
 ) -> int:
@@ -82,7 +103,15 @@ def controlplane(
     if advertise:
         said["names"] = advertise
     directory = layout.controlplane if embedded else layout.root
-    settings = ControlPlaneSettings(directory=directory, host=host, issuers=issuers, **said)
+    settings = ControlPlaneSettings(
+        directory=directory,
+        host=host,
+        issuers=issuers,
+        sign_in_url=sign_in_url or "",
+        sign_in_certificate=sign_in_certificate,
+        sign_in_key=sign_in_key,
+        **said,
+    )
     return run_lasting(run_controlplane(settings))
 
 
