@@ -14,7 +14,7 @@ import sys
 SIGNATURE = bytes.fromhex("0d0a0d0a000d0a515549540a")
 BODY_MAX = 1024
 LINE_MAX = 107
-STREAM_ID, SERVICE, GATEWAY = 0xE0, 0xE1, 0xE2
+STREAM_ID, SERVICE, GATEWAY, VISITOR = 0xE0, 0xE1, 0xE2, 0xE4
 ADDRESS_BYTES = {0x00: 0, 0x11: 12, 0x12: 12, 0x21: 36, 0x22: 36, 0x31: 216, 0x32: 216}
 UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 NO_STREAM = "00000000-0000-0000-0000-000000000000"
@@ -75,13 +75,14 @@ def version_2(data: bytes) -> Verdict:
         ports = addresses[2 * width :]
         source = endpoint(packed(addresses[:width]), int.from_bytes(ports[:2], "big"))
         destination = endpoint(packed(addresses[width : 2 * width]), int.from_bytes(ports[2:], "big"))
-    stream, service, gateway = tlvs(rest)
-    return whole(16 + length, source, destination, stream, service, gateway)
+    stream, service, gateway, visitor = tlvs(rest)
+    return whole(16 + length, source, destination, stream, service, gateway, visitor)
 
 
-def tlvs(rest: bytes) -> tuple[str, str | None, str | None]:
-    """The stream id, the service and the gateway. Each may be there once."""
+def tlvs(rest: bytes) -> tuple[str, str | None, str | None, Verdict | None]:
+    """The stream id, the service, the gateway, and who has signed in. Each may be there once."""
     found: dict[int, str] = {}
+    visitor: Verdict | None = None
     while rest:
         if len(rest) < 3 or len(rest) < 3 + int.from_bytes(rest[1:3], "big"):
             raise Refused
@@ -91,10 +92,42 @@ def tlvs(rest: bytes) -> tuple[str, str | None, str | None]:
             if kind in found:
                 raise Refused
             found[kind] = text_of(value)
+        if kind == VISITOR and value:
+            if visitor is not None:
+                raise Refused
+            visitor = person(text_of(value))
     stream = found.get(STREAM_ID, NO_STREAM)
     if UUID.fullmatch(stream) is None:
         raise Refused
-    return "" if stream == NO_STREAM else stream.lower(), found.get(SERVICE), found.get(GATEWAY)
+    return "" if stream == NO_STREAM else stream.lower(), found.get(SERVICE), found.get(GATEWAY), visitor
+
+
+def person(text: str) -> Verdict:
+    """A JSON object with a name, and groups where there are any."""
+    try:
+        said = json.loads(text, parse_constant=unfit, parse_float=finite)
+        json.dumps(said, ensure_ascii=False).encode()  # half a pair of surrogates is no text
+    except (ValueError, RecursionError):
+        raise Refused from None
+    groups = said.get("groups", []) if isinstance(said, dict) else None
+    if not isinstance(groups, list) or not all(isinstance(one, str) for one in groups):
+        raise Refused
+    if not isinstance(said.get("name"), str):
+        raise Refused
+    return {"name": said["name"], "groups": groups}
+
+
+def unfit(_word: str) -> None:
+    """NaN and its like are no JSON."""
+    raise Refused
+
+
+def finite(digits: str) -> float:
+    """A number that there is."""
+    found = float(digits)
+    if found in (float("inf"), float("-inf")):
+        raise Refused
+    return found
 
 
 def text_of(data: bytes) -> str:
@@ -142,6 +175,7 @@ def whole(
     stream: str = "",
     service: str | None = None,
     gateway: str | None = None,
+    visitor: Verdict | None = None,
 ) -> Verdict:
     """A header and its length."""
     return {
@@ -151,6 +185,7 @@ def whole(
         "stream": stream,
         "service": service,
         "gateway": gateway,
+        "visitor": visitor,
     }
 
 

@@ -165,8 +165,7 @@ fn tlvs(mut rest: &[u8], header: &mut Header) -> Result<(), ProxyError> {
                 }
             }
             TLV_VISITOR if !value.is_empty() => {
-                let said = serde_json::from_slice(value).map_err(|_| ProxyError::Malformed)?;
-                if header.signed_in.replace(said).is_some() {
+                if header.signed_in.replace(person(value).ok_or(ProxyError::Malformed)?).is_some() {
                     return Err(ProxyError::Malformed);
                 }
             }
@@ -174,6 +173,12 @@ fn tlvs(mut rest: &[u8], header: &mut Header) -> Result<(), ProxyError> {
         }
     }
     Ok(())
+}
+
+/// An object; a list of the same values is none.
+fn person(said: &[u8]) -> Option<SignedIn> {
+    let said: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(said).ok()?;
+    serde_json::from_value(said.into()).ok()
 }
 
 fn parse_v1(input: &[u8]) -> Result<Parsed, ProxyError> {
@@ -388,7 +393,7 @@ mod tests {
         let anna = SignedIn { name: "anna".to_owned(), groups: vec!["g".to_owned()] };
         assert_eq!(whole(once).0.signed_in, Some(anna));
         assert_eq!(twice, Err(ProxyError::Malformed));
-        for unreadable in ["anna", "{}", r#"{"name": 1}"#, "["] {
+        for unreadable in ["anna", "{}", r#"{"name": 1}"#, "[", r#"["anna"]"#] {
             assert_eq!(with(unreadable).0, Err(ProxyError::Malformed), "{unreadable}");
         }
         assert_eq!(whole(with("").0).0.signed_in, None);

@@ -22,6 +22,7 @@ fn verdict(parsed: Result<Parsed, ProxyError>) -> Value {
             "stream": uuid_text(header.stream_id),
             "service": header.service,
             "gateway": header.gateway,
+            "visitor": header.signed_in.map(|person| json!({"name": person.name, "groups": person.groups})),
         }),
     }
 }

@@ -104,6 +104,11 @@ fn proxy() -> Vec<Seed> {
     let mut gateway = service.clone();
     gateway.extend_from_slice(&[0xe2, 0, 3, b'g', b'-', b'1']);
     gateway[15] += 6;
+    let mut visitor = service.clone();
+    let said = br#"{"name":"anna","groups":["idp#a"],"x":[1.5,null]}"#;
+    visitor.extend_from_slice(&[0xe4, 0, said.len() as u8]);
+    visitor.extend_from_slice(said);
+    visitor[15] += 3 + said.len() as u8;
     let mut twice = write_v2(Transport::Bytes, v4, other, ID);
     let tlv = twice[28..].to_vec();
     twice[15] += tlv.len() as u8;
@@ -116,6 +121,7 @@ fn proxy() -> Vec<Seed> {
         ("v2-mixed", write_v2(Transport::Bytes, v4, v6, "")),
         ("v2-service", service),
         ("v2-gateway", gateway),
+        ("v2-visitor", visitor),
         ("v2-twice", twice),
         ("v2-local", local),
         ("v1-ipv4", write_v1(v4, other)),
