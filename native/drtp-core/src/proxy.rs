@@ -165,9 +165,8 @@ fn tlvs(mut rest: &[u8], header: &mut Header) -> Result<(), ProxyError> {
                 }
             }
             TLV_VISITOR if !value.is_empty() => {
-                if header.signed_in.replace(person(value).ok_or(ProxyError::Malformed)?).is_some() {
-                    return Err(ProxyError::Malformed);
-                }
+                let before = header.signed_in.replace(person(value).ok_or(ProxyError::Malformed)?);
+                before.is_none().then_some(()).ok_or(ProxyError::Malformed)?;
             }
             _ => {}
         }
