@@ -15,7 +15,7 @@ import pytest
 from joserfc import jwt
 from joserfc.jwk import KeySet
 
-from scenario.bed import Bed, Serving, eventually, require
+from scenario.bed import BIN, Bed, Serving, eventually
 from scenario.browsing import HTML, Person, mirror
 from webforms import Page
 
@@ -89,7 +89,7 @@ def site(bed: Bed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     found = Site(bed, serving, tmp_path_factory.mktemp("site"))
     for name in ("anna", "eve"):
         made = subprocess.run(
-            [require("datumctl"), *operator, "create", "password", name],
+            [str(BIN / "datumctl"), *operator, "create", "password", name],
             input=f"{PASSWORD}\n", capture_output=True, text=True, env=bed.env, timeout=60, check=False,
         )  # fmt: skip
         assert made.returncode == 0, made.stderr
