@@ -47,17 +47,8 @@ fn dial_as(endpoint: SocketAddr, identity: &Identity, name: &str, protocols: &[&
 }
 
 /// PROXY v2 as the gateway writes it, with stream id and service.
-fn proxy_v2(visitor: [u8; 4], service: &str) -> Vec<u8> {
-    let mut body = visitor.to_vec();
-    body.extend_from_slice(&[10, 0, 0, 1, 0x12, 0x34, 0, 80]);
-    body.extend_from_slice(&[0xe0, 0, 36]);
-    body.extend_from_slice(ID.as_bytes());
-    body.extend_from_slice(&[0xe1, 0, service.len() as u8]);
-    body.extend_from_slice(service.as_bytes());
-    let mut out = b"\r\n\r\n\0\r\nQUIT\n\x21\x11".to_vec();
-    out.extend_from_slice(&(body.len() as u16).to_be_bytes());
-    out.extend(body);
-    out
+fn header(visitor: [u8; 4], service: &str) -> Vec<u8> {
+    proxy_v2(visitor, &[(0xe0, ID), (0xe1, service)])
 }
 
 fn mtls_world(service: SocketAddr) -> World {
@@ -84,7 +75,7 @@ fn a_gateway_brings_its_visitor_and_half_closes_both_ways() {
         }
     }));
     let mut tls = dial_mtls(world.endpoint, &gateway(&world, "g-1"));
-    tls.write_all(&proxy_v2([203, 0, 113, 9], "s-1")).unwrap();
+    tls.write_all(&header([203, 0, 113, 9], "s-1")).unwrap();
     tls.write_all(&[1; 100_000]).unwrap();
     tls.conn.send_close_notify();
     tls.flush().unwrap();
@@ -163,18 +154,18 @@ fn an_introduction_counts_as_much_as_who_makes_it() {
 #[test]
 fn an_agents_certificate_opens_no_endpoint() {
     let world = mtls_world(service(echo));
-    refused(dial_mtls(world.endpoint, &world.authority.agent("a-1")), &proxy_v2([1, 2, 3, 4], "s-1"));
-    refused(dial_mtls(world.endpoint, &gateway(&world, "g-unknown")), &proxy_v2([1, 2, 3, 4], "s-1"));
+    refused(dial_mtls(world.endpoint, &world.authority.agent("a-1")), &header([1, 2, 3, 4], "s-1"));
+    refused(dial_mtls(world.endpoint, &gateway(&world, "g-unknown")), &header([1, 2, 3, 4], "s-1"));
     let stranger = Authority::new();
     let foreign =
         Identity { roots_pem: world.authority.roots_pem(), ..stranger.identity("spiffe://td/gateway/g-1", &[]) };
-    refused(dial_mtls(world.endpoint, &foreign), &proxy_v2([1, 2, 3, 4], "s-1"));
+    refused(dial_mtls(world.endpoint, &foreign), &header([1, 2, 3, 4], "s-1"));
 }
 
 #[test]
 fn a_service_tlv_of_another_service_is_refused() {
     let world = mtls_world(service(echo));
-    refused(dial_mtls(world.endpoint, &gateway(&world, "g-1")), &proxy_v2([1, 2, 3, 4], "s-2"));
+    refused(dial_mtls(world.endpoint, &gateway(&world, "g-1")), &header([1, 2, 3, 4], "s-2"));
 }
 
 #[test]
@@ -197,7 +188,7 @@ fn a_silent_gateway_connection_is_let_go_soon_after_its_handshake() {
 fn a_gateway_that_is_trusted_no_more_loses_its_visitors() {
     let world = mtls_world(service(echo));
     let mut tls = dial_mtls(world.endpoint, &gateway(&world, "g-1"));
-    tls.write_all(&proxy_v2([1, 2, 3, 4], "s-1")).unwrap();
+    tls.write_all(&header([1, 2, 3, 4], "s-1")).unwrap();
     tls.write_all(b"x").unwrap();
     tls.read_exact(&mut [0]).unwrap();
     assert_ok(&world.pop.apply(&upsert("trust", &json!({"type": "trust", "gateways": ["g-2"]}))));
@@ -215,7 +206,7 @@ fn a_gateways_end_without_close_notify_resets_the_service() {
         }
     }));
     let mut tls = dial_mtls(world.endpoint, &gateway(&world, "g-1"));
-    tls.write_all(&proxy_v2([1, 2, 3, 4], "s-1")).unwrap();
+    tls.write_all(&header([1, 2, 3, 4], "s-1")).unwrap();
     tls.write_all(b"x").unwrap();
     until_stats("the byte", || world.agent.stats(), |s| s.connections[0].bytes_in == 1);
     tls.sock.shutdown(std::net::Shutdown::Write).unwrap();
@@ -544,7 +535,7 @@ fn a_visitor_that_says_all_and_ends_at_once_is_served() {
         |c| c,
         |s| s,
     );
-    let mut words = proxy_v2([203, 0, 113, 9], "s-1");
+    let mut words = header([203, 0, 113, 9], "s-1");
     words.extend_from_slice(b"all");
     for turn in 0..200 {
         let mut visitor = world.visit();
@@ -562,7 +553,7 @@ fn a_visitor_that_says_all_and_ends_at_once_is_served() {
 fn a_preamble_that_ends_early_is_let_go_at_once() {
     let world = World::build(service(echo), |r| with(r, json!({"plainFrom": ["127.0.0.0/8"]})), |c| c, |s| s);
     let mut visitor = world.visit();
-    visitor.write_all(&proxy_v2([203, 0, 113, 9], "s-1")[..20]).unwrap();
+    visitor.write_all(&header([203, 0, 113, 9], "s-1")[..20]).unwrap();
     let started = Instant::now();
     visitor.shutdown(std::net::Shutdown::Write).unwrap();
     assert!(visitor.read(&mut [0]).is_err());
@@ -579,7 +570,7 @@ fn a_gateway_that_lost_its_trust_before_its_header_brings_nobody() {
     }
     until_stats("the visitor in its preamble", || world.pop.stats(), |s| s.pre_auth == 1);
     assert_ok(&world.pop.apply(&upsert("deny", &json!({"type": "deny", "minimumGeneration": {"g-1": -1}}))));
-    refused(tls, &[proxy_v2([1, 2, 3, 4], "s-1"), b"x".to_vec()].concat());
+    refused(tls, &[header([1, 2, 3, 4], "s-1"), b"x".to_vec()].concat());
 }
 
 #[test]
@@ -675,7 +666,7 @@ fn a_crowd_of_strangers_does_not_keep_out_a_gateway_that_was_here_before() {
     let identity = authority.identity("spiffe://td/gateway/g-1", &[]);
     let visit_as_gateway = || {
         let mut tls = dial_mtls(endpoint, &identity);
-        tls.write_all(&proxy_v2([203, 0, 113, 9], "s-1")).unwrap();
+        tls.write_all(&header([203, 0, 113, 9], "s-1")).unwrap();
         tls.write_all(b"x").unwrap();
         tls.read_exact(&mut [0]).unwrap();
     };
@@ -692,7 +683,7 @@ fn six_hundred_handshakes_of_one_gateway_at_once_all_succeed() {
     let mut waiting: Vec<Tls> = (0..600).map(|_| dial_mtls(world.endpoint, &identity)).collect();
     until_stats("all of them at the door", || world.pop.stats(), |s| s.pre_auth == 600);
     for tls in &mut waiting {
-        tls.write_all(&proxy_v2([203, 0, 113, 9], "s-1")).unwrap();
+        tls.write_all(&header([203, 0, 113, 9], "s-1")).unwrap();
         tls.write_all(b"x").unwrap();
     }
     for tls in &mut waiting {
@@ -749,7 +740,7 @@ fn past_the_handshake(world: &World) -> Tls {
 }
 
 fn is_served(mut tls: Tls) {
-    tls.write_all(&proxy_v2([1, 2, 3, 4], "s-1")).unwrap();
+    tls.write_all(&header([1, 2, 3, 4], "s-1")).unwrap();
     tls.write_all(b"still").unwrap();
     let mut back = [0; 5];
     tls.read_exact(&mut back).unwrap();

@@ -17,17 +17,8 @@ use world::*;
 
 /// PROXY v2 as a gateway of this name writes it.
 fn header(gateway: &str) -> Vec<u8> {
-    let mut body = vec![203, 0, 113, 9, 10, 0, 0, 1, 0x12, 0x34, 0, 80];
-    for (kind, value) in [(0xe1, "s-1"), (0xe2, gateway)] {
-        if !value.is_empty() {
-            body.extend_from_slice(&[kind, 0, value.len() as u8]);
-            body.extend_from_slice(value.as_bytes());
-        }
-    }
-    let mut out = b"\r\n\r\n\0\r\nQUIT\n\x21\x11".to_vec();
-    out.extend_from_slice(&(body.len() as u16).to_be_bytes());
-    out.extend_from_slice(&body);
-    out
+    let told = [(0xe1, "s-1"), (0xe2, gateway)];
+    proxy_v2([203, 0, 113, 9], if gateway.is_empty() { &told[..1] } else { &told })
 }
 
 struct Hop {

@@ -16,15 +16,7 @@ const BOB: &str = r#"{"name": "bob", "groups": ["https://idp#sales"]}"#;
 
 /// PROXY v2 of gateway `g-1`, which says that this person has signed in.
 fn header(signed_in: &str) -> Vec<u8> {
-    let mut body = vec![203, 0, 113, 9, 10, 0, 0, 1, 0x12, 0x34, 0, 80];
-    for (kind, value) in [(0xe1, "s-1"), (0xe2, "g-1"), (0xe4, signed_in)] {
-        body.extend_from_slice(&[kind, 0, value.len() as u8]);
-        body.extend_from_slice(value.as_bytes());
-    }
-    let mut out = b"\r\n\r\n\0\r\nQUIT\n\x21\x11".to_vec();
-    out.extend_from_slice(&(body.len() as u16).to_be_bytes());
-    out.extend_from_slice(&body);
-    out
+    proxy_v2([203, 0, 113, 9], &[(0xe1, "s-1"), (0xe2, "g-1"), (0xe4, signed_in)])
 }
 
 struct Place {

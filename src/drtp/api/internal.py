@@ -23,7 +23,8 @@ API_TOKEN = f"ApiToken.{GROUP}"
 LOGIN = f"Login.{GROUP}"
 CLAIM = f"Claim.{GROUP}"
 INVITATION = f"Invitation.{GROUP}"
-SIGN_IN = f"SignIn.{GROUP}"
+VISITORS = "visitors"
+"""Name of the one record of the sign-in."""
 
 
 class Bound(Model, frozen=True):
@@ -317,7 +318,7 @@ class SignInSpec(Model, frozen=True):
 
 
 class SignInRecord(Model, frozen=True, kw_only=True, omit_defaults=False):
-    """Named `visitors`: what gateways are told of the control plane's sign-in. Public, all of it."""
+    """Named `VISITORS`: what gateways are told of the control plane's sign-in. Public, all of it."""
 
     api_version: str = API_VERSION
     kind: str = "SignIn"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from drtp.api.people import Proof, User
-from drtp.issuers.idtokens import IdTokens
+from drtp.issuers.idtokens import IdTokens, Proven
 from drtp.issuers.tokens import Accounts
 from drtp.kit.errors import Refused
 
@@ -24,13 +24,17 @@ class People:
         except Refused as refusal:
             self._accounts.refused("", remote, refusal.what)
             return None
-        if proven.account:
-            user = await self._accounts.user(proven.account)
-            user = user._replace(until=proven.until, proof=Proof.LOGIN) if user is not None else None
-        else:
-            user = await self._accounts.foreigner(proven.name, proven.groups, proven.until)
+        user = await user_of(self._accounts, proven)
         if user is None:
             self._accounts.refused("", remote, "the account is shut")
         else:
             self._accounts.came(user, f"sign-in {user.uid}", remote)
         return user
+
+
+async def user_of(accounts: Accounts, proven: Proven) -> User | None:
+    """Whom an ID token proves; None for an account that is shut."""
+    if not proven.account:
+        return await accounts.foreigner(proven.name, proven.groups, proven.until)
+    user = await accounts.user(proven.account)
+    return user._replace(until=proven.until, proof=Proof.LOGIN) if user is not None else None

@@ -19,7 +19,7 @@ import msgspec
 
 from drtp.issuers.idtokens import TrustedIssuer, roots_of
 from drtp.issuers.localissuer import LocalIssuer
-from drtp.issuers.remotekeys import FETCH_S, REST_S, checked_url, get_document
+from drtp.issuers.remotekeys import FETCH_S, REST_S, checked_url, discovery
 from drtp.issuers.waiting import challenge_of
 from drtp.kit.clock import Clock
 from drtp.kit.errors import Refused, Retryable
@@ -156,15 +156,11 @@ class RelyingParty:
             return found
 
     async def _fetched(self, settings: TrustedIssuer) -> dict[str, Any]:
-        url = f"{settings.issuer.rstrip('/')}/.well-known/openid-configuration"
         try:
             async with asyncio.timeout(FETCH_S), self._session(settings) as http:
-                found = msgspec.json.decode(await get_document(http, url), type=dict[str, Any])
+                return await discovery(http, settings.issuer)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise _away(settings, error) from error
-        if found.get("issuer") != settings.issuer:
-            raise Retryable("DRTP-2031", f"The discovery document of {settings.issuer} is of another issuer.")
-        return found
 
     async def _post(self, settings: TrustedIssuer, url: str, form: dict[str, str]) -> dict[str, Any]:
         try:

@@ -105,13 +105,19 @@ async def fetch_keys(issuer: str, tls: ssl.SSLContext | None) -> dict[str, Verif
     connector = aiohttp.TCPConnector(ssl=tls if tls is not None else True)
     try:
         async with aiohttp.ClientSession(connector=connector, trust_env=True) as http:
-            document = await get_document(http, f"{issuer.rstrip('/')}/.well-known/openid-configuration")
-            found = msgspec.json.decode(document, type=dict[str, Any])
-            if found.get("issuer") != issuer:
-                raise Retryable("DRTP-2031", f"The discovery document of {issuer} is of another issuer.")
+            found = await discovery(http, issuer)
             return key_set(await get_document(http, checked_url(str(found.get("jwks_uri", "")))))
     except (aiohttp.ClientError, OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise Retryable("DRTP-2031", f"The keys of {issuer} cannot be fetched: {error}.") from error
+
+
+async def discovery(http: aiohttp.ClientSession, issuer: str) -> dict[str, Any]:
+    """An issuer's discovery document. Raises: Retryable DRTP-2031 if it is of another one, or as `get_document`."""
+    document = await get_document(http, f"{issuer.rstrip('/')}/.well-known/openid-configuration")
+    found = msgspec.json.decode(document, type=dict[str, Any])
+    if found.get("issuer") != issuer:
+        raise Retryable("DRTP-2031", f"The discovery document of {issuer} is of another issuer.")
+    return found
 
 
 async def get_document(http: aiohttp.ClientSession, url: str) -> bytes:

@@ -76,11 +76,7 @@ class BrowserTls:
         held = names.get_values_for_type(x509.DNSName)
         if self.host not in held and f"*.{self.host.partition('.')[2]}" not in held:
             raise ValueError(f"the certificate is for {', '.join(held) or 'no name'}, not for {self.host}")
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version = ssl.TLSVersion.TLSv1_3
-        context.options |= ssl.OP_NO_TICKET
-        context.num_tickets = 0
-        context.set_alpn_protocols(["http/1.1"])
+        context = _server_context()
         context.load_cert_chain(self._chain, self._key)
         return context
 
@@ -118,15 +114,10 @@ class ControlplaneTls:
         self._context = self._made()
 
     def _made(self) -> ssl.SSLContext:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context = _server_context()
         context.verify_mode = ssl.CERT_OPTIONAL
         context.verify_flags |= ssl.VERIFY_X509_STRICT
         context.load_verify_locations(cadata=self._authority.bundle_pem.decode())
-        # Resumption admits clients that a full handshake would refuse (CVE-2025-23419, CVE-2025-68121).
-        context.options |= ssl.OP_NO_TICKET
-        context.num_tickets = 0
-        context.set_alpn_protocols(["http/1.1"])
         context.load_cert_chain(self._directory / "controlplane.pem")
         if self._browsers is not None:
             context.sni_callback = self._chosen
@@ -235,3 +226,13 @@ def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
+
+
+def _server_context() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    # Resumption admits clients that a full handshake would refuse (CVE-2025-23419, CVE-2025-68121).
+    context.options |= ssl.OP_NO_TICKET
+    context.num_tickets = 0
+    context.set_alpn_protocols(["http/1.1"])
+    return context

@@ -12,13 +12,14 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
-from drtp.api.internal import Account, SignInRecord, SignInSpec
+from drtp.api.internal import VISITORS, Account, SignInRecord, SignInSpec
 from drtp.api.meta import ObjectMeta
 from drtp.api.people import RESERVED, User
 from drtp.api.visiting import VISIT_LIFETIME, WHO_BYTES_MAX
 from drtp.issuers.audit import AuditLog
 from drtp.issuers.idtokens import IdTokens
 from drtp.issuers.localissuer import LocalIssuer
+from drtp.issuers.people import user_of
 from drtp.issuers.records import as_object, find
 from drtp.issuers.tokens import Accounts
 from drtp.issuers.waiting import mark_of
@@ -27,8 +28,6 @@ from drtp.kit.errors import Refused
 from drtp.kit.secret import Secret
 from drtp.store.protocol import Store
 
-NAME = "visitors"
-"""Of the one record of the sign-in."""
 BROWSER_S = 8 * 3600.0
 """So long a browser stays signed in, as the certificate of a user who connects does."""
 BROWSERS_MAX = 10_000
@@ -73,10 +72,7 @@ class Visits:
         proven = await self._id_tokens.proven(id_token)
         if proven.nonce != nonce:
             raise Refused("DRTP-2030", "The ID token is not of this sign-in.")
-        if proven.account:
-            user = await self._accounts.user(proven.account)
-        else:
-            user = await self._accounts.foreigner(proven.name, proven.groups, proven.until)
+        user = await user_of(self._accounts, proven)
         if user is None:
             raise Refused("DRTP-2038", "The account is shut.")
         self._accounts.came(user, f"sign-in {user.uid}", remote)
@@ -135,8 +131,8 @@ async def publish_sign_in(store: Store, issuer: LocalIssuer, url: str) -> None:
     """Gateways learn of it by their tables. Raises: Conflict, or whatever else the store says."""
     keys = json.dumps(issuer.keys.published(), sort_keys=True)
     spec = SignInSpec(issuer=issuer.issuer, url=url, keys=keys)
-    held = await find(store, SignInRecord, NAME)
+    held = await find(store, SignInRecord, VISITORS)
     if held is None:
-        await store.create(as_object(SignInRecord(metadata=ObjectMeta(name=NAME), spec=spec)))
+        await store.create(as_object(SignInRecord(metadata=ObjectMeta(name=VISITORS), spec=spec)))
     elif held.record.spec != spec:
         await store.update(held.replaced(spec))

@@ -78,9 +78,8 @@ def deny(_unit: Unit, read: Reader, _settings: ProjectionSettings) -> Result:
     """Whose certificates no POP accepts any more, and which people neither POPs nor gateways let in."""
     denied = {one.metadata.name: -1 for one in read.indexed(EdgeIdentity, "denied", True)}
     people = visitors.shut_out(read)
-    result = Result()
-    for pop in cast("tuple[EdgeRef, ...]", read.value(facts.POPS) or ()):
-        result.entries[pop, entrykeys.DENY] = DenyEntry(minimum_generation=denied, people=people)
+    entry = DenyEntry(minimum_generation=denied, people=people)
+    result = Result({(pop, entrykeys.DENY): entry for pop in read.value(facts.POPS) or ()})
     for gateway in facts.gateways(read) if people else ():
         result.entries[gateway.edge, entrykeys.DENY] = DenyEntry(people=people)
     return result

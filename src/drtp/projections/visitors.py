@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 
-from drtp.api.internal import Account, SignInRecord
+from drtp.api.internal import VISITORS, Account, SignInRecord
 from drtp.api.people import RESERVED
 from drtp.api.rbac import RoleBinding
 from drtp.api.snapshots import Access, Membership, SignInEntry
@@ -13,9 +13,6 @@ from drtp.projections.cells import Index, Reader, Result, Unit
 from drtp.projections.settings import ProjectionSettings
 from drtp.rules import asking, entrykeys, permissions
 from drtp.rules.catalogue import organization_of
-
-SIGN_IN = "visitors"
-"""The one record's name."""
 
 
 def _organizations(binding: RoleBinding) -> Iterator[str]:
@@ -33,7 +30,7 @@ INDEXES = (Index(RoleBinding, "organization", _organizations), Index(Account, "s
 
 def sign_in(_unit: Unit, read: Reader, _settings: ProjectionSettings) -> Result:
     """Every gateway is told where its visitors sign in, once that is known."""
-    record = read.get(SignInRecord, "", SIGN_IN)
+    record = read.get(SignInRecord, "", VISITORS)
     if record is None:
         return Result()
     spec = record.spec

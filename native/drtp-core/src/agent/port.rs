@@ -100,6 +100,7 @@ pub(super) struct Port {
     pub(super) door: Option<DatagramDoor>,
     /// Or flows.
     pub(super) connections: BTreeSet<usize>,
+    /// Of each connection that has a stream.
     pub(super) meant: BTreeMap<usize, Meant>,
     /// Connections without a way at the moment.
     pub(super) astray: VecDeque<Astray>,
@@ -129,11 +130,11 @@ impl Agent {
             let totals = ConnectionStats { connection: key.to_owned(), ..ConnectionStats::default() };
             let (connections, meant, astray) = (BTreeSet::new(), BTreeMap::new(), VecDeque::new());
             let (listener, door, turn) = (None, None, 0);
-            let port_key = key.to_owned();
-            let key = port_key.clone();
-            let port = Port { key, spec, allow, place, listener, door, connections, meant, astray, turn, totals };
+            let own_key = key.to_owned();
+            let port =
+                Port { key: own_key, spec, allow, place, listener, door, connections, meant, astray, turn, totals };
             let index = self.ports.insert(port);
-            self.port_by_key.insert(port_key, index);
+            self.port_by_key.insert(key.to_owned(), index);
             index
         };
         self.cut_port(index);

@@ -142,6 +142,20 @@ pub fn route(port: u16) -> Value {
     })
 }
 
+/// PROXY v2 for this visitor as a gateway writes it, with what it says of them: kinds of our own, and texts.
+pub fn proxy_v2(visitor: [u8; 4], told: &[(u8, &str)]) -> Vec<u8> {
+    let mut body = visitor.to_vec();
+    body.extend_from_slice(&[10, 0, 0, 1, 0x12, 0x34, 0, 80]);
+    for (kind, value) in told {
+        body.extend_from_slice(&[*kind, 0, value.len() as u8]);
+        body.extend_from_slice(value.as_bytes());
+    }
+    let mut out = b"\r\n\r\n\0\r\nQUIT\n\x21\x11".to_vec();
+    out.extend_from_slice(&(body.len() as u16).to_be_bytes());
+    out.extend(body);
+    out
+}
+
 pub fn with(mut value: Value, changes: Value) -> Value {
     for (key, change) in changes.as_object().unwrap() {
         value[key] = change.clone();
