@@ -28,7 +28,7 @@ HEARD_WITHIN_S = 9.0
 
 
 @pytest.mark.timeout(240)
-def test_r7_a_black_holed_pop_slows_set_ups_for_a_moment_fails_none_and_who_waitshears_of_it(
+def test_r7_a_black_holed_pop_slows_set_ups_for_a_moment_fails_none_and_who_waits_hears_of_it(
     new_bed: Callable[..., Bed], hop: str
 ) -> None:
     """tailscale#16162: who waits at a dead path is reset, never left in silence."""
@@ -55,7 +55,9 @@ def test_r7_a_black_holed_pop_slows_set_ups_for_a_moment_fails_none_and_who_wait
     later, after = crowd.after(instant), crowd.within(instant + SLOW_S, back)
     print(f"black-holed ({hop}): {later} · after {SLOW_S:.0f} s: {after} · silent ones heard after {max(heard):.1f} s")
     assert crowd.after(instant + LANES_DEAD_S[hop]).failed == []
-    assert {visit.fate for visit in later.failed} <= {Fate.RESET, Fate.REFUSED, Fate.BAD_STATUS}, later.fates
+    # Who asks a POP by its socket just as that POP resets them sees an end (decision 0050).
+    cut = [visit for visit in later.failed if not (hop == "unix" and visit.asked_in_vain)]
+    assert {visit.fate for visit in cut} <= {Fate.RESET, Fate.REFUSED, Fate.BAD_STATUS}, later.fates
     # The median stands on a busy machine.
     assert after.setup_s(0.5) < CONNECT_TIMEOUT_S, str(after)
     assert max(heard) < HEARD_WITHIN_S
