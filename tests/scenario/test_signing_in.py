@@ -196,3 +196,26 @@ def test_who_is_signed_in_is_asked_before_another_site_is_told(site: Site, bed: 
     assert anna.follow(anna.get(url, *HTML)).status == 200
     other.stop()
     server.shutdown()
+
+
+def test_a_program_of_the_organisation_comes_with_its_certificate(site: Site) -> None:
+    """curl, as any program with a client certificate; and what was shown ends with its owner's account."""
+    operator = ("--context", site.bed.ready["kubeconfig"])
+    shown: dict[str, tuple[str, ...]] = {}
+    site.bed.datumctl(*operator, "create", "organization", "elsewhere")
+    for name, of in (("robot", "partner"), ("stranger", "elsewhere")):
+        context, pem = site.folder / f"{name}.json", site.folder / f"{name}.pem"
+        made = ("create", "user", name, "--organization", of, "--role", "viewer", "--context-file", str(context))
+        site.bed.datumctl(*operator, *made)
+        site.bed.datumctl("--context", str(context), "auth", "client-certificate", "--output", "pem", str(pem))
+        assert pem.stat().st_mode & 0o777 == 0o600
+        shown[name] = ("--cert", str(pem))
+    program = site.somebody("robot")
+    assert eventually(lambda: program.get(site.url, *shown["robot"]).status == 200)
+    told = json.loads(program.get(site.url, *shown["robot"], "-H", "X-Drtp-Visitor: user:root").text)
+    assert told["x-drtp-visitor"] == "user:robot" and "x-drtp-assertion" not in told
+    refused = program.get(site.url, *shown["stranger"])
+    assert refused.status == 403 and "DRTP-5009" in refused.text
+    assert program.get(site.url).status == 401
+    site.bed.datumctl(*operator, "revoke", "user", "robot")
+    assert eventually(lambda: program.get(site.url, *shown["robot"]).status == 403)

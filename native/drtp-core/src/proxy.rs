@@ -42,7 +42,7 @@ pub struct Header {
     pub signed_in: Option<SignedIn>,
 }
 
-/// A person whom a gateway knows by a token of the control plane's sign-in.
+/// A person whom a gateway knows, by a token of the control plane's sign-in or by a certificate.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub struct SignedIn {
     /// The user's.
@@ -50,6 +50,9 @@ pub struct SignedIn {
     /// Groups of the sign-in, as roles are bound to them.
     #[serde(default)]
     pub groups: Vec<String>,
+    /// When what was shown ends, Unix seconds, where that ends the visit too.
+    #[serde(default)]
+    pub until: Option<i64>,
 }
 
 /// A header that must not be believed.
@@ -389,7 +392,7 @@ mod tests {
             (once, parse_v2(&v2))
         };
         let (once, twice) = with(r#"{"name": "anna", "groups": ["g"]}"#);
-        let anna = SignedIn { name: "anna".to_owned(), groups: vec!["g".to_owned()] };
+        let anna = SignedIn { name: "anna".to_owned(), groups: vec!["g".to_owned()], until: None };
         assert_eq!(whole(once).0.signed_in, Some(anna));
         assert_eq!(twice, Err(ProxyError::Malformed));
         for unreadable in ["anna", "{}", r#"{"name": 1}"#, "[", r#"["anna"]"#] {

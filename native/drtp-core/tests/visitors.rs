@@ -101,6 +101,18 @@ fn somebody_who_is_shut_out_is_cut_and_does_not_come_back() {
 }
 
 #[test]
+fn a_visit_ends_with_what_was_shown_for_it() {
+    let place = Place::new(json!({}));
+    let anna_until = |ends: i64| format!(r#"{{"name": "anna", "until": {ends}}}"#);
+    let now = i64::try_from(std::time::UNIX_EPOCH.elapsed().unwrap().as_secs()).unwrap();
+    assert!(!passes(&mut place.visit(&anna_until(now))), "it has ended");
+    let (mut short, mut long) = (place.visit(&anna_until(now + 3)), place.visit(&anna_until(now + 600)));
+    assert!(passes(&mut short) && passes(&mut long));
+    assert!(short.read(&mut [0]).is_err(), "a reset");
+    assert!(passes(&mut long));
+}
+
+#[test]
 fn in_the_clear_nobody_is_believed_to_have_signed_in() {
     let world = World::build(
         service(echo),

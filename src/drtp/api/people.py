@@ -5,6 +5,7 @@ The identity part implements `Authenticator`; one `Authoriser` decides for the K
 
 from __future__ import annotations
 
+import uuid
 from datetime import datetime, timedelta
 from enum import Enum
 from typing import NamedTuple, Protocol
@@ -25,6 +26,15 @@ it. No local account has it in its name, so nobody is called like somebody of an
 
 RESERVED = "system:"
 """What users' names never begin with; Kubernetes gives such names itself."""
+
+
+_ACCOUNTS = uuid.UUID("6e2f2a5e-3f0e-5d6c-9a51-9f1f0f6d7c11")
+"""Name space of accounts that are made by name: a random constant."""
+
+
+def account_uid(name: str) -> str:
+    """A user's uid by the user's name: the same account for the same name, whoever asks first."""
+    return str(uuid.uuid5(_ACCOUNTS, name))
 
 
 class Proof(Enum):

@@ -433,7 +433,8 @@ class HttpRule(Model, frozen=True):
 class HttpHost(Model, frozen=True, tag="http", tag_field="type"):
     """Key `http/<address>/<port>/<hostname>`. A virtual host; `hostname` may be `*.suffix`, or `*`.
 
-    `memberships`: of the organisations that its rules' access names.
+    `memberships`: of the organisations that its rules' access names. `asks_who`: some rule, whatever the hour, names
+    organisations or people, so visitors with a certificate are asked for it.
     """
 
     address: str
@@ -441,6 +442,7 @@ class HttpHost(Model, frozen=True, tag="http", tag_field="type"):
     hostname: str
     rules: tuple[HttpRule, ...]
     memberships: tuple[Membership, ...] = ()
+    asks_who: bool = False
     sources: tuple[Source, ...] = ()
 
 

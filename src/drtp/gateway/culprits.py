@@ -115,7 +115,9 @@ _SOMEWHERE = SignInEntry(issuer="https://trial", url="https://trial", keys="")
 def _trial(hosts: Sequence[HttpHost]) -> Json:
     """A static configuration that holds nothing but these hosts."""
     table = route_table("trial") | {"validate_clusters": False}
-    table["virtual_hosts"] = [virtual_host(host, lambda _uid: None, _SOMEWHERE) for host in hosts]
+    table["virtual_hosts"] = [
+        virtual_host(host, lambda _uid: None, _SOMEWHERE, trust_domain="trial.test") for host in hosts
+    ]
     manager = connection_manager("trial", "trial", AccessLogs())
     typed: Json = manager["typed_config"]
     del typed["rds"], typed["access_log"]

@@ -6,16 +6,17 @@ a certificate drains no other; passthrough names stand beside them and win by ex
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 
 from drtp.api.snapshots import GatewayListener, ServingCertificate, SniExposure, TcpExposure, WeightedBackend
 from drtp.gateway.accesslogs import AccessLogs
 from drtp.gateway.admission import NO_CHAIN, accept_matcher, admitted, name_action
-from drtp.gateway.clusters import CONNECT_RETRIES, Carries, front_name, introduce_connection, sds
+from drtp.gateway.clusters import BUNDLE_SECRET, CONNECT_RETRIES, Carries, front_name, introduce_connection, sds
 from drtp.gateway.http import connection_filters
+from drtp.rules.hostnames import known_as
 
 Json = dict[str, Any]
 
@@ -83,11 +84,16 @@ def http_listener(entry: GatewayListener, logs: AccessLogs) -> Json:
 
 
 def tls_listener(
-    entry: GatewayListener, certificates: Sequence[Certificate], exposures: Sequence[SniExposure], logs: AccessLogs
+    entry: GatewayListener,
+    certificates: Sequence[Certificate],
+    exposures: Sequence[SniExposure],
+    logs: AccessLogs,
+    asking: Collection[str],
 ) -> Json:
     """Passthrough by exact server name, then by suffix, then termination by the certificates' names.
 
-    Without a matching certificate the first one answers (a page says that the name is unknown here).
+    Without a matching certificate the first one answers (a page says that the name is unknown here). Names of hosts
+    that ask who visitors are (`asking`) have chains of their own, so that nobody else is asked for a certificate.
     """
     listener = _listener(entry, logs)
     listener["listener_filters"] = [
@@ -96,11 +102,14 @@ def tls_listener(
             "typed_config": {"@type": f"{_FILTERS}listener.tls_inspector.v3.TlsInspector"},
         }
     ]
-    chains = [_terminating_chain(entry, certificate, logs) for certificate in certificates]
+    doors = _doors(certificates, frozenset(asking))
+    others = dict.fromkeys(door for door in doors.values() if door.asks)
+    terminating = [*(_Door(certificate) for certificate in certificates), *others]
+    chains = [_terminating_chain(entry, door, logs) for door in terminating]
     chains += _passthrough_chains(entry, exposures, logs)
     return listener | {
         "listener_filters_timeout": HANDSHAKE_TIMEOUT,
-        "filter_chain_matcher": _server_name_matcher(certificates, exposures),
+        "filter_chain_matcher": _server_name_matcher(doors, exposures),
         "filter_chains": chains or [{"name": "idle", "filters": _carried(listener["name"], {"cluster": "none"}, logs)}],
     }
 
@@ -140,16 +149,46 @@ def _chain_of(exposure: SniExposure) -> str:
     return PASSTHROUGH_CHAIN if shares_chain(exposure) else f"passthrough/{exposure.hostname.lower()}"
 
 
-def _server_name_matcher(certificates: Sequence[Certificate], exposures: Sequence[SniExposure]) -> Json:
+class _Door(NamedTuple):
+    """Where TLS ends: under which certificate, and whether visitors are asked for theirs."""
+
+    certificate: Certificate
+    asks: bool = False
+
+    @property
+    def chain(self) -> str:
+        return f"{self.certificate.secret}/asking" if self.asks else self.certificate.secret
+
+
+def _doors(certificates: Sequence[Certificate], asking: frozenset[str]) -> dict[str, _Door]:
+    """By name, `*.` for all below one: those of certificates (the first that has it serves it) and hosts that ask.
+
+    Under the name `*` whatever comes to none of them. Names below a wildcard that asks are asked too.
+    """
+    if not certificates:
+        return {}
+    serving: dict[str, Certificate] = {}
+    for certificate in certificates:
+        for name in certificate.names:
+            serving.setdefault(name, certificate)
+    names = dict.fromkeys((*serving, *sorted(asking), "*"))
+    found: dict[str, _Door] = {}
+    for name in names:
+        serves = known_as(name, serving)
+        certificate = serving[serves] if serves is not None else certificates[0]
+        found[name] = _Door(certificate, asks=known_as(name, asking) is not None)
+    return found
+
+
+def _server_name_matcher(doors: Mapping[str, _Door], exposures: Sequence[SniExposure]) -> Json:
     """Exact names first; then suffixes, longest first, where a passthrough name wins over a certificate."""
     exact: Json = {}
     suffixes: list[tuple[str, int, Json]] = []
-    for certificate in certificates:
-        for name in certificate.names:
-            if name.startswith("*."):
-                suffixes.append((name[1:], 1, name_action(certificate.secret)))
-            else:
-                exact.setdefault(name, name_action(certificate.secret))
+    for name, door in doors.items():
+        if name.startswith("*."):
+            suffixes.append((name[1:], 1, name_action(door.chain)))
+        elif name != "*":
+            exact[name] = name_action(door.chain)
     for exposure in exposures:
         decision = {"matcher": accept_matcher(admitted(exposure.access), _chain_of(exposure))}
         name = exposure.hostname.lower()
@@ -157,7 +196,7 @@ def _server_name_matcher(certificates: Sequence[Certificate], exposures: Sequenc
             suffixes.append((name[1:], 0, decision))
         else:
             exact[name] = decision
-    fallback = name_action(certificates[0].secret) if certificates else name_action(NO_CHAIN)
+    fallback = name_action(doors["*"].chain if doors else NO_CHAIN)
     ordered = sorted(suffixes, key=lambda suffix: (-len(suffix[0]), suffix[1]))
     rest = _suffix_matcher([(suffix, decision) for suffix, _rank, decision in ordered], fallback)
     if not exact:
@@ -184,27 +223,35 @@ def _suffix_matcher(suffixes: Sequence[tuple[str, Json]], fallback: Json) -> Jso
     return {"matcher_list": {"matchers": matchers}, "on_no_match": fallback}
 
 
-def _terminating_chain(entry: GatewayListener, certificate: Certificate, logs: AccessLogs) -> Json:
+def _terminating_chain(entry: GatewayListener, door: _Door, logs: AccessLogs) -> Json:
     name, routes = listener_name(entry.address, entry.port), routes_name(entry.address, entry.port)
+    # Who has none is a stranger. Another authority's fails the handshake; who it names is for the rules.
+    asked: Json = {"validation_context_sds_secret_config": sds(BUNDLE_SECRET)} if door.asks else {}
     return {
-        "name": certificate.secret,
+        "name": door.chain,
         "filters": connection_filters(name, routes, logs),
         "transport_socket_connect_timeout": HANDSHAKE_TIMEOUT,
         "transport_socket": {
             "name": "tls",
             "typed_config": {
                 "@type": f"{_TYPE}envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+                **(_UNRESUMED if door.asks else {}),
                 "common_tls_context": {
                     "tls_params": {
                         "tls_minimum_protocol_version": "TLSv1_2",
                         "tls_maximum_protocol_version": "TLSv1_3",
                     },
                     "alpn_protocols": ["h2", "http/1.1"],
-                    "tls_certificate_sds_secret_configs": [sds(certificate.secret)],
+                    "tls_certificate_sds_secret_configs": [sds(door.certificate.secret)],
+                    **asked,
                 },
             },
         },
     }
+
+
+_UNRESUMED: Json = {"disable_stateless_session_resumption": True, "disable_stateful_session_resumption": True}
+"""Each handshake looks at the certificate: what was true an hour ago proves nobody."""
 
 
 def _listener(entry: GatewayListener, logs: AccessLogs) -> Json:

@@ -92,6 +92,14 @@ class _Shelf(Generic[K, V]):
         return True
 
 
+def _names(credentials: Credentials | None) -> tuple[str, str]:
+    return (credentials.uid, credentials.trust_domain) if credentials else ("", "")
+
+
+def _asks(entry: Entry | None) -> bool:
+    return isinstance(entry, HttpHost) and entry.asks_who
+
+
 def _first(values: Iterable[V]) -> V:
     return next(iter(values))
 
@@ -119,6 +127,8 @@ class Builder:
         self._means = Means(logs, balancers, connections_max // 2, conceals, Memo[Resource](), Memo[Part]())
         self._entries: Mapping[str, Entry] = {}
         self._at: dict[Place, dict[str, Entry]] = {}
+        self._asking: dict[Place, set[str]] = {}
+        """Names of hosts whose rules ask who visitors are."""
         self._users: dict[str, set[Unit]] = {}
         self._slices: dict[Unit, Slice] = {}
         self._credentials: Credentials | None = None
@@ -159,7 +169,7 @@ class Builder:
         if credentials != self._credentials:
             self._credentials = credentials
             dirty.add(_IDENTITY)
-        around = Around(frozenset(dead), frozenset(leaving), near or {}, credentials.uid if credentials else "")
+        around = Around(frozenset(dead), frozenset(leaving), near or {}, *_names(credentials))
         if around != self._around:
             self._around = around
             dirty |= {unit for users in self._users.values() for unit in users}
@@ -204,10 +214,15 @@ class Builder:
             del self._at[place][key]
             if not self._at[place]:
                 del self._at[place]
+            if isinstance(entry, HttpHost) and entry.asks_who:
+                self._asking[place].discard(entry.hostname.lower())
 
     def _stand(self, key: str, entry: Entry | None) -> None:
         if isinstance(entry, GatewayListener | TcpExposure | SniExposure | HttpHost):
-            self._at.setdefault((entry.address, entry.port), {})[key] = entry
+            place = (entry.address, entry.port)
+            self._at.setdefault(place, {})[key] = entry
+            if isinstance(entry, HttpHost) and entry.asks_who:
+                self._asking.setdefault(place, set()).add(entry.hostname.lower())
 
     def _concerned(self, key: str, former: Entry | None) -> Iterable[Unit]:
         """Slices that are made of an entry that has changed."""
@@ -221,6 +236,8 @@ class Builder:
                 case HttpHost():
                     yield (_HOST, key, "", 0)
                     yield (_ROUTES, "", entry.address, entry.port)
+                    if entry.asks_who != _asks(self._entries.get(key) if entry is former else former):
+                        yield (_SOCKET, "", entry.address, entry.port)
                 case ServingCertificate():
                     yield (_SECRET, key, "", 0)
                 case _:
@@ -293,7 +310,8 @@ class Builder:
         elif rank == _SOCKET:
             tcp = self._standing((address, port), TcpExposure)
             sni = self._standing((address, port), SniExposure)
-            draft.socket(self._listener((address, port)), tcp[0] if tcp else None, sni)
+            asking = sorted(self._asking.get((address, port), ()))
+            draft.socket(self._listener((address, port)), tcp[0] if tcp else None, sni, asking)
         elif rank == _ROUTES:
             hosts = self._standing((address, port), HttpHost)
             found = ((key, self._slices.get((_HOST, key, "", 0), _NOTHING).part) for key, _ in hosts)

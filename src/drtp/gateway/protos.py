@@ -35,6 +35,7 @@ from envoy.extensions.filters.network.set_filter_state.v3 import set_filter_stat
 from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
 from envoy.extensions.http.early_header_mutation.header_mutation.v3 import header_mutation_pb2
 from envoy.extensions.matching.common_inputs.network.v3 import network_inputs_pb2
+from envoy.extensions.matching.common_inputs.ssl.v3 import ssl_inputs_pb2
 from envoy.extensions.matching.input_matchers.ip.v3 import ip_pb2
 from envoy.extensions.matching.input_matchers.metadata.v3 import metadata_pb2
 from envoy.extensions.retry.host.previous_hosts.v3 import previous_hosts_pb2
@@ -60,7 +61,7 @@ _NEEDED = (  # imported so that their descriptors are known wherever an `Any` na
     tls_inspector_pb2, connection_limit_pb2, http_connection_manager_pb2, set_filter_state_pb2, tcp_proxy_pb2,
     header_mutation_pb2, network_inputs_pb2, ip_pb2, previous_hosts_pb2, internal_upstream_pb2,
     upstream_proxy_protocol_pb2, raw_buffer_pb2, tls_pb2, http_protocol_options_pb2, tcp_protocol_options_pb2,
-    wrappers_pb2, cel_pb2, jwt_authn_pb2, http_filter_state_pb2, metadata_pb2,
+    wrappers_pb2, cel_pb2, jwt_authn_pb2, http_filter_state_pb2, metadata_pb2, ssl_inputs_pb2,
 )  # fmt: skip
 
 _MESSAGES: dict[Kind, Any] = {

@@ -61,9 +61,16 @@ def out_of_service(host: HttpHost) -> Json:
 
 
 def virtual_host(
-    host: HttpHost, backends: Backends, sign_in: SignInEntry | None = None, *, secure: bool = True
+    host: HttpHost,
+    backends: Backends,
+    sign_in: SignInEntry | None = None,
+    *,
+    secure: bool = True,
+    trust_domain: str = "",
 ) -> Json:
     """Routes in the order given. `secure`: behind TLS, where visitors may sign in, once there is a place for it.
+
+    `trust_domain`: of the certificates that visitors may show there; "" for none.
 
     Raises: ValueError naming what Envoy would refuse for the whole listener.
     """
@@ -71,7 +78,7 @@ def virtual_host(
     if not _HOSTNAME.match(name):
         raise ValueError(f"hostname {host.hostname!r} is not one")
     routes: list[Json] = []
-    place = Place(name, host.memberships, secure=secure)
+    place = Place(name, host.memberships, secure=secure, trust_domain=trust_domain)
     for rule in host.rules:
         guarded = _guard(rule, place if sign_in is not None else None)
         routes += [_route(match, rule, guarded, backends) for match in rule.matches or (HttpMatch(),)]

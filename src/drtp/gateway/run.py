@@ -113,6 +113,7 @@ def credentials_of(identity: Identity) -> Credentials:
         key_pem=identity.key_pem.reveal(),
         bundle_pem=identity.bundle_pem,
         uid=identity.uid,
+        trust_domain=identity.trust_domain,
     )
 
 

@@ -70,6 +70,19 @@ local function enter(handle, headers, visit)
   answer(handle, "302", "Signed in.\n", set_cookie(VISIT, token, SECONDS), way_back(path))
 end
 
+-- The name of whoever holds the certificate that the handshake has checked, where the rules may mean them, and its end.
+local function shown(connection, context)
+  if connection == nil or not connection:peerCertificatePresented() then return nil end
+  local uris = connection:uriSanPeerCertificate()
+  if #uris ~= 1 then return nil end
+  return context:get(uris[1]), connection:expirationPeerCertificate()
+end
+
+-- Users' names are printable; in JSON two characters of those need care.
+local function quoted(name)
+  return (string.gsub(name, '[\\"]', "\\%0"))
+end
+
 function envoy_on_request(handle)
   local headers = handle:headers()
   mint_trace(headers)
@@ -87,6 +100,14 @@ function envoy_on_request(handle)
       metadata:set("drtp", "visitor", visit["who"])
       headers:replace("x-drtp-visitor", "user:" .. visit["name"])
       headers:replace("x-drtp-assertion", visit["assertion"])
+    else
+      local name, ends = shown(handle:streamInfo():downstreamSslConnection(), context)
+      if name ~= nil then
+        -- A connection may outlive what was shown when it was made.
+        if ends <= os.time() then return answer(handle, "401", "") end
+        metadata:set("drtp", "visitor", '{"name":"' .. quoted(name) .. '","groups":[],"until":' .. ends .. "}")
+        headers:replace("x-drtp-visitor", "user:" .. name)
+      end
     end
   end
   keep_ours(headers)

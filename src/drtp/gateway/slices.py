@@ -41,12 +41,13 @@ Named = tuple[str, Any]
 
 
 class Credentials(msgspec.Struct, frozen=True):
-    """What the gateway shows to POPs, and what it holds their certificates against, PEM. `uid`: its own."""
+    """What the gateway shows to POPs, and what it holds certificates against, PEM. `uid`, `trust_domain`: its own."""
 
     chain_pem: bytes
     key_pem: bytes
     bundle_pem: bytes
     uid: str = ""
+    trust_domain: str = ""
 
     def __repr__(self) -> str:
         """Masked: the key is a secret."""
@@ -83,12 +84,14 @@ class Around(msgspec.Struct, frozen=True):
     """What the gateway host knows of itself and of POPs (server uids) beside the table.
 
     `dead`, `leaving`: found so. `near`: directories of sockets of those on this machine. `gateway`: its own uid.
+    `trust_domain`: its own, of certificates that it can tell; "" while it has no identity.
     """
 
     dead: frozenset[str] = frozenset()
     leaving: frozenset[str] = frozenset()
     near: Mapping[str, str] = {}
     gateway: str = ""
+    trust_domain: str = ""
 
 
 class Means(msgspec.Struct, frozen=True):
@@ -183,7 +186,7 @@ class Draft:
         shut_out = denied.people if isinstance(denied, DenyEntry) else ()
         for key, name, config in (
             (entrykeys.SIGN_IN, visitors.TOKENS_FILTER, visitors.tokens(entry)),
-            (entrykeys.DENY, visitors.PEOPLE_FILTER, visitors.people(shut_out)),
+            (entrykeys.DENY, visitors.PEOPLE_FILTER, visitors.people(shut_out, self._around.trust_domain)),
         ):
             body: Json = {"name": name, "typed_config": config}
             ref = self._add(Kind.EXTENSION, name, (config,), lambda body=body: body)
@@ -202,14 +205,15 @@ class Draft:
         listener: tuple[str, GatewayListener] | None,
         tcp: tuple[str, TcpExposure] | None,
         sni: Sequence[tuple[str, SniExposure]],
+        asking: Sequence[str] = (),
     ) -> None:
-        """A bound socket with what stands on it."""
+        """A bound socket with what stands on it. `asking`: names of hosts whose rules ask who visitors are."""
         if listener is None:
             for key, exposure in (*((tcp,) if tcp else ()), *sni):
                 self._faults[key] = f"There is no listener on {exposure.address} port {exposure.port}."
             return
         try:
-            self._listener(*listener, tcp, sni)
+            self._listener(*listener, tcp, sni, asking)
         except ValueError as error:
             self._faults[listener[0]] = str(error)
 
@@ -219,6 +223,7 @@ class Draft:
         entry: GatewayListener,
         tcp: tuple[str, TcpExposure] | None,
         sni: Sequence[tuple[str, SniExposure]],
+        asking: Sequence[str],
     ) -> None:
         name = listeners.listener_name(entry.address, entry.port)
         exposures = [exposure for _key, exposure in sni]
@@ -238,9 +243,12 @@ class Draft:
                 built = (entry,), lambda: listeners.http_listener(entry, self._means.logs)
             case ListenerProtocol.HTTPS | ListenerProtocol.TLS_PASSTHROUGH:
                 chosen = self._certificates(key, entry)
+                asked = tuple(asking) if self._around.trust_domain else ()
+                if asked:
+                    self._needs[key].append(Ref(Kind.SECRET, clusters.BUNDLE_SECRET))
                 built = (
-                    (entry, chosen, exposures),
-                    lambda: listeners.tls_listener(entry, chosen, exposures, self._means.logs),
+                    (entry, chosen, exposures, asked),
+                    lambda: listeners.tls_listener(entry, chosen, exposures, self._means.logs, asked),
                 )
             case ListenerProtocol.UDP:
                 return  # None comes here: the host receives datagrams itself.
@@ -315,16 +323,19 @@ class Draft:
         renames = tuple((uid, backend.host_header) for uid, backend in used.items())
         asks = any(asking.asks_who(rule.access) for rule in host.rules)
         sign_in, secure = self._sign_in() if asks else None, asks and self._is_secure(host)
+        trusted = self._around.trust_domain if secure else ""
 
         def build() -> Part:
             whole = (
                 routes.out_of_service
                 if refused
-                else partial(routes.virtual_host, backends=used.get, sign_in=sign_in, secure=secure)
+                else partial(
+                    routes.virtual_host, backends=used.get, sign_in=sign_in, secure=secure, trust_domain=trusted
+                )
             )
             return _part(Kind.ROUTES, {"virtual_hosts": [whole(host)]})
 
-        inputs = (host, renames, refused, sign_in.url if sign_in else None, secure)
+        inputs = (host, renames, refused, sign_in.url if sign_in else None, secure, trusted)
         try:
             self._part = self._means.virtual_hosts.get(self._named(f"host/{key}"), inputs, build)
         except ValueError as error:

@@ -1,4 +1,4 @@
-"""Who a visitor of an HTTP host is, to Envoy: a signed token in a cookie, and rules that name organisations or people.
+"""Who a visitor of an HTTP host is, to Envoy: a token or a certificate, and rules that name organisations or people.
 
 The control plane's sign-in makes a **visit token** for one host name (`issuers/visits.py`). `jwt_authn` checks its
 signature and its times, and leaves what it says as metadata; `RBAC` of the route decides over that and the address, as
@@ -6,18 +6,24 @@ signature and its times, and leaves what it says as metadata; `RBAC` of the rout
 Who could pass if they signed in is sent to do so. Keys, and names of people who are shut out, change without the
 listener: they are extensions that Envoy is given beside it.
 
+A program shows its user's certificate in the handshake instead, where the host's rules ask who comes. It names an
+account, and no groups. Of both, a token for this very host is who it is.
+
 Names of cookies, headers and paths that visitors and services meet are here.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
 
 from drtp.api.drtp import Action
+from drtp.api.people import RESERVED, account_uid
 from drtp.api.snapshots import Access, AccessClause, AccessList, AccessListRule, Membership, SignInEntry
+from drtp.api.spiffe import PeerRole, SpiffeId
 from drtp.api.visiting import SIGNED_IN_PATH, VISIT_LIFETIME
 from drtp.gateway.admission import admitted, source_in
 from drtp.rules import asking
@@ -56,12 +62,13 @@ _METADATA = "visit"
 class Place(msgspec.Struct, frozen=True):
     """An HTTP host as its rules are decided at. `secure`: by TLS, so that a cookie can be trusted there.
 
-    `host`: as the table has it; tokens are for it.
+    `host`: as the table has it; tokens are for it. `trust_domain`: of certificates; "" where none is taken.
     """
 
     host: str
     memberships: tuple[Membership, ...] = ()
     secure: bool = True
+    trust_domain: str = ""
 
 
 # ---- extensions ----------------------------------------------------------------------------------------------------
@@ -89,13 +96,16 @@ def tokens(sign_in: SignInEntry | None) -> Json:
     }
 
 
-def people(shut_out: Sequence[str]) -> Json:
-    """Whoever has signed in and is shut out by now is sent to sign in again, which tells them."""
+def people(shut_out: Sequence[str], trust_domain: str = "") -> Json:
+    """Whoever has signed in and is shut out by now is sent to sign in again, which tells them; certificates end."""
     config: Json = {"@type": EXTENSIONS[PEOPLE_FILTER]}
     if not shut_out:
         return config
-    refused = {"predicate": _says("name", _one_of(shut_out)), "on_match": _action(SIGN_IN, "DENY")}
-    return config | {"matcher": {"matcher_list": {"matchers": [refused]}, "on_no_match": _action("allow", "ALLOW")}}
+    refused: list[Json] = [{"predicate": _says("name", _one_of(shut_out)), "on_match": _action(SIGN_IN, "DENY")}]
+    held = _shows_one_of(shut_out, trust_domain)
+    if not isinstance(held, bool):
+        refused.append({"predicate": held, "on_match": _action(NOT_THIS_PERSON, "DENY")})
+    return config | {"matcher": {"matcher_list": {"matchers": refused}, "on_no_match": _action("allow", "ALLOW")}}
 
 
 def discovered(name: str, config_source: Json) -> Json:
@@ -108,7 +118,8 @@ def discovered(name: str, config_source: Json) -> Json:
 
 def on_route(access: Access, place: Place) -> Json:
     """Per-route configuration of the filters, for a rule that asks who visitors are."""
-    return {TOKENS_FILTER: _requires(_VISIT), **_ruled(rbac(access, place)), **_told({"host": place.host})}
+    context = {"host": place.host, **_names_of(access, place)}
+    return {TOKENS_FILTER: _requires(_VISIT), **_ruled(rbac(access, place)), **_told(context)}
 
 
 def own_routes(place: Place, sign_in: SignInEntry) -> list[Json]:
@@ -151,13 +162,15 @@ def _requires(name: str) -> Json:
 def rbac(access: Access, place: Place) -> Json:
     """The whole decision on a request as a matcher. No list at all lets nobody in, as everywhere."""
     signed = _is_for(place) if place.secure else False
+    shown = _shows({"prefix": "spiffe://"}) if place.secure and place.trust_domain else False
     lists = access.lists or (AccessList(),)
     stranger = _all(_allows(one, _Stranger()) for one in lists)
-    known = _all(_allows(one, _Person(place.memberships)) for one in lists)
+    known = _all([signed, *(_allows(one, _Person(place.memberships)) for one in lists)])
+    holder = _all([shown, _not(signed), *(_allows(one, _Holder(place)) for one in lists)])
     somebody = _all(_allows(one, _Anybody()) for one in lists)
     steps = (
-        (_any([stranger, _all([signed, known])]), "allow", "ALLOW"),
-        (signed, NOT_THIS_PERSON, "DENY"),
+        (_any([stranger, known, holder]), "allow", "ALLOW"),
+        (_any([signed, shown]), NOT_THIS_PERSON, "DENY"),
         (somebody, SIGN_IN if place.secure else NEEDS_TLS, "DENY"),
     )
     matchers: list[Json] = []
@@ -188,11 +201,19 @@ class _Anybody:
         return not (clause.organizations or clause.principals) or clause.action is Action.ALLOW
 
 
-class _Person:
-    """What the token says."""
+class _Known(ABC):
+    """Whoever has said who they are, in one way or another."""
 
     def __init__(self, memberships: tuple[Membership, ...]) -> None:
         self._of = {one.organization: one for one in memberships}
+
+    @abstractmethod
+    def _is(self, users: Sequence[str]) -> Predicate:
+        """Whether it is one of these; never asked about none."""
+
+    @abstractmethod
+    def _is_in(self, groups: Sequence[str]) -> Predicate:
+        """The same of its groups."""
 
     def holds(self, clause: AccessClause) -> Predicate:
         """As of `_Stranger`."""
@@ -200,25 +221,63 @@ class _Person:
         if clause.organizations:
             found.append(self._is_of(clause.organizations))
         if clause.principals:
-            users = [name[5:] for name in clause.principals if name.startswith("user:")]
+            users = _users(clause)
             organizations = [name[4:] for name in clause.principals if name.startswith("org:")]
-            is_one: Predicate = _says("name", _one_of(users)) if users else False
-            found.append(_any([is_one, self._is_of(organizations)]))
+            found.append(_any([self._is(users) if users else False, self._is_of(organizations)]))
         return _all(found)
 
     def _is_of(self, organizations: Iterable[str]) -> Predicate:
         held = [self._of[name] for name in organizations if name in self._of]
         users = [user for one in held for user in one.users]
         groups = [group for one in held for group in one.groups]
-        return _any(
-            [
-                _says("name", _one_of(users)) if users else False,
-                _says("groups", {"list_match": {"one_of": _one_of(groups)}}) if groups else False,
-            ]
-        )
+        return _any([self._is(users) if users else False, self._is_in(groups) if groups else False])
 
 
-def _allows(one: AccessList, asked: _Stranger | _Anybody | _Person) -> Predicate:
+class _Person(_Known):
+    """What the token says."""
+
+    def _is(self, users: Sequence[str]) -> Predicate:
+        return _says("name", _one_of(users))
+
+    def _is_in(self, groups: Sequence[str]) -> Predicate:
+        return _says("groups", {"list_match": {"one_of": _one_of(groups)}})
+
+
+class _Holder(_Known):
+    """What the certificate says: groups are in tokens of a sign-in only."""
+
+    def __init__(self, place: Place) -> None:
+        super().__init__(place.memberships)
+        self._trust_domain = place.trust_domain
+
+    def _is(self, users: Sequence[str]) -> Predicate:
+        return _shows_one_of(users, self._trust_domain)
+
+    def _is_in(self, groups: Sequence[str]) -> Predicate:
+        return False
+
+
+def _users(clause: AccessClause) -> list[str]:
+    return [name[5:] for name in clause.principals if name.startswith("user:")]
+
+
+def _names_of(access: Access, place: Place) -> dict[str, str]:
+    """Of everybody whom the rules may mean: what a certificate calls them -> their name."""
+    if not (place.secure and place.trust_domain):
+        return {}
+    users = {user for one in access.lists for clause in one.clauses for user in _users(clause)}
+    users |= {user for membership in place.memberships for user in membership.users}
+    return {_uri(place.trust_domain, name): name for name in sorted(users) if not name.startswith(RESERVED)}
+
+
+def _uri(trust_domain: str, name: str) -> str:
+    return str(SpiffeId(trust_domain, PeerRole.USER, account_uid(name)))
+
+
+_Asked = _Stranger | _Anybody | _Known
+
+
+def _allows(one: AccessList, asked: _Asked) -> Predicate:
     """Whether a list allows: some clause that does and before which none denies, else its default.
 
     One that cannot be read allows nobody: a network in it that means nothing must not make a rule that denies silent.
@@ -230,7 +289,7 @@ def _allows(one: AccessList, asked: _Stranger | _Anybody | _Person) -> Predicate
     return _any([allowed, undenied]) if default is Action.ALLOW else allowed
 
 
-def _in_turn(clauses: Sequence[AccessClause], asked: _Stranger | _Anybody | _Person) -> tuple[Predicate, Predicate]:
+def _in_turn(clauses: Sequence[AccessClause], asked: _Asked) -> tuple[Predicate, Predicate]:
     """Whether clauses in their order allow, and whether none of them denies.
 
     In halves, because Envoy reads messages to a depth of a hundred: a thousand clauses are ten halves deep.
@@ -281,6 +340,21 @@ def _says(claim: str, value: Json) -> Json:
                 },
             },
         }
+    }
+
+
+def _shows_one_of(users: Sequence[str], trust_domain: str) -> Predicate:
+    if not trust_domain:
+        return False
+    uris = dict.fromkeys(_uri(trust_domain, name) for name in users if not name.startswith(RESERVED))
+    return _any(_shows({"exact": uri}) for uri in uris)
+
+
+def _shows(match: Json) -> Json:
+    """What the certificate of the handshake calls its holder; nothing without one."""
+    kind = f"{_TYPE}envoy.extensions.matching.common_inputs.ssl.v3.UriSanInput"
+    return {
+        "single_predicate": {"input": {"name": "certificate", "typed_config": {"@type": kind}}, "value_match": match}
     }
 
 

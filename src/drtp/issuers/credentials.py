@@ -7,7 +7,7 @@ from datetime import datetime
 import msgspec
 
 from drtp.api.internal import API_TOKEN, Account, ApiToken
-from drtp.api.people import Certified, OwnToken, Proof, TokenAsk, User
+from drtp.api.people import Certified, OwnToken, Proof, TokenAsk, User, account_uid
 from drtp.api.spiffe import PeerRole
 from drtp.issuers.audit import AuditLog
 from drtp.issuers.authority import Authority
@@ -15,7 +15,7 @@ from drtp.issuers.certificates import PROFILES, Usage
 from drtp.issuers.passwords import Passwords
 from drtp.issuers.records import find
 from drtp.issuers.requests import proven_key
-from drtp.issuers.tokens import Accounts, account_uid
+from drtp.issuers.tokens import Accounts
 from drtp.kit.clock import Clock
 from drtp.kit.errors import Conflict, Invalid, NotFound, Refused
 from drtp.kit.secret import Secret

@@ -10,12 +10,12 @@ from datetime import timedelta
 from typing import NamedTuple
 
 from drtp.api.internal import Account
+from drtp.api.people import account_uid
 from drtp.issuers.audit import AuditLog
 from drtp.issuers.logins import Logins
 from drtp.issuers.passwords import Passwords
 from drtp.issuers.records import find
 from drtp.issuers.signingkeys import SigningKeys
-from drtp.issuers.tokens import account_uid
 from drtp.issuers.waiting import DEVICE_S, POLL_S, Code, DeviceState, Entered, Waiting, mark_of, proves
 from drtp.kit.buckets import AddressBuckets, Buckets
 from drtp.kit.clock import Clock

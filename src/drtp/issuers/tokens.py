@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import uuid
 from collections import OrderedDict
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -15,7 +14,7 @@ from prometheus_client import Counter
 from drtp.api.credentials import TOKEN_PREFIX, read
 from drtp.api.internal import ACCOUNT, API_TOKEN, Account, AccountSpec, ApiToken, ApiTokenSpec
 from drtp.api.meta import Key, ObjectMeta
-from drtp.api.people import AUTHENTICATED, FOREIGN, IssuedToken, Proof, User, service_account_user
+from drtp.api.people import AUTHENTICATED, FOREIGN, IssuedToken, Proof, User, account_uid, service_account_user
 from drtp.api.spiffe import PeerRole, identity_of
 from drtp.issuers.audit import AuditLog
 from drtp.issuers.digests import Pepper, new_credential
@@ -37,9 +36,6 @@ SEEN_MAX = 10_000
 TOKEN_LIFETIME = timedelta(days=90)
 PROGRAM_TOKENS_MAX = 1_000
 """Of all service accounts of one project, that have not expired: one an hour for a month is 720."""
-
-_ACCOUNTS = uuid.UUID("6e2f2a5e-3f0e-5d6c-9a51-9f1f0f6d7c11")
-"""Name space of accounts that are made by name: a random constant."""
 
 
 class Accounts:
@@ -304,11 +300,6 @@ async def stands(store: Store, uid: str) -> bool:
         return True
     namespace, _, name = held.record.spec.service_account.partition("/")
     return await is_very(store, Key("ServiceAccount", namespace, name), uid)
-
-
-def account_uid(name: str) -> str:
-    """The same account for the same name, whoever asks first."""
-    return str(uuid.uuid5(_ACCOUNTS, name))
 
 
 def disabled(spec: AccountSpec) -> AccountSpec:

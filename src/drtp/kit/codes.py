@@ -614,7 +614,8 @@ GATEWAY: dict[str, Code] = {
     "DRTP-5007": Code(
         "Sign in",
         "The owner of this service wants to know who you are, and nothing has said so, or not lately.",
-        "Open this address in a browser and sign in there. A program reaches the service by `datumctl connect`.",
+        "Open this address in a browser and sign in there. A program shows the certificate of its user, or reaches the "
+        "service by `datumctl connect`.",
     ),
     "DRTP-5008": Code(
         "Sign in by https",
@@ -623,7 +624,7 @@ GATEWAY: dict[str, Code] = {
     ),
     "DRTP-5009": Code(
         "Not allowed",
-        "You have signed in, and the owner of this service lets neither you in nor an organisation of yours.",
+        "You have shown who you are, and the owner of this service lets neither you in nor an organisation of yours.",
         "Ask the owner to name you or your organisation in the service's access policy. If you meant to be somebody "
         "else, open /.drtp/sign-out at this address first.",
     ),

@@ -37,13 +37,13 @@ from drtp import __version__
 from drtp.api.feed import EdgeRole
 from drtp.api.internal import Bound
 from drtp.api.meta import Key, Model
-from drtp.api.people import SYSTEM_MASTERS
+from drtp.api.people import SYSTEM_MASTERS, account_uid
 from drtp.api.spiffe import PeerRole
 from drtp.issuers.audit import AuditLog
 from drtp.issuers.authority import Authority
 from drtp.issuers.rotation import GRACE, HOLD, Rotation
 from drtp.issuers.secrets import LIFETIME_S, EnrolmentSecrets
-from drtp.issuers.tokens import TOKEN_LIFETIME, Accounts, account_uid
+from drtp.issuers.tokens import TOKEN_LIFETIME, Accounts
 from drtp.kit import door
 from drtp.kit.clock import Clock
 from drtp.kit.errors import Conflict, DrtpError, Invalid, NotFound, Refused, Retryable

@@ -93,6 +93,7 @@ def host(unit: Unit, read: Reader, _settings: ProjectionSettings) -> Result:
             hostname=hostname,
             rules=tuple(ranked.rule for ranked in rules),
             memberships=members,
+            asks_who=any(asking.asks_who(ranked.rule.access) for ranked in rules),
             sources=facts.sources(origin),
         )
     return result

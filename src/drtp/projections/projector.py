@@ -17,6 +17,7 @@ from drtp.api.snapshots import Entry, HttpHost
 from drtp.projections import connects, exposures, facts, listeners, tunnels, visitors
 from drtp.projections.cells import Cells, Reader, Result, Unit
 from drtp.projections.settings import ProjectionSettings
+from drtp.rules import hostnames
 from drtp.rules.asking import asks_who
 from drtp.store.observed import EdgeRef
 from drtp.store.view import View, kind_key
@@ -107,7 +108,7 @@ class Projector:
 
     def host_of_sign_in(self, name: str) -> str | None:
         """As which host gateways know a name where visitors sign in: itself, or a wildcard over it; None for others."""
-        return visitors.known_as(name, self._hosts_of_sign_in())
+        return hostnames.known_as(name, self._hosts_of_sign_in())
 
     def _hosts_of_sign_in(self) -> set[str]:
         """Names of public hosts, as gateways are told them, where a rule asks who visitors are."""

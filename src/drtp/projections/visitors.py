@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 from drtp.api.internal import VISITORS, Account, SignInRecord
 from drtp.api.people import RESERVED
@@ -59,10 +59,3 @@ def _membership(read: Reader, organization: str) -> Membership:
                 if not name.startswith(RESERVED):  # Such groups hold all who have signed in: nobody is a member by one.
                     (users if kind == "User" else groups).add(name)
     return Membership(organization, tuple(sorted(users)), tuple(sorted(groups)))
-
-
-def known_as(name: str, hosts: Collection[str]) -> str | None:
-    """Which of `hosts` a name comes to: itself, else the nearest wildcard over it; None for none."""
-    parents = name.split(".")[1:]
-    wider = (f"*.{'.'.join(parents[at:])}" for at in range(len(parents)))
-    return next((one for one in (name, *wider, "*") if one in hosts), None)

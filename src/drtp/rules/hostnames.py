@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 ANY = "*"
 """Every hostname: a listener without one, and a route without one."""
@@ -47,3 +47,8 @@ def parents(name: str) -> tuple[str, ...]:
     start = 0 if is_wildcard(name) else 1
     suffixes = (".".join(labels[index:]) for index in range(start, len(labels)))
     return tuple(wildcard for suffix in suffixes if (wildcard := f"*.{suffix}") != name)
+
+
+def known_as(name: str, hosts: Collection[str]) -> str | None:
+    """Which of `hosts` a name comes to: itself, else the nearest wildcard over it; None for none."""
+    return next((one for one in (name, *parents(name), ANY) if one in hosts), None)

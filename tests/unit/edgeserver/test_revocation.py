@@ -13,12 +13,12 @@ import pytest
 
 from drtp.api.feed import EdgeRole
 from drtp.api.internal import EDGE_IDENTITY
+from drtp.api.people import account_uid
 from drtp.api.revoking import Because
 from drtp.client.enrolment import enrol
 from drtp.client.feed import FeedPhase
 from drtp.client.identity import Identity
 from drtp.edgeserver.revocation import Revocation
-from drtp.issuers.tokens import account_uid
 from drtp.kit.errors import NotFound, Refused, Terminal
 from drtp.main.roles import set_projects
 from drtp.store.protocol import Write

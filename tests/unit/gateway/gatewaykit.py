@@ -112,7 +112,9 @@ class Authority:
         )
         self.bundle_pem = self._root.public_bytes(serialization.Encoding.PEM)
 
-    def _builder(self, subject: x509.Name, public: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+    def _builder(
+        self, subject: x509.Name, public: ec.EllipticCurvePublicKey, lifetime_s: float = 3600.0
+    ) -> x509.CertificateBuilder:
         now = datetime.datetime.now(datetime.UTC)
         return (
             x509.CertificateBuilder()
@@ -121,16 +123,16 @@ class Authority:
             .public_key(public)
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - datetime.timedelta(minutes=5))
-            .not_valid_after(now + datetime.timedelta(hours=1))
+            .not_valid_after(now + datetime.timedelta(seconds=lifetime_s))
         )
 
-    def issue(self, *names: str, uri: str = "") -> Pair:
+    def issue(self, *names: str, uri: str = "", lifetime_s: float = 3600.0) -> Pair:
         key = ec.generate_private_key(ec.SECP256R1())
         public = key.public_key()
         sans: list[x509.GeneralName] = [x509.DNSName(name) for name in names]
         sans += [x509.UniformResourceIdentifier(uri)] if uri else []
         leaf = (
-            self._builder(x509.Name([]), public)
+            self._builder(x509.Name([]), public, lifetime_s)
             .add_extension(x509.SubjectAlternativeName(sans), critical=True)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
@@ -149,7 +151,7 @@ class Authority:
 
     def credentials(self, uid: str = "g1") -> Credentials:
         pair = self.issue(uri=f"spiffe://drtp.test/gateway/{uid}")
-        return Credentials(chain_pem=pair.chain_pem, key_pem=pair.key_pem, bundle_pem=self.bundle_pem, uid=uid)
+        return Credentials(pair.chain_pem, pair.key_pem, self.bundle_pem, uid, trust_domain="drtp.test")
 
     def server_context(self, directory: Path, *names: str) -> ssl.SSLContext:
         """A POP's side: its own certificate, client certificates required."""
@@ -440,7 +442,7 @@ class Running:
         """Apply, and every entry is taken."""
         reports = await self.apply(entries)
         failed = {key: report.message for key, report in reports.items() if report.state is ExposureState.FAILED}
-        assert not failed
+        assert not failed, failed
         assert reports.keys() == entries.keys()
 
     async def ready(self) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import ssl
 import time
 from ipaddress import ip_address, ip_network
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h2.config
 import h2.connection
@@ -19,6 +20,7 @@ from joserfc import jwt
 from joserfc.jwk import ECKey
 
 from drtp.api.drtp import Action
+from drtp.api.people import account_uid
 from drtp.api.snapshots import (
     Access,
     AccessClause,
@@ -39,14 +41,17 @@ from drtp.gateway.visitors import Place
 from drtp.rules import asking
 from drtp.rules.asking import Asking, Caller
 from unit.gateway.gatewaykit import (
+    ANYONE,
     DEADLINE_S,
     Authority,
+    Pair,
     Pop,
     Running,
     free_port,
     gateway,
     http,
     listener,
+    load,
     pop,
 )
 from unit.gateway.test_http import service, web_backend
@@ -60,35 +65,47 @@ MEMBERS = (Membership("partner", users=("anna", "bob"), groups=("idp#staff",)), 
 # ---- the decision, as a matcher ------------------------------------------------------------------------------------
 
 
-def outcome(matcher: dict[str, Any], address: str, claims: dict[str, Any] | None) -> str:
+class Shown(NamedTuple):
+    """What Envoy knows of a request: where it came from, what its token says, and its certificate's URI."""
+
+    address: str
+    claims: dict[str, Any] | None = None
+    uri: str = ""
+
+
+def outcome(matcher: dict[str, Any], address: str, claims: dict[str, Any] | None, uri: str = "") -> str:
     """The name of the action that Envoy would take."""
+    shown = Shown(address, claims, uri)
     for one in matcher.get("matcher_list", {}).get("matchers", []):
-        if holds(one["predicate"], address, claims):
+        if holds(one["predicate"], shown):
             return one["on_match"]["action"]["name"]
     return matcher["on_no_match"]["action"]["name"]
 
 
-def holds(predicate: dict[str, Any], address: str, claims: dict[str, Any] | None) -> bool:
+def holds(predicate: dict[str, Any], shown: Shown) -> bool:
     [(kind, inner)] = predicate.items()
     match kind:
         case "and_matcher":
             assert len(inner["predicate"]) >= 2, "Envoy wants two"
-            return all(holds(one, address, claims) for one in inner["predicate"])
+            return all(holds(one, shown) for one in inner["predicate"])
         case "or_matcher":
             assert len(inner["predicate"]) >= 2, "Envoy wants two"
-            return any(holds(one, address, claims) for one in inner["predicate"])
+            return any(holds(one, shown) for one in inner["predicate"])
         case "not_matcher":
-            return not holds(inner, address, claims)
+            return not holds(inner, shown)
         case _:
-            return single(inner, address, claims)
+            return single(inner, shown)
 
 
-def single(inner: dict[str, Any], address: str, claims: dict[str, Any] | None) -> bool:
+def single(inner: dict[str, Any], shown: Shown) -> bool:
+    if inner["input"]["name"] == "certificate":
+        wanted = inner["value_match"]
+        return shown.uri == wanted["exact"] if "exact" in wanted else shown.uri.startswith(wanted["prefix"])
     if inner["custom_match"]["name"] == "envoy.matching.matchers.ip":
         ranges = inner["custom_match"]["typed_config"]["cidr_ranges"]
         networks = [ip_network(f"{one['address_prefix']}/{one['prefix_len']}") for one in ranges]
-        return any(ip_address(address) in network for network in networks)
-    said = (claims or {}).get(inner["input"]["typed_config"]["path"][1]["key"])
+        return any(ip_address(shown.address) in network for network in networks)
+    said = (shown.claims or {}).get(inner["input"]["typed_config"]["path"][1]["key"])
     return value_fits(inner["custom_match"]["typed_config"]["value"], said)
 
 
@@ -129,15 +146,23 @@ PEOPLE: list[dict[str, Any]] = [
 ]
 
 
+def uri_of(name: str) -> str:
+    """What a user's certificate calls them."""
+    return f"spiffe://drtp.test/user/{account_uid(name)}"
+
+
 def organizations(claims: dict[str, Any]) -> tuple[str, ...]:
     of = (one for one in MEMBERS if claims["name"] in one.users or set(claims["groups"]) & set(one.groups))
     return tuple(one.organization for one in of)
 
 
 def test_envoys_rules_decide_as_the_one_decision_does() -> None:
-    """For a stranger, each person, and who has a token for another host; what a POP alone knows is doubt."""
+    """For a stranger, each person, and who has a token for another host; what a POP alone knows is doubt.
+
+    A person by token, or by certificate, which has no groups.
+    """
     draw = random.Random(67)
-    place = Place(HOST, MEMBERS)
+    place = Place(HOST, MEMBERS, trust_domain="drtp.test")
     seen: set[str] = set()
     for _ in range(4_000):
         access = _access(draw)
@@ -153,9 +178,14 @@ def test_envoys_rules_decide_as_the_one_decision_does() -> None:
         for person in PEOPLE:
             caller = Caller("user", person["name"], organizations(person))
             known = asking.decide(told, Asking(address=address, caller=caller)).allowed
-            said = outcome(matcher, address, {"aud": HOST, **person})
+            said = outcome(matcher, address, {"aud": HOST, **person}, uri_of("root"))
             assert said == ("allow" if known or stranger else visitors.NOT_THIS_PERSON), (access, address, person)
             seen.add(said)
+            bare = {**person, "groups": []}
+            caller = Caller("user", person["name"], organizations(bare))
+            known = asking.decide(told, Asking(address=address, caller=caller)).allowed
+            said = outcome(matcher, address, {"aud": "b.test", **person}, uri_of(person["name"]))
+            assert said == ("allow" if known or stranger else visitors.NOT_THIS_PERSON), (access, address, person)
     assert seen == {"allow", "deny", visitors.SIGN_IN, visitors.NOT_THIS_PERSON}
 
 
@@ -232,7 +262,8 @@ class Issuer:
 class Site:
     """An HTTPS host of partner's, before a POP stand-in."""
 
-    def __init__(self, running: Running, endpoint: Pop, authority: Authority) -> None:
+    def __init__(self, running: Running, endpoint: Pop, authority: Authority, directory: Path) -> None:
+        self.directory = directory
         self.running = running
         self.endpoint = endpoint
         self.authority = authority
@@ -246,19 +277,29 @@ class Site:
         return {
             **listener(self.port, ListenerProtocol.HTTPS, "c1"),
             "certificate/c1": self.authority.serving(HOST),
-            key: msgspec.structs.replace(host, memberships=members),
+            key: msgspec.structs.replace(host, memberships=members, asks_who=asking.asks_who(access)),
             **web_backend(self.endpoint.endpoint()),
         }
 
     async def serve(self, **more: Any) -> None:
         await self.running.programmed({**self.entries(**more), **self.issuer.entry()})
 
-    async def connection(self) -> Http1:
+    async def connection(self, shown: Pair | None = None, name: str = HOST) -> Http1:
+        """Of a visitor, with this certificate, by this server name."""
         context = self.authority.visitor_context("http/1.1")
-        return Http1(*await asyncio.open_connection("127.0.0.1", self.port, ssl=context, server_hostname=HOST))
+        if shown is not None:
+            load(context, shown, self.directory)
+        return Http1(*await asyncio.open_connection("127.0.0.1", self.port, ssl=context, server_hostname=name))
 
     async def get(self, token: str = "", path: str = "/", **headers: str) -> tuple[int, str]:
-        connection = await self.connection()
+        return await self._once(None, token, path, headers)
+
+    async def show(self, shown: Pair, token: str = "", /, **headers: str) -> tuple[int, str]:
+        """The same with a certificate."""
+        return await self._once(shown, token, "/", headers)
+
+    async def _once(self, shown: Pair | None, token: str, path: str, headers: dict[str, str]) -> tuple[int, str]:
+        connection = await self.connection(shown)
         try:
             return await connection.get(token, path, **headers)
         finally:
@@ -285,8 +326,9 @@ class Http1:
 
 @pytest.fixture
 async def site(tmp_path: Path):
-    async with pop("p1", service) as endpoint, gateway(tmp_path) as running:
-        yield Site(running, endpoint, Authority())
+    authority = Authority()
+    async with pop("p1", service) as endpoint, gateway(tmp_path, authority.credentials()) as running:
+        yield Site(running, endpoint, authority, tmp_path)
 
 
 async def test_a_member_is_let_in_and_told_of_to_the_pop_and_to_the_service(site: Site) -> None:
@@ -427,3 +469,114 @@ async def test_the_way_in_and_out_sets_cookies_of_this_host_alone(site: Site) ->
     _, left = await site.get(path="/.drtp/sign-out")
     assert f"location: {ISSUER}/visit/sign-out\r\n" in left
     assert f"set-cookie: {visitors.COOKIE}=; Path=/; Secure; HttpOnly; SameSite=Lax; Max-Age=0" in left
+
+
+# ---- certificates --------------------------------------------------------------------------------------------------
+
+
+async def test_a_member_with_a_certificate_is_let_in_and_told_of_to_the_pop_and_to_the_service(site: Site) -> None:
+    await site.serve()
+    anna = site.authority.issue(uri=uri_of("anna"))
+    status, body = await site.show(anna, **{"x-drtp-visitor": "user:root"})
+    assert status == 200
+    assert "x-drtp-visitor: user:anna\r\n" in body and "user:root" not in body and "x-drtp-assertion" not in body
+    told = json.loads(site.endpoint.visits[0].tlvs[0xE4])
+    assert (told["name"], told["groups"]) == ("anna", [])
+    assert 3000 < told["until"] - time.time() < 3700  # the certificate's end
+    status, body = await site.show(site.authority.issue(uri=uri_of("eve")))
+    assert status == 403 and "DRTP-5009" in body
+    assert (await site.get())[0] == 401, "who shows none is a stranger as ever"
+
+
+async def test_a_token_for_this_host_says_who_it_is_whatever_certificate_is_shown_beside(site: Site) -> None:
+    await site.serve()
+    anna = site.authority.issue(uri=uri_of("anna"))
+    assert (await site.show(anna, site.issuer.token("eve")))[0] == 403
+    status, body = await site.show(anna, site.issuer.token("bob"))
+    assert status == 200 and "x-drtp-visitor: user:bob\r\n" in body
+    status, body = await site.show(anna, site.issuer.token("eve", host="b.test"))
+    assert status == 200 and "x-drtp-visitor: user:anna\r\n" in body
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "spiffe://drtp.test/gateway/g1",
+        f"spiffe://drtp.test/user/{account_uid('anna')}/connector/c1",
+        f"spiffe://drtpXtest/user/{account_uid('anna')}",
+        f"spiffe://drtp.test/pop/spiffe://drtp.test/user/{account_uid('anna')}",
+        "",
+    ],
+)
+async def test_no_certificate_of_another_role_or_domain_names_anybody(site: Site, uri: str) -> None:
+    await site.serve()
+    status, body = await site.show(site.authority.issue(uri=uri) if uri else site.authority.issue("a.test"))
+    assert (status, "DRTP-5009" in body) == ((403, True) if uri else (401, False))
+
+
+async def test_no_certificate_of_another_authority_is_one(site: Site) -> None:
+    await site.serve()
+    with pytest.raises((ssl.SSLError, ConnectionError, asyncio.IncompleteReadError)):
+        await site.show(Authority().issue(uri=uri_of("anna")))
+
+
+async def test_who_is_shut_out_is_refused_with_their_certificate_too(site: Site) -> None:
+    await site.serve()
+    connection = await site.connection(site.authority.issue(uri=uri_of("anna")))
+    assert (await connection.get())[0] == 200
+    await site.running.programmed(
+        {**site.entries(), **site.issuer.entry(), "deny": DenyEntry(minimum_generation={}, people=("anna",))}
+    )
+    status, body = await connection.get()
+    assert status == 403 and "DRTP-5009" in body
+    connection.writer.close()
+
+
+async def test_hosts_that_do_not_ask_who_comes_ask_nobody_for_a_certificate(site: Site) -> None:
+    """So a visitor with one of somebody else's is served there; and a host that begins to ask cuts nobody."""
+    await site.serve(access=ANYONE)
+    foreign = Authority().issue(uri="urn:elsewhere")
+    connection = await site.connection(foreign)
+    assert (await connection.get())[0] == 200
+    await site.serve()
+    assert (await connection.get())[0] == 401, "the rules hold at once"
+    connection.writer.close()
+    assert (await site.show(site.authority.issue(uri=uri_of("anna"))))[0] == 200
+
+
+async def test_names_below_a_wildcard_that_asks_are_asked_and_names_beside_it_are_not(site: Site) -> None:
+    asks = HttpRule(matches=(HttpMatch(),), access=OF_PARTNER, backends=(WeightedBackend(service="s1"),))
+    [(key, wildcard)] = http(site.port, "*.wide.test", asks).items()
+    assert isinstance(wildcard, HttpHost)
+    await site.running.programmed(
+        {
+            **listener(site.port, ListenerProtocol.HTTPS, "c1", "c2"),
+            "certificate/c1": site.authority.serving("b.test"),
+            "certificate/c2": site.authority.serving("*.wide.test"),
+            key: msgspec.structs.replace(wildcard, memberships=MEMBERS, asks_who=True),
+            **http(site.port, "b.test"),
+            **web_backend(site.endpoint.endpoint()),
+            **site.issuer.entry(),
+        }
+    )
+    foreign, anna = Authority().issue(uri="urn:elsewhere"), site.authority.issue(uri=uri_of("anna"))
+    connection = await site.connection(foreign, "b.test")
+    assert (await connection.get(host="b.test"))[0] == 200
+    connection.writer.close()
+    connection = await site.connection(anna, "one.wide.test")
+    assert (await connection.get(host="one.wide.test"))[0] == 200
+    connection.writer.close()
+    with pytest.raises((ssl.SSLError, ConnectionError, asyncio.IncompleteReadError)):
+        await (await site.connection(foreign, "one.wide.test")).get(host="one.wide.test")
+
+
+async def test_a_connection_that_outlives_its_certificate_proves_nobody(site: Site) -> None:
+    await site.serve()
+    connection = await site.connection(site.authority.issue(uri=uri_of("anna"), lifetime_s=3))
+    assert (await connection.get())[0] == 200
+    async with asyncio.timeout(DEADLINE_S):
+        while (await connection.get())[0] == 200:
+            await asyncio.sleep(0.1)
+    status, body = await connection.get()
+    assert status == 401 and "DRTP-5007" in body
+    connection.writer.close()

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from drtp.api.credentials import ENROLMENT_PREFIX, TOKEN_PREFIX, compose, read
 from drtp.api.meta import Key
-from drtp.api.people import AUTHENTICATED, SYSTEM_MASTERS, User
+from drtp.api.people import AUTHENTICATED, SYSTEM_MASTERS, User, account_uid
 from drtp.api.spiffe import PeerRole
 from drtp.issuers import invitations, tokens
 from drtp.issuers.audit import PACED_BURST, AuditLog, verify_audit
@@ -24,7 +24,7 @@ from drtp.issuers.authority import Authority
 from drtp.issuers.digests import Pepper
 from drtp.issuers.logins import Logins
 from drtp.issuers.serving import ensure_serving_secret
-from drtp.issuers.tokens import Accounts, account_uid
+from drtp.issuers.tokens import Accounts
 from drtp.kit.clock import FakeClock
 from drtp.kit.errors import Refused, Terminal
 from drtp.store.memory import MemoryStore

@@ -10,7 +10,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from drtp.api.people import AUTHENTICATED, SYSTEM_MASTERS, Proof, TokenAsk, User
+from drtp.api.people import AUTHENTICATED, SYSTEM_MASTERS, Proof, TokenAsk, User, account_uid
 from drtp.api.spiffe import identity_of
 from drtp.client.keys import new_key, request_for
 from drtp.issuers.audit import AuditLog
@@ -19,7 +19,7 @@ from drtp.issuers.credentials import Credentials
 from drtp.issuers.digests import Pepper
 from drtp.issuers.logins import IDLE, LIFETIME, Logins
 from drtp.issuers.passwords import LENGTH_MAX, WAITING_MAX, Passwords
-from drtp.issuers.tokens import Accounts, account_uid
+from drtp.issuers.tokens import Accounts
 from drtp.kit.clock import FakeClock
 from drtp.kit.errors import Invalid, NotFound, Refused, Retryable
 from drtp.kit.secret import Secret

@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 from drtp.api.credentials import base62
+from drtp.api.people import account_uid
 from drtp.api.reports import ConnectorRegistration
 from drtp.api.spiffe import parse_uri
 from drtp.client.context import Context, save_context
 from drtp.client.enrolment import enrol
 from drtp.client.identity import IdentityStore
 from drtp.client.joining import EdgeAddress
-from drtp.issuers.tokens import account_uid
 from drtp.kit.clock import SystemClock
 from drtp.kit.errors import Retryable
 from drtp.kit.secret import Secret

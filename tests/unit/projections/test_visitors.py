@@ -6,7 +6,7 @@ from typing import Any
 
 from drtp.api.internal import EdgeRole
 from drtp.api.snapshots import DenyEntry, Entry, Membership, RouteEntry, SignInEntry
-from drtp.projections.visitors import known_as
+from drtp.rules.hostnames import known_as
 from drtp.store.observed import EdgeRef
 from tower import DRTP, INTERNAL, SUFFIX, Tower, service
 from unit.projections.test_connects import Bed, account, member, policy, project, served

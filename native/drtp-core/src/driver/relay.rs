@@ -132,6 +132,11 @@ impl Bringer {
     pub(crate) fn new(uid: String, not_after: i64) -> Self {
         Self { uid, not_after, signed_in: None }
     }
+
+    /// When what its visitor has shown ends, if anything does; Unix seconds.
+    pub(crate) fn visit_ends(&self) -> Option<i64> {
+        self.signed_in.as_ref().and_then(|person| person.until)
+    }
 }
 
 /// Thousands of them idle: an idle one holds no buffer, and what only a few need is in a box.

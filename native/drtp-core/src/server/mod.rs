@@ -688,7 +688,12 @@ impl Server {
             }
         }
         let relays = self.core.table.relays.iter();
-        let over = relays.filter(|(_, relay)| relay.bringer.as_ref().is_some_and(|who| ended(&who.uid, who.not_after)));
+        let over = relays.filter(|(_, relay)| {
+            relay
+                .bringer
+                .as_ref()
+                .is_some_and(|who| ended(&who.uid, who.not_after) || who.visit_ends().is_some_and(expired))
+        });
         for relay in over.map(|(index, _)| index).collect::<Vec<_>>() {
             self.core.table.end_relay(relay, Err(ResetCode::Denied));
         }
@@ -707,7 +712,7 @@ impl Server {
 
     /// What `route` says of a visitor.
     fn visitor_verdict(&self, route: &Route, address: Option<IpAddr>, signed_in: Option<&SignedIn>) -> Verdict {
-        if signed_in.is_some_and(|person| self.shut_out.contains(&person.name)) {
+        if signed_in.is_some_and(|person| self.shut_out.contains(&person.name) || person.until.is_some_and(expired)) {
             return Verdict::default();
         }
         let person = signed_in.map(|person| route.guard.person(person));

@@ -14,6 +14,7 @@ from drtp.client.context import Context, save_kubeconfig
 from drtp.client.keys import new_key, request_for
 from drtp.client.signin import fresh_token
 from drtp.kit.errors import Refused
+from drtp.kit.files import write_atomic
 from drtp.main.datum.access import access
 from drtp.main.datum.invocation import Invocation, context_option, proxy_option
 from drtp.main.shell import run_async, until
@@ -80,13 +81,31 @@ def control_plane() -> int:
     return run_async(_control_plane(Invocation.current()))
 
 
-@auth.command("client-certificate", short_help="Write a kubeconfig with a certificate.")
+class CertificateForm(Enum):
+    """How a certificate is written."""
+
+    KUBECONFIG = "kubeconfig"
+    PEM = "pem"
+
+
+@auth.command("client-certificate", short_help="Write a kubeconfig, or PEM, with a certificate.")
 @click.argument("path", type=click.Path(dir_okay=False, path_type=Path))
 @context_option
 @proxy_option
-def client_certificate(path: Path) -> int:
-    """Write a kubeconfig with a certificate of your own to PATH, good for 8 hours. Its key is made and stays here."""
-    return run_async(_certify(Invocation.current(), path))
+@click.option(
+    "--output",
+    "-o",
+    type=click.Choice([form.value for form in CertificateForm]),
+    default=CertificateForm.KUBECONFIG.value,
+    show_default=True,
+    help="pem: certificate and key in one file, as `curl --cert` takes them.",
+)
+def client_certificate(path: Path, output: str) -> int:
+    """Write a certificate of your own to PATH, good for 8 hours. Its key is made and stays here.
+
+    In a kubeconfig it is for the API; in PEM for https addresses of services whose owners want to know who comes.
+    """
+    return run_async(_certify(Invocation.current(), path, CertificateForm(output)))
 
 
 async def _control_plane(invocation: Invocation) -> int:
@@ -96,19 +115,19 @@ async def _control_plane(invocation: Invocation) -> int:
     return 0
 
 
-async def _certify(invocation: Invocation, path: Path) -> int:
+async def _certify(invocation: Invocation, path: Path, form: CertificateForm) -> int:
     context = access(invocation)
     key = new_key()
     async with ApiClient(context) as api:
         ask = {"apiVersion": IDENTITY, "kind": "ClientCertificate", "spec": {"csr": request_for(key)}}
         status: dict[str, str] = (await api.create(ask, "clientcertificates"))["status"]
-    proven = Context(
-        api=context.api,
-        ca_pem=context.ca_pem,
-        namespace=context.namespace,
-        cert_pem=status["certificate"].encode(),
-        key_pem=key,
-    )
-    save_kubeconfig(path, proven)
+    chain = status["certificate"].encode()
+    if form is CertificateForm.PEM:
+        write_atomic(path, chain + key.reveal())
+    else:
+        proven = Context(
+            api=context.api, ca_pem=context.ca_pem, namespace=context.namespace, cert_pem=chain, key_pem=key
+        )
+        save_kubeconfig(path, proven)
     click.echo(f"{path} is good until {until(status['expires'])}", err=True)
     return 0
