@@ -10,7 +10,7 @@ import asyncio
 import base64
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
@@ -29,6 +29,7 @@ FORM_S = 600
 COOKIE = "__Host-drtp-signin"
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+P = ParamSpec("P")
 S = TypeVar("S", bound=msgspec.Struct)
 
 
@@ -63,7 +64,19 @@ class Forms:
         """When a form that is made now is too old, unix seconds."""
         return int(self._clock.now().timestamp()) + FORM_S
 
-    def sealed(self, value: msgspec.Struct, cookie: str) -> str:
+    def shown(
+        self,
+        request: web.Request,
+        value: msgspec.Struct,
+        page: Callable[Concatenate[dict[str, str], P], web.Response],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> web.Response:
+        """`page` of a form that carries `value` for the browser that asks; what follows is the page's own."""
+        cookie = cookie_of(request) or new_cookie()
+        return with_cookie(page({"ask": self._sealed(value, cookie)}, *args, **kwargs), cookie)
+
+    def _sealed(self, value: msgspec.Struct, cookie: str) -> str:
         """A field that this browser alone can bring back."""
         text = base64.urlsafe_b64encode(msgspec.json.encode(value)).decode()
         return f"{text}.{self._seals.digest(f'{cookie} {text}')}"

@@ -14,7 +14,7 @@ import msgspec
 from aiohttp import web
 
 from drtp.apiserver import signinpages as pages
-from drtp.apiserver.forms import Forms, Handler, cookie_of, form_of, new_cookie, origin_of, with_cookie
+from drtp.apiserver.forms import Forms, Handler, form_of, origin_of
 from drtp.issuers.localissuer import PATH, LocalIssuer, NotYet, Tokens
 from drtp.issuers.waiting import Code, Entered
 from drtp.kit.clock import Clock
@@ -112,19 +112,19 @@ class SignIn:
         return self._form(request, ask)
 
     def _form(self, request: web.Request, ask: _Ask, fault: DrtpError | None = None) -> web.Response:
-        cookie = cookie_of(request) or new_cookie()
         fresh = msgspec.structs.replace(ask, expires=self._forms.ends())
         where = origin_of(ask.redirect_uri)
         said = fault.what if fault is not None else ""
-        page = pages.sign_in(
-            {"ask": self._forms.sealed(fresh, cookie)},
+        return self._forms.shown(
+            request,
+            fresh,
+            pages.sign_in,
             action=f"{PATH}/authorize",
             where=where,
             host=self._visited(ask.state) if ask.redirect_uri == self._issuer.visits_uri else "",
             fault=said,
             status=_status(fault) if fault is not None else 200,
         )
-        return with_cookie(page, cookie)
 
     async def _authorized(self, request: web.Request) -> web.StreamResponse:
         form = await form_of(request)
@@ -162,11 +162,10 @@ class SignIn:
         return self._device_form(request, request.query.get("user_code", "")[:20])
 
     def _device_form(self, request: web.Request, code: str, fault: DrtpError | None = None) -> web.Response:
-        cookie = cookie_of(request) or new_cookie()
-        sealed = self._forms.sealed(_Form(self._forms.ends()), cookie)
+        form = _Form(self._forms.ends())
         said, status = (fault.what, _status(fault)) if fault is not None else ("", 200)
-        page = pages.device({"ask": sealed}, action=f"{PATH}/device", code=code, fault=said, status=status)
-        return with_cookie(page, cookie)
+        action = f"{PATH}/device"
+        return self._forms.shown(request, form, pages.device, action=action, code=code, fault=said, status=status)
 
     async def _device_decided(self, request: web.Request) -> web.StreamResponse:
         form = await form_of(request)

@@ -71,30 +71,30 @@ class Visiting:
             return await self._choose(request, asked)
         if asked.host in browser.hosts:
             return self._back(browser, asked, request)
-        cookie = cookie_of(request) or new_cookie()
-        page = pages.consent(
-            {"ask": self._forms.sealed(_Form(asked, self._forms.ends()), cookie)},
+        return self._forms.shown(
+            request,
+            _Form(asked, self._forms.ends()),
+            pages.consent,
             action=VISIT,
             host=urlsplit(asked.back).netloc,
             back=origin_of(asked.back),
             who=browser.user.name,
         )
-        return with_cookie(page, cookie)
 
     async def _choose(self, request: web.Request, asked: Asked, fault: DrtpError | None = None) -> web.StreamResponse:
         issuers = self._relying.issuers
-        cookie = cookie_of(request) or new_cookie()
         if len(issuers) == 1 and fault is None:
-            return await self._sent(issuers[0], cookie, asked)
-        page = pages.choose(
-            {"ask": self._forms.sealed(_Form(asked, self._forms.ends()), cookie)},
+            return await self._sent(issuers[0], cookie_of(request) or new_cookie(), asked)
+        return self._forms.shown(
+            request,
+            _Form(asked, self._forms.ends()),
+            pages.choose,
             action=VISIT,
             host=urlsplit(asked.back).netloc,
             issuers={self._name(one): one for one in issuers},
             fault=fault.what if fault is not None else "",
             status=_status(fault) if fault is not None else 200,
         )
-        return with_cookie(page, cookie)
 
     def _name(self, issuer: str) -> str:
         return "With an account here" if self._relying.is_local(issuer) else f"At {urlsplit(issuer).netloc}"
@@ -141,9 +141,8 @@ class Visiting:
         browser = await self._visits.find(request.cookies.get(COOKIE, ""))
         if browser is None:
             return pages.told("Signed out", "Nobody is signed in in this browser.")
-        cookie = cookie_of(request) or new_cookie()
-        sealed = self._forms.sealed(_Leaving(self._forms.ends()), cookie)
-        return with_cookie(pages.leave({"ask": sealed}, action=f"{VISIT}/sign-out", who=browser.user.name), cookie)
+        leaving = _Leaving(self._forms.ends())
+        return self._forms.shown(request, leaving, pages.leave, action=f"{VISIT}/sign-out", who=browser.user.name)
 
     async def _left(self, request: web.Request) -> web.StreamResponse:
         self._forms.opened(request, await form_of(request), _Leaving)
