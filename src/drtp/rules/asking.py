@@ -314,14 +314,12 @@ def organizations_named(access: Access) -> set[str]:
 def _by_visitor(one: AccessList, now: int) -> AccessList:
     if not is_readable(one):
         return AccessList()
-    kept: list[AccessClause] = []
-    for clause in one.clauses:
-        timely = clause.schedule is None or schedules.speaks(clause.schedule, now)
-        elsewhere = bool(clause.countries or clause.through)
-        if timely is True if clause.action is Action.ALLOW else timely is not False and not elsewhere:
-            told = AccessClause(clause.action, clause.cidrs, (), clause.organizations, clause.principals)
-            kept.append(told)
-    return AccessList(clauses=tuple(kept), otherwise=one.otherwise) if kept else AccessList(default=one.otherwise)
+    kept = tuple(
+        AccessClause(clause.action, clause.cidrs, (), clause.organizations, clause.principals)
+        for clause in one.clauses
+        if _is_left(clause, now)
+    )
+    return AccessList(clauses=kept, otherwise=one.otherwise) if kept else AccessList(default=one.otherwise)
 
 
 def _by_address(one: AccessList, now: int) -> AccessList:
@@ -329,13 +327,17 @@ def _by_address(one: AccessList, now: int) -> AccessList:
         return one
     if not is_readable(one):
         return AccessList()
-    kept: list[AccessListRule] = []
-    for clause in one.clauses:
-        timely = clause.schedule is None or schedules.speaks(clause.schedule, now)
-        told = clause.principals or clause.organizations
-        elsewhere = bool(clause.countries or clause.through)
-        if clause.action is Action.ALLOW and timely is True and not told:
-            kept.append(AccessListRule(action=Action.ALLOW, cidrs=clause.cidrs))
-        elif clause.action is Action.DENY and timely is not False and not elsewhere:
-            kept.append(AccessListRule(action=Action.DENY, cidrs=clause.cidrs))
-    return AccessList(default=one.otherwise, rules=tuple(kept))
+    kept = tuple(
+        AccessListRule(clause.action, clause.cidrs)
+        for clause in one.clauses
+        if _is_left(clause, now) and (clause.action is Action.DENY or not (clause.principals or clause.organizations))
+    )
+    return AccessList(default=one.otherwise, rules=kept)
+
+
+def _is_left(clause: AccessClause, now: int) -> bool:
+    """Whether it still speaks where countries and carriers are unknown: one that denies must name none."""
+    timely = clause.schedule is None or schedules.speaks(clause.schedule, now)
+    if clause.action is Action.ALLOW:
+        return timely is True
+    return timely is not False and not (clause.countries or clause.through)
