@@ -645,6 +645,49 @@ fn a_flood_of_strangers_by_udp_costs_others_nothing() {
     assert!(answered < sent, "{answered} bytes for {sent}");
 }
 
+/// A client who proves by a Retry's answer where it is, begins its handshake, and falls silent.
+fn silent_after_its_retry(roots_pem: &str, door: SocketAddr) -> std::net::UdpSocket {
+    let mut tls = web_client(roots_pem);
+    tls.alpn_protocols = vec![b"drtp-quic/1".to_vec()];
+    let crypto = quinn_proto::crypto::rustls::QuicClientConfig::try_from(tls).unwrap();
+    let mut endpoint = quinn_proto::Endpoint::new(Arc::default(), None, true, None);
+    let config = quinn_proto::ClientConfig::new(Arc::new(crypto));
+    let (handle, mut connection) = endpoint.connect(Instant::now(), config, door, "p-1.tunnel.test").unwrap();
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let say = |connection: &mut quinn_proto::Connection| {
+        let mut out = Vec::new();
+        while let Some(transmit) = connection.poll_transmit(Instant::now(), 1, &mut out) {
+            socket.send_to(&out[..transmit.size], door).unwrap();
+            out.clear();
+        }
+    };
+    say(&mut connection);
+    let mut room = [0; 2_048];
+    let (count, from) = socket.recv_from(&mut room).unwrap();
+    let came = endpoint.handle(Instant::now(), from, None, None, room[..count].into(), &mut Vec::new());
+    let Some(quinn_proto::DatagramEvent::ConnectionEvent(whose, retry)) = came else { panic!("no Retry") };
+    assert_eq!(whose, handle);
+    connection.handle_event(retry);
+    say(&mut connection);
+    socket
+}
+
+#[test]
+fn a_handshake_by_quic_that_falls_silent_after_its_retry_is_let_go_in_time() {
+    let authority = Authority::new();
+    let limits = CoreLimits { handshake_ms: 1_500, first_frame_ms: 500, ..CoreLimits::default() };
+    let config = drtp_core::ServerConfig { quic: true, ..server_config(&authority, limits) };
+    let pop = TunnelServer::new(config).unwrap();
+    let door = pop.agent_addresses()[0];
+    let silent: Vec<_> = (0..5).map(|_| silent_after_its_retry(&authority.roots_pem(), door)).collect();
+    until_stats("strangers", || pop.stats(), |s| s.pre_auth == 5);
+    let began = Instant::now();
+    until_stats("nobody", || pop.stats(), |s| s.pre_auth == 0 && s.sessions.is_empty());
+    assert!(began.elapsed() < Duration::from_secs(5));
+    drop(silent);
+}
+
 #[test]
 fn several_lanes_carry_elephants_in_order() {
     let world = World::build(service(echo), |r| r, |c| drtp_core::AgentConfig { lanes: 3, ..c }, |s| s);
