@@ -207,6 +207,57 @@ fn a_connection_waits_a_moment_for_a_way_and_no_longer() {
 }
 
 #[test]
+fn a_hundred_connections_without_a_way_are_looked_at_together_and_let_go_in_time() {
+    let panel = Panel::new(service(echo));
+    let nowhere = panel.connector.apply(&upsert("port/nowhere", &port(&[])));
+    let at: SocketAddr = nowhere.entries["port/nowhere"].bound.as_ref().unwrap().parse().unwrap();
+    let began = std::time::Instant::now();
+    let waiting: Vec<TcpStream> = (0..100).map(|_| visit(at)).collect();
+    let mut live = panel.call();
+    while began.elapsed() < std::time::Duration::from_millis(1_200) {
+        let asked = std::time::Instant::now();
+        live.write_all(b"x").unwrap();
+        live.read_exact(&mut [0]).unwrap();
+        assert!(asked.elapsed() < std::time::Duration::from_millis(500), "others are served meanwhile");
+    }
+    for mut stream in waiting {
+        read_to_reset(&mut stream);
+    }
+    assert!(began.elapsed() < std::time::Duration::from_secs(3));
+}
+
+#[test]
+fn connections_pass_over_a_pop_that_has_gone_silent_and_those_that_met_it_go_by_another() {
+    let panel = Panel::build(service(echo), 2, json!({}));
+    let hole = Hole::to(panel.pops[0].agent_addresses()[0]);
+    let by_hole = with(plan_numbered(1, &panel.pops[0]), plan_server(hole.address));
+    let by_hole = with(by_hole, json!({"server": "p-1", "name": "p-1.tunnel.test"}));
+    assert_ok(&panel.connector.apply(&upsert("server/p-1", &by_hole)));
+    let address = hole.address.to_string();
+    until("the way through the hole", || {
+        let sessions = panel.connector.stats().sessions.clone();
+        sessions.iter().any(|s| s.address == address && s.state == "Open") && sessions.iter().all(|s| s.state == "Open")
+    });
+    there_and_back(panel.call(), b"x");
+    there_and_back(panel.call(), b"x");
+    hole.swallow();
+    let began = std::time::Instant::now();
+    let mut callers = Vec::new();
+    while began.elapsed() < std::time::Duration::from_millis(2_500) {
+        let (at, came) = (panel.at, began.elapsed().as_millis());
+        callers.push(std::thread::spawn(move || {
+            let asked = std::time::Instant::now();
+            there_and_back(visit(at), b"x");
+            (came, asked.elapsed().as_millis())
+        }));
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    for (came, took) in callers.into_iter().map(|caller| caller.join().unwrap()) {
+        assert!(took < if came > 1_000 { 500 } else { 4_000 }, "who came after {came} ms was served in {took} ms");
+    }
+}
+
+#[test]
 fn a_unix_port_is_the_owners_alone_and_goes_with_the_connector() {
     use std::os::unix::fs::PermissionsExt;
     let panel = Panel::new(service(echo));

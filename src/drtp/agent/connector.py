@@ -49,8 +49,10 @@ DRAIN_LOOK_S = 0.05
 SETTLED_S = 1.0
 """A control plane that has nothing newer than what is on disk does not say so: after this it has had the time."""
 
-_LIVENESS = Liveness(idle_ping_ms=800, idle_dead_ms=2_500)
-"""A connection that is opened now must not find out that its POP is gone: idle lanes are watched as busy ones are."""
+_LIVENESS = Liveness(ping_ms=500, idle_ping_ms=500, idle_dead_ms=2_500)
+"""A connection that is opened now must not find out that its POP is gone: idle lanes are watched as busy ones are,
+and a silent POP is passed over within a second.
+"""
 
 
 @dataclass(frozen=True, slots=True)

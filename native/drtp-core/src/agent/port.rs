@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use serde::Deserialize;
@@ -104,6 +104,8 @@ pub(super) struct Port {
     pub(super) meant: BTreeMap<usize, Meant>,
     /// Connections without a way at the moment.
     pub(super) astray: VecDeque<Astray>,
+    /// When they are looked at next: one timer for all of them.
+    pub(super) looks_at: Option<Instant>,
     turn: usize,
     pub(super) totals: ConnectionStats,
 }
@@ -129,10 +131,22 @@ impl Agent {
         } else {
             let totals = ConnectionStats { connection: key.to_owned(), ..ConnectionStats::default() };
             let (connections, meant, astray) = (BTreeSet::new(), BTreeMap::new(), VecDeque::new());
-            let (listener, door, turn) = (None, None, 0);
+            let (listener, door, looks_at, turn) = (None, None, None, 0);
             let own_key = key.to_owned();
-            let port =
-                Port { key: own_key, spec, allow, place, listener, door, connections, meant, astray, turn, totals };
+            let port = Port {
+                key: own_key,
+                spec,
+                allow,
+                place,
+                listener,
+                door,
+                connections,
+                meant,
+                astray,
+                looks_at,
+                turn,
+                totals,
+            };
             let index = self.ports.insert(port);
             self.port_by_key.insert(key.to_owned(), index);
             index
@@ -336,8 +350,8 @@ impl Agent {
         Ok(relay)
     }
 
-    /// The nearest POP that has a session and carries such streams; those about as near take turns. POPs that were
-    /// `tried` come last.
+    /// The nearest POP that has a session and carries such streams; those about as near take turns. POPs that have
+    /// fallen silent come after others, and those that were `tried` last.
     pub(super) fn choose_way(
         &mut self,
         index: usize,
@@ -350,6 +364,12 @@ impl Agent {
         let is_fresh = |(number, _): &(usize, usize)| !tried.contains(&self.ports[index].spec.ways[*number].server);
         if live.iter().any(is_fresh) {
             live.retain(is_fresh);
+        }
+        let now = self.core.now();
+        let mut answers =
+            |(_, session): &(usize, usize)| self.core.table.session(*session).is_some_and(|one| !one.is_doubtful(now));
+        if live.iter().any(&mut answers) {
+            live.retain(answers);
         }
         let none = if live.is_empty() { ResetCode::Lost } else { ResetCode::TooOld };
         let mut measured = |(number, session): (usize, usize)| {
@@ -457,7 +477,6 @@ impl Port {
 
     /// A connection that has not begun goes another way: this try of it never was.
     pub(super) fn forget(&mut self, relay: usize) {
-        self.meant.remove(&relay);
         self.connections.remove(&relay);
         self.totals.streams_total -= 1;
     }

@@ -56,6 +56,9 @@ impl Lane {
     }
 }
 
+/// A ping that waits for longer than this, and than four usual round trips, makes its path doubtful.
+const OVERDUE: Duration = Duration::from_millis(250);
+
 /// Liveness and round trips of one lane.
 #[derive(Debug)]
 pub(super) struct Pings {
@@ -138,6 +141,12 @@ impl Pings {
 
     pub(super) fn is_dead(&self, now: Instant, liveness: &Liveness, active: bool) -> bool {
         self.outstanding.is_some_and(|(_, sent)| now >= self.dead_at(sent, liveness, active))
+    }
+
+    /// Silent for longer than a ping takes, though not for so long that it counts as dead.
+    pub(super) fn is_overdue(&self, now: Instant) -> bool {
+        let patience = self.round_trip.map_or(OVERDUE, |usual| (usual * 4).max(OVERDUE));
+        self.outstanding.is_some_and(|(_, sent)| self.heard_at < sent && now >= sent + patience)
     }
 
     /// When `tick` has something to do next.

@@ -519,6 +519,11 @@ impl Session {
         self.lanes.iter().flatten().find_map(|lane| lane.pings.round_trip())
     }
 
+    /// Nothing is heard on any lane: whoever has another way takes that.
+    pub fn is_doubtful(&self, now: Instant) -> bool {
+        self.lanes.iter().flatten().all(|lane| lane.pings.is_overdue(now))
+    }
+
     /// Bytes of frames that wait to be sealed for a lane.
     pub fn queued(&self, lane: u8) -> usize {
         self.lanes[usize::from(lane)].as_ref().map_or(0, Lane::queued)

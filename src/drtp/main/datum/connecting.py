@@ -7,8 +7,10 @@ on disk a control plane that is down stops nobody.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import tempfile
+from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +27,7 @@ from drtp.client.joining import parse_join
 from drtp.kit.backoff import full_jitter
 from drtp.kit.clock import SystemClock
 from drtp.kit.errors import DrtpError, Refused, Retryable, Terminal
+from drtp.kit.exclusive import exclusive
 from drtp.kit.files import private_directory
 from drtp.main.datum import whose
 from drtp.main.datum.access import access
@@ -38,6 +41,8 @@ from drtp.main.datum.signals import stopped_by_signals
 from drtp.main.shell import STARTED, Exit, Misconfigured, Misused, expected_error
 from drtp.tunnel import carry_stdio
 
+AT_ONCE_MAX = 64
+"""Commands for the same services, of one person on one machine."""
 _ONCE_WITHIN_S = 30.0
 _STDIO_WITHIN_S = 20.0
 """`--stdio`: ready by then, or whoever waits for it is told."""
@@ -50,8 +55,10 @@ async def run_connect(settings: ConnectSettings, invocation: Invocation) -> int:
     ports = tuple(_port(place, context) for place in settings.places)
     if len({port.service for port in ports}) > CALLED_MAX:
         raise Misused("DRTP-7002", f"A connector presents at most {CALLED_MAX} services.")
-    state_dir = settings.state_dir or _state_dir(ports, invocation, context)
-    with ConnectSpeaker(connect_form(settings.output, settings.stdio), STARTED) as speaker:
+    with (
+        ConnectSpeaker(connect_form(settings.output, settings.stdio), STARTED) as speaker,
+        _state_dir(settings, ports, invocation, context) as state_dir,
+    ):
         try:
             return await Connecting(settings, ports, state_dir, context, speaker).run()
         except (DrtpError, BaseExceptionGroup) as fault:
@@ -230,8 +237,38 @@ def _port(place: Place, context: Context | None) -> Port:
     return Port(service, place.address, place.port, path, place.allow or LOOPBACK, place.datagrams)
 
 
-def _state_dir(ports: tuple[Port, ...], invocation: Invocation, context: Context | None) -> Path:
-    """One directory for each control plane and set of services, so that the same command finds its own again."""
+@contextlib.contextmanager
+def _state_dir(
+    settings: ConnectSettings, ports: tuple[Port, ...], invocation: Invocation, context: Context | None
+) -> Generator[Path]:
+    """One directory for each control plane and set of services, so that the same command finds its own again.
+
+    A person may connect to the same several times at once, as `ssh` does: each command has a directory, and so an
+    identity, of its own. A secret gives one identity, so there it is one command. Raises: Terminal DRTP-4010.
+    """
+    if settings.state_dir is not None:
+        yield settings.state_dir
+        return
     names = "+".join(sorted({port.service.replace("/", ".") for port in ports}))
     plane = state_key(context.api, context.installation) if context else "by-secret"
-    return invocation.state_root() / plane / state_name(f"connect.{names}")
+    first = invocation.state_root() / plane / state_name(f"connect.{names}")
+    if context is None or settings.secret is not None:
+        yield first
+        return
+    with _unused(first) as directory:
+        yield directory
+
+
+@contextlib.contextmanager
+def _unused(first: Path) -> Generator[Path]:
+    """`first`, or the first of its neighbours `first.2` and so on that no command uses; this one's meanwhile."""
+    for number in range(1, AT_ONCE_MAX + 1):
+        directory = private_directory(first if number == 1 else first.with_name(f"{first.name}.{number}"))
+        with contextlib.ExitStack() as held:
+            try:
+                held.enter_context(exclusive(directory / "command", "DRTP-4010", f"Another command uses {directory}."))
+            except Terminal:
+                continue
+            yield directory
+            return
+    raise Terminal("DRTP-4010", f"{AT_ONCE_MAX} commands connect to this already.")
