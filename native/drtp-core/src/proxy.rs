@@ -47,12 +47,17 @@ pub struct Header {
 pub struct SignedIn {
     /// The user's.
     pub name: String,
-    /// Groups of the sign-in, as roles are bound to them.
-    #[serde(default)]
-    pub groups: Vec<String>,
+    /// Groups of the sign-in, as roles are bound to them; none where they are not known, which is not to be in none.
+    #[serde(default = "no_groups")]
+    pub groups: Option<Vec<String>>,
     /// When what was shown ends, Unix seconds, where that ends the visit too.
     #[serde(default)]
     pub until: Option<i64>,
+}
+
+#[allow(clippy::unnecessary_wraps, reason = "serde's default for a field that may say that it is not known")]
+fn no_groups() -> Option<Vec<String>> {
+    Some(Vec::new())
 }
 
 /// A header that must not be believed.
@@ -392,7 +397,7 @@ mod tests {
             (once, parse_v2(&v2))
         };
         let (once, twice) = with(r#"{"name": "anna", "groups": ["g"]}"#);
-        let anna = SignedIn { name: "anna".to_owned(), groups: vec!["g".to_owned()], until: None };
+        let anna = SignedIn { name: "anna".to_owned(), groups: Some(vec!["g".to_owned()]), until: None };
         assert_eq!(whole(once).0.signed_in, Some(anna));
         assert_eq!(twice, Err(ProxyError::Malformed));
         for unreadable in ["anna", "{}", r#"{"name": 1}"#, "[", r#"["anna"]"#] {

@@ -101,6 +101,26 @@ fn somebody_who_is_shut_out_is_cut_and_does_not_come_back() {
 }
 
 #[test]
+fn whose_groups_are_not_known_is_refused_where_a_group_would_be() {
+    let rival_first = json!([
+        {"action": "Deny", "organizations": ["rival"]}, {"action": "Allow", "organizations": ["partner"]},
+    ]);
+    let member = |organization: &str, users: Value, groups: Value| json!({"organization": organization, "users": users, "groups": groups});
+    let place = Place::new(json!({
+        "access": {"lists": [{"clauses": rival_first}]},
+        "memberships": [member("partner", json!(["anna"]), json!([])), member("rival", json!([]), json!(["g"]))],
+    }));
+    assert!(passes(&mut place.visit(r#"{"name": "anna", "groups": []}"#)));
+    assert!(!passes(&mut place.visit(r#"{"name": "anna", "groups": ["g"]}"#)));
+    assert!(!passes(&mut place.visit(r#"{"name": "anna", "groups": null}"#)));
+    place.apply(json!({
+        "access": {"lists": [{"clauses": rival_first}]},
+        "memberships": [member("partner", json!(["anna"]), json!([])), member("rival", json!(["eve"]), json!([]))],
+    }));
+    assert!(passes(&mut place.visit(r#"{"name": "anna", "groups": null}"#)), "nobody is of it by a group");
+}
+
+#[test]
 fn a_visit_ends_with_what_was_shown_for_it() {
     let place = Place::new(json!({}));
     let anna_until = |ends: i64| format!(r#"{{"name": "anna", "until": {ends}}}"#);

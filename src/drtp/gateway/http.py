@@ -37,13 +37,16 @@ IDLE_S = 75
 FORGEABLE_PREFIXES = ("x-envoy-", "x-b3-", "x-drtp-", "x-datum-", "x-datadog-", "x-amzn-trace-id")
 
 
-def connection_filters(listener: str, routes: str, logs: AccessLogs) -> list[Json]:
-    """What an HTTP chain consists of: the connection gets an id, then HTTP is spoken."""
-    return [name_connection(), connection_manager(listener, routes, logs)]
+def connection_filters(listener: str, routes: str, logs: AccessLogs, *, asks: bool = False) -> list[Json]:
+    """What an HTTP chain consists of: the connection gets an id, then HTTP is spoken. `asks`: for certificates."""
+    return [name_connection(), connection_manager(listener, routes, logs, asks=asks)]
 
 
-def connection_manager(listener: str, routes: str, logs: AccessLogs) -> Json:
-    """The network filter that speaks HTTP/1.1 and HTTP/2 and takes its routes by RDS name `routes`."""
+def connection_manager(listener: str, routes: str, logs: AccessLogs, *, asks: bool = False) -> Json:
+    """The network filter that speaks HTTP/1.1 and HTTP/2 and takes its routes by RDS name `routes`.
+
+    `asks`: visitors are asked for a certificate.
+    """
     return {
         "name": "http",
         "typed_config": {
@@ -51,7 +54,7 @@ def connection_manager(listener: str, routes: str, logs: AccessLogs) -> Json:
             "stat_prefix": "http",
             "codec_type": "AUTO",
             "rds": {"route_config_name": routes, "config_source": ADS},
-            "http_filters": _http_filters(),
+            "http_filters": _http_filters(asks=asks),
             "access_log": logs.http(listener),
             "upgrade_configs": [{"upgrade_type": "websocket"}],
             "local_reply_config": _local_replies(),
@@ -122,7 +125,7 @@ def _protocol_limits() -> Json:
     }
 
 
-def _http_filters() -> list[Json]:
+def _http_filters(*, asks: bool) -> list[Json]:
     """Who it is, whether they may, what they and the service are told of it, and on to the POP."""
     deny_all: Json = {"@type": f"{_FILTERS}http.rbac.v3.RBAC", "rules": {"action": "ALLOW", "policies": {}}}
     lua = {
@@ -140,6 +143,7 @@ def _http_filters() -> list[Json]:
     return [
         visitors.discovered(visitors.TOKENS_FILTER, ADS),
         visitors.discovered(visitors.PEOPLE_FILTER, ADS),
+        *([visitors.discovered(visitors.HOLDERS_FILTER, ADS)] if asks else []),
         {"name": RBAC_FILTER, "typed_config": deny_all},
         {"name": LUA_FILTER, "typed_config": lua},
         {"name": "drtp.visitor", "typed_config": state},

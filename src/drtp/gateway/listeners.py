@@ -88,12 +88,13 @@ def tls_listener(
     certificates: Sequence[Certificate],
     exposures: Sequence[SniExposure],
     logs: AccessLogs,
-    asking: Collection[str],
+    asking: Collection[str] | None,
 ) -> Json:
     """Passthrough by exact server name, then by suffix, then termination by the certificates' names.
 
     Without a matching certificate the first one answers (a page says that the name is unknown here). Names of hosts
-    that ask who visitors are (`asking`) have chains of their own, so that nobody else is asked for a certificate.
+    that ask who visitors are (`asking`; None where no certificate could be checked) have chains of their own, so that
+    nobody else is asked for one. They are always there: a chain that goes cuts those who are on it.
     """
     listener = _listener(entry, logs)
     listener["listener_filters"] = [
@@ -102,9 +103,9 @@ def tls_listener(
             "typed_config": {"@type": f"{_FILTERS}listener.tls_inspector.v3.TlsInspector"},
         }
     ]
-    doors = _doors(certificates, frozenset(asking))
-    others = dict.fromkeys(door for door in doors.values() if door.asks)
-    terminating = [*(_Door(certificate) for certificate in certificates), *others]
+    doors = _doors(certificates, frozenset(asking or ()))
+    ways = (False,) if asking is None else (False, True)
+    terminating = [_Door(certificate, asks) for certificate in certificates for asks in ways]
     chains = [_terminating_chain(entry, door, logs) for door in terminating]
     chains += _passthrough_chains(entry, exposures, logs)
     return listener | {
@@ -229,7 +230,7 @@ def _terminating_chain(entry: GatewayListener, door: _Door, logs: AccessLogs) ->
     asked: Json = {"validation_context_sds_secret_config": sds(BUNDLE_SECRET)} if door.asks else {}
     return {
         "name": door.chain,
-        "filters": connection_filters(name, routes, logs),
+        "filters": connection_filters(name, routes, logs, asks=door.asks),
         "transport_socket_connect_timeout": HANDSHAKE_TIMEOUT,
         "transport_socket": {
             "name": "tls",

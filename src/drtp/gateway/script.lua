@@ -105,7 +105,7 @@ function envoy_on_request(handle)
       if name ~= nil then
         -- A connection may outlive what was shown when it was made.
         if ends <= os.time() then return answer(handle, "401", "") end
-        metadata:set("drtp", "visitor", '{"name":"' .. quoted(name) .. '","groups":[],"until":' .. ends .. "}")
+        metadata:set("drtp", "visitor", '{"name":"' .. quoted(name) .. '","groups":null,"until":' .. ends .. "}")
         headers:replace("x-drtp-visitor", "user:" .. name)
       end
     end

@@ -186,7 +186,9 @@ class Draft:
         shut_out = denied.people if isinstance(denied, DenyEntry) else ()
         for key, name, config in (
             (entrykeys.SIGN_IN, visitors.TOKENS_FILTER, visitors.tokens(entry)),
-            (entrykeys.DENY, visitors.PEOPLE_FILTER, visitors.people(shut_out, self._around.trust_domain)),
+            (entrykeys.DENY, visitors.PEOPLE_FILTER, visitors.people(shut_out)),
+            # Envoy asks for it where there is a listener with TLS, which needs it; the entry does not wait for one.
+            ("", visitors.HOLDERS_FILTER, visitors.holders(shut_out, self._around.trust_domain)),
         ):
             body: Json = {"name": name, "typed_config": config}
             ref = self._add(Kind.EXTENSION, name, (config,), lambda body=body: body)
@@ -243,9 +245,10 @@ class Draft:
                 built = (entry,), lambda: listeners.http_listener(entry, self._means.logs)
             case ListenerProtocol.HTTPS | ListenerProtocol.TLS_PASSTHROUGH:
                 chosen = self._certificates(key, entry)
-                asked = tuple(asking) if self._around.trust_domain else ()
-                if asked:
+                asked = tuple(asking) if self._around.trust_domain else None
+                if asked is not None and chosen:
                     self._needs[key].append(Ref(Kind.SECRET, clusters.BUNDLE_SECRET))
+                    self._needs[key].append(Ref(Kind.EXTENSION, visitors.HOLDERS_FILTER))
                 built = (
                     (entry, chosen, exposures, asked),
                     lambda: listeners.tls_listener(entry, chosen, exposures, self._means.logs, asked),
@@ -259,7 +262,8 @@ class Draft:
         self._needs[key].append(ref)
         if entry.protocol in (ListenerProtocol.HTTP, ListenerProtocol.HTTPS):
             # It listens when it has these, and not before.
-            self._needs[key] += [Ref(Kind.EXTENSION, name) for name in visitors.EXTENSIONS]
+            found = (visitors.TOKENS_FILTER, visitors.PEOPLE_FILTER)
+            self._needs[key] += [Ref(Kind.EXTENSION, name) for name in found]
         self._stand_on(entry, ref, tcp, sni)
 
     def _stand_on(

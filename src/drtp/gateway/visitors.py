@@ -6,8 +6,9 @@ signature and its times, and leaves what it says as metadata; `RBAC` of the rout
 Who could pass if they signed in is sent to do so. Keys, and names of people who are shut out, change without the
 listener: they are extensions that Envoy is given beside it.
 
-A program shows its user's certificate in the handshake instead, where the host's rules ask who comes. It names an
-account, and no groups. Of both, a token for this very host is who it is.
+A program shows its user's certificate in the handshake instead, where the host's rules ask who comes. It counts if the
+rules mean its user; of its groups nothing is known, and what is unknown denies. Of both, a token for this very host is
+who it is.
 
 Names of cookies, headers and paths that visitors and services meet are here.
 """
@@ -39,11 +40,17 @@ RBAC_FILTER = "envoy.filters.http.rbac"
 LUA_FILTER = "envoy.filters.http.lua"
 TOKENS_FILTER = "envoy.filters.http.jwt_authn"
 PEOPLE_FILTER = "drtp.people"
+HOLDERS_FILTER = "drtp.holders"
 EXTENSIONS = {
     TOKENS_FILTER: f"{_FILTERS}jwt_authn.v3.JwtAuthentication",
     PEOPLE_FILTER: f"{_FILTERS}rbac.v3.RBAC",
+    HOLDERS_FILTER: f"{_FILTERS}rbac.v3.RBAC",
 }
-"""Filters whose configuration Envoy is given beside the listener, by name, and its type."""
+"""Filters whose configuration Envoy is given beside the listener, by name, and its type.
+
+Holders of certificates are looked at where one is asked for, and nowhere else: without TLS Envoy has no answer to what
+a certificate says, and refuses.
+"""
 
 COOKIE = "__Host-drtp-visit"
 BROWSER_COOKIE = "__Host-drtp-browser"
@@ -96,16 +103,22 @@ def tokens(sign_in: SignInEntry | None) -> Json:
     }
 
 
-def people(shut_out: Sequence[str], trust_domain: str = "") -> Json:
-    """Whoever has signed in and is shut out by now is sent to sign in again, which tells them; certificates end."""
+def people(shut_out: Sequence[str]) -> Json:
+    """Whoever has signed in and is shut out by now is sent to sign in again, which tells them."""
+    return _refusing(_says("name", _one_of(shut_out)) if shut_out else False, SIGN_IN)
+
+
+def holders(shut_out: Sequence[str], trust_domain: str) -> Json:
+    """The same of those who show a certificate, which is of no use to them any more."""
+    return _refusing(_shows_one_of(shut_out, trust_domain), NOT_THIS_PERSON)
+
+
+def _refusing(who: Predicate, name: str) -> Json:
     config: Json = {"@type": EXTENSIONS[PEOPLE_FILTER]}
-    if not shut_out:
+    if isinstance(who, bool):
         return config
-    refused: list[Json] = [{"predicate": _says("name", _one_of(shut_out)), "on_match": _action(SIGN_IN, "DENY")}]
-    held = _shows_one_of(shut_out, trust_domain)
-    if not isinstance(held, bool):
-        refused.append({"predicate": held, "on_match": _action(NOT_THIS_PERSON, "DENY")})
-    return config | {"matcher": {"matcher_list": {"matchers": refused}, "on_no_match": _action("allow", "ALLOW")}}
+    refused = {"predicate": who, "on_match": _action(name, "DENY")}
+    return config | {"matcher": {"matcher_list": {"matchers": [refused]}, "on_no_match": _action("allow", "ALLOW")}}
 
 
 def discovered(name: str, config_source: Json) -> Json:
@@ -166,7 +179,8 @@ def rbac(access: Access, place: Place) -> Json:
     lists = access.lists or (AccessList(),)
     stranger = _all(_allows(one, _Stranger()) for one in lists)
     known = _all([signed, *(_allows(one, _Person(place.memberships)) for one in lists)])
-    holder = _all([shown, _not(signed), *(_allows(one, _Holder(place)) for one in lists)])
+    named = _any(_shows({"exact": uri}) for uri in _names_of(access, place))
+    holder = _all([shown, _not(signed), named, *(_allows(one, _Holder(place)) for one in lists)])
     somebody = _all(_allows(one, _Anybody()) for one in lists)
     steps = (
         (_any([stranger, known, holder]), "allow", "ALLOW"),
@@ -212,25 +226,25 @@ class _Known(ABC):
         """Whether it is one of these; never asked about none."""
 
     @abstractmethod
-    def _is_in(self, groups: Sequence[str]) -> Predicate:
-        """The same of its groups."""
+    def _is_in(self, groups: Sequence[str], action: Action) -> Predicate:
+        """The same of its groups; where that is not known, a rule that denies holds and one that allows does not."""
 
     def holds(self, clause: AccessClause) -> Predicate:
         """As of `_Stranger`."""
         found: list[Predicate] = []
         if clause.organizations:
-            found.append(self._is_of(clause.organizations))
+            found.append(self._is_of(clause.organizations, clause.action))
         if clause.principals:
             users = _users(clause)
             organizations = [name[4:] for name in clause.principals if name.startswith("org:")]
-            found.append(_any([self._is(users) if users else False, self._is_of(organizations)]))
+            found.append(_any([self._is(users) if users else False, self._is_of(organizations, clause.action)]))
         return _all(found)
 
-    def _is_of(self, organizations: Iterable[str]) -> Predicate:
+    def _is_of(self, organizations: Iterable[str], action: Action) -> Predicate:
         held = [self._of[name] for name in organizations if name in self._of]
         users = [user for one in held for user in one.users]
         groups = [group for one in held for group in one.groups]
-        return _any([self._is(users) if users else False, self._is_in(groups) if groups else False])
+        return _any([self._is(users) if users else False, self._is_in(groups, action) if groups else False])
 
 
 class _Person(_Known):
@@ -239,12 +253,12 @@ class _Person(_Known):
     def _is(self, users: Sequence[str]) -> Predicate:
         return _says("name", _one_of(users))
 
-    def _is_in(self, groups: Sequence[str]) -> Predicate:
+    def _is_in(self, groups: Sequence[str], action: Action) -> Predicate:
         return _says("groups", {"list_match": {"one_of": _one_of(groups)}})
 
 
 class _Holder(_Known):
-    """What the certificate says: groups are in tokens of a sign-in only."""
+    """What the certificate says: of groups nothing, which are in tokens of a sign-in only."""
 
     def __init__(self, place: Place) -> None:
         super().__init__(place.memberships)
@@ -253,8 +267,8 @@ class _Holder(_Known):
     def _is(self, users: Sequence[str]) -> Predicate:
         return _shows_one_of(users, self._trust_domain)
 
-    def _is_in(self, groups: Sequence[str]) -> Predicate:
-        return False
+    def _is_in(self, groups: Sequence[str], action: Action) -> Predicate:
+        return action is Action.DENY
 
 
 def _users(clause: AccessClause) -> list[str]:

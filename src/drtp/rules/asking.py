@@ -29,12 +29,16 @@ _MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 
 
 class Caller(NamedTuple):
-    """Who has shown an identity. `kind` is `user` or `app`; an app's name is `<namespace>/<name>`."""
+    """Who has shown an identity. `kind` is `user` or `app`; an app's name is `<namespace>/<name>`.
+
+    `perhaps`: organisations that it may be of, for all that is known.
+    """
 
     kind: str
     name: str
     organizations: tuple[str, ...] = ()
     uid: str = ""
+    perhaps: tuple[str, ...] = ()
 
     @property
     def principals(self) -> tuple[str, ...]:
@@ -181,10 +185,12 @@ def compared(clause: AccessClause, asking: Asking) -> list[Part]:
         found.append(Part("countries", _among(asking.country, clause.countries)))
     if clause.organizations:
         own = asking.caller.organizations if asking.caller else None
-        found.append(Part("organizations", _any_among(own, clause.organizations)))
+        perhaps = asking.caller.perhaps if asking.caller else ()
+        found.append(Part("organizations", _any_among(own, clause.organizations, perhaps)))
     if clause.principals:
         own = asking.caller.principals if asking.caller else None
-        found.append(Part("principals", _any_among(own, clause.principals)))
+        perhaps = tuple(f"org:{name}" for name in asking.caller.perhaps) if asking.caller else ()
+        found.append(Part("principals", _any_among(own, clause.principals, perhaps)))
     if clause.schedule is not None:
         timely = None if asking.now is None else schedules.speaks(clause.schedule, asking.now)
         found.append(Part("schedule", timely))
@@ -204,8 +210,10 @@ def _among(own: str | None, wanted: tuple[str, ...]) -> bool | None:
     return None if own is None else own in wanted
 
 
-def _any_among(own: tuple[str, ...] | None, wanted: tuple[str, ...]) -> bool | None:
-    return None if own is None else any(one in wanted for one in own)
+def _any_among(own: tuple[str, ...] | None, wanted: tuple[str, ...], perhaps: tuple[str, ...]) -> bool | None:
+    if own is None or not any(one in wanted for one in own):
+        return None if own is None or any(one in wanted for one in perhaps) else False
+    return True
 
 
 def _address(cidrs: tuple[str, ...], written: str | None) -> bool | None:

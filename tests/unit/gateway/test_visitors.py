@@ -166,7 +166,8 @@ def test_envoys_rules_decide_as_the_one_decision_does() -> None:
     seen: set[str] = set()
     for _ in range(4_000):
         access = _access(draw)
-        matcher = visitors.rbac(asking.by_visitor(access, 0), place)
+        left = asking.by_visitor(access, 0)
+        matcher = visitors.rbac(left, place)
         address = draw.choice(["10.1.2.3", "10.9.9.9", "192.0.2.7", "203.0.113.1"])
         told = Access(lists=tuple(_without_countries(one) for one in access.lists))
         stranger = asking.decide(told, Asking(address=address)).allowed
@@ -181,12 +182,19 @@ def test_envoys_rules_decide_as_the_one_decision_does() -> None:
             said = outcome(matcher, address, {"aud": HOST, **person}, uri_of("root"))
             assert said == ("allow" if known or stranger else visitors.NOT_THIS_PERSON), (access, address, person)
             seen.add(said)
-            bare = {**person, "groups": []}
-            caller = Caller("user", person["name"], organizations(bare))
-            known = asking.decide(told, Asking(address=address, caller=caller)).allowed
+            sure = organizations({**person, "groups": []})
+            perhaps = tuple(one.organization for one in MEMBERS if one.groups)
+            caller = Caller("user", person["name"], sure, perhaps=perhaps)
+            known = asking.decide(told, Asking(address=address, caller=caller)).allowed and means(left, person["name"])
             said = outcome(matcher, address, {"aud": "b.test", **person}, uri_of(person["name"]))
             assert said == ("allow" if known or stranger else visitors.NOT_THIS_PERSON), (access, address, person)
     assert seen == {"allow", "deny", visitors.SIGN_IN, visitors.NOT_THIS_PERSON}
+
+
+def means(access: Access, name: str) -> bool:
+    """Whether the rules name a user, or the table does for an organisation."""
+    ours = {user for one in MEMBERS for user in one.users}
+    return name in ours or f"user:{name}" in {who for one in access.lists for c in one.clauses for who in c.principals}
 
 
 def _without_countries(one: AccessList) -> AccessList:
@@ -481,7 +489,7 @@ async def test_a_member_with_a_certificate_is_let_in_and_told_of_to_the_pop_and_
     assert status == 200
     assert "x-drtp-visitor: user:anna\r\n" in body and "user:root" not in body and "x-drtp-assertion" not in body
     told = json.loads(site.endpoint.visits[0].tlvs[0xE4])
-    assert (told["name"], told["groups"]) == ("anna", [])
+    assert (told["name"], told["groups"]) == ("anna", None)
     assert 3000 < told["until"] - time.time() < 3700  # the certificate's end
     status, body = await site.show(site.authority.issue(uri=uri_of("eve")))
     assert status == 403 and "DRTP-5009" in body
@@ -514,6 +522,48 @@ async def test_no_certificate_of_another_role_or_domain_names_anybody(site: Site
     assert (status, "DRTP-5009" in body) == ((403, True) if uri else (401, False))
 
 
+RIVAL_OUT = Access(
+    lists=(
+        AccessList(
+            clauses=(AccessClause(Action.DENY, organizations=("rival",)),), otherwise=Action.ALLOW
+        ),
+    )
+)  # fmt: skip
+
+
+async def test_a_rule_that_denies_is_not_passed_by_a_certificate_that_names_nobody_whom_it_means(site: Site) -> None:
+    """Others' certificates, and those of whom a group might be meant, are a stranger's; so is one that nobody names."""
+    by_group = (Membership("rival", users=("eve", "anna"), groups=("idp#rivals",)), Membership("partner", ("bob",)))
+    await site.serve(access=RIVAL_OUT, members=by_group)
+    assert (await site.get(site.issuer.token("zoe")))[0] == 200, "her groups are known"
+    for uri in ("spiffe://drtp.test/org/o/project/p/agent/a-1", uri_of("eve"), uri_of("bob"), uri_of("zoe")):
+        assert (await site.show(site.authority.issue(uri=uri)))[0] == 403, uri
+    named = (Membership("rival", users=("eve",)), Membership("partner", ("bob",)))
+    rules = (
+        AccessClause(Action.DENY, organizations=("rival",)),
+        AccessClause(Action.ALLOW, organizations=("partner",)),
+    )
+    await site.serve(access=Access(lists=(AccessList(clauses=rules),)), members=named)
+    assert (await site.show(site.authority.issue(uri=uri_of("bob"))))[0] == 200
+    assert (await site.show(site.authority.issue(uri=uri_of("eve"))))[0] == 403
+
+
+async def test_a_host_that_stops_asking_and_a_certificate_that_takes_over_cut_nobody(site: Site) -> None:
+    await site.serve()
+    anna = site.authority.issue(uri=uri_of("anna"))
+    connection = await site.connection(anna)
+    assert (await connection.get())[0] == 200
+    await site.serve(access=ANYONE)
+    assert (await connection.get())[0] == 200
+    await site.serve()
+    second = {"certificate/c0": site.authority.serving(HOST), **listener(site.port, ListenerProtocol.HTTPS, "c0", "c1")}
+    await site.running.programmed({**site.entries(), **site.issuer.entry(), **second})
+    for _ in range(20):
+        assert (await connection.get())[0] == 200
+        await asyncio.sleep(0.1)
+    connection.writer.close()
+
+
 async def test_no_certificate_of_another_authority_is_one(site: Site) -> None:
     await site.serve()
     with pytest.raises((ssl.SSLError, ConnectionError, asyncio.IncompleteReadError)):
@@ -530,6 +580,15 @@ async def test_who_is_shut_out_is_refused_with_their_certificate_too(site: Site)
     status, body = await connection.get()
     assert status == 403 and "DRTP-5009" in body
     connection.writer.close()
+
+
+async def test_who_is_shut_out_is_no_matter_to_others_where_bytes_are_not_encrypted(site: Site) -> None:
+    clear, deny = free_port(), {"deny": DenyEntry(minimum_generation={}, people=("anna", "bob"))}
+    hosts = {**listener(clear, ListenerProtocol.HTTP), **http(clear, HOST)}
+    await site.running.programmed({**hosts, **web_backend(site.endpoint.endpoint()), **deny, **site.issuer.entry()})
+    reader, writer = await asyncio.open_connection("127.0.0.1", clear)
+    assert (await Http1(reader, writer).get())[0] == 200
+    writer.close()
 
 
 async def test_hosts_that_do_not_ask_who_comes_ask_nobody_for_a_certificate(site: Site) -> None:

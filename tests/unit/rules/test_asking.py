@@ -55,9 +55,15 @@ def asking_of(case: dict[str, Any]) -> Asking:
         address=case.get("address"),
         country=case.get("country"),
         now=case.get("now", 0),
-        caller=Caller(caller["kind"], caller["name"], tuple(caller["organizations"])) if caller else None,
+        caller=caller_of(caller) if caller else None,
         place=msgspec.convert(place, PopPlace) if place else None,
     )
+
+
+def caller_of(said: dict[str, Any]) -> Caller:
+    return Caller(
+        said["kind"], said["name"], tuple(said["organizations"]), perhaps=tuple(said.get("perhaps", ()))
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["name"])
@@ -186,6 +192,8 @@ def random_case(source: random.Random) -> dict[str, Any]:
     if source.random() < 0.6:
         kind, name = source.choice(("user", "app")), source.choice(("bob", "alice", "acme/etl"))
         case["caller"] = {"kind": kind, "name": name, "organizations": some(source, ORGANIZATIONS, 2)}
+        if source.random() < 0.3:
+            case["caller"]["perhaps"] = some(source, ORGANIZATIONS, 2)
     if source.random() < 0.8:
         parts = {"region": source.choice(REGIONS), "country": source.choice(COUNTRIES)}
         kept = {name: value for name, value in parts.items() if source.random() < 0.8}
@@ -253,7 +261,7 @@ def test_a_place_that_may_not_carry_lets_nobody_pass(lists: list[AccessList], se
         for _ in range(20):
             case = random_case(source)
             caller = case.get("caller")
-            who = Caller(caller["kind"], caller["name"], tuple(caller["organizations"])) if caller else None
+            who = caller_of(caller) if caller else None
             asked = Asking(case.get("address"), case.get("country"), case["now"], who, place)
             assert not asking.decide(access, asked).allowed
 

@@ -29,6 +29,8 @@ struct CallerSpec {
     name: String,
     #[serde(default)]
     organizations: Vec<String>,
+    #[serde(default)]
+    perhaps: Vec<String>,
 }
 
 impl Case {
@@ -37,7 +39,9 @@ impl Case {
     pub fn decide(&self) -> u8 {
         let spec = AccessSpec::deserialize(&self.access).unwrap_or_default();
         let caller = self.caller.as_ref();
-        let caller = caller.map(|caller| Caller::new(&caller.kind, &caller.name, caller.organizations.clone()));
+        let caller = caller.map(|caller| {
+            Caller::new(&caller.kind, &caller.name, caller.organizations.clone()).perhaps_of(caller.perhaps.clone())
+        });
         let (access, _) = Access::compile(&spec);
         let asking = Asking {
             address: self.address.as_ref().and_then(|text| text.parse::<IpAddr>().ok()),

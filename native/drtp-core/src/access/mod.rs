@@ -44,15 +44,27 @@ pub(crate) fn block_of(ip: IpAddr) -> IpAddr {
 pub struct Caller {
     organizations: Vec<String>,
     principals: Vec<String>,
+    /// Organisations that it may be of, for all that is known: that is doubt.
+    perhaps: Vec<String>,
 }
 
 impl Caller {
     /// `kind` is `user` or `app`; an app's name is `<namespace>/<name>`.
     pub fn new(kind: &str, name: &str, organizations: Vec<String>) -> Self {
-        let of = organizations.iter().map(|organization| format!("org:{organization}"));
-        let principals = std::iter::once(format!("{kind}:{name}")).chain(of).collect();
-        Self { organizations, principals }
+        let principals = std::iter::once(format!("{kind}:{name}")).chain(organizations.iter().map(principal)).collect();
+        Self { organizations, principals, perhaps: Vec::new() }
     }
+
+    /// The same, who may be of these organisations too.
+    #[must_use]
+    pub fn perhaps_of(self, perhaps: Vec<String>) -> Self {
+        Self { perhaps, ..self }
+    }
+}
+
+/// What rules call an organisation.
+fn principal(organization: &String) -> String {
+    format!("org:{organization}")
 }
 
 /// Where a POP is: `PopPlace` of `drtp.api.snapshots`.
@@ -160,8 +172,14 @@ fn numbered(names: &mut Names, values: Vec<String>) -> Vec<u32> {
 
 /// What all lists ask of one caller: numbers of names that a rule has.
 struct Known {
-    organizations: Vec<u32>,
-    principals: Vec<u32>,
+    organizations: Shown,
+    principals: Shown,
+}
+
+/// Names that are its own, and names that may be.
+struct Shown {
+    own: Vec<u32>,
+    perhaps: Vec<u32>,
 }
 
 /// A part that many rules may share word for word, and which rules have it.
@@ -246,7 +264,11 @@ impl Access {
 
     fn known(&self, caller: &Caller) -> Known {
         let of = |names: &[String]| names.iter().filter_map(|name| self.names.get(name)).copied().collect();
-        Known { organizations: of(&caller.organizations), principals: of(&caller.principals) }
+        let perhaps: Vec<String> = caller.perhaps.iter().map(principal).collect();
+        Known {
+            organizations: Shown { own: of(&caller.organizations), perhaps: of(&caller.perhaps) },
+            principals: Shown { own: of(&caller.principals), perhaps: of(&perhaps) },
+        }
     }
 
     /// The verdict on somebody of whom the address alone is known, if that.
@@ -284,7 +306,7 @@ struct Scratch {
 }
 
 impl Scratch {
-    fn narrow<K: Ord>(&mut self, named: Option<&Named<K>>, own: Option<&[K]>) {
+    fn narrow<K: Ord>(&mut self, named: Option<&Named<K>>, own: Option<&[K]>, perhaps: &[K]) {
         let Some(named) = named else { return };
         let Some(own) = own else { return each(&mut self.yes, &named.silent.0, |word, silent| word & silent) };
         self.kept.clear();
@@ -293,7 +315,14 @@ impl Scratch {
             each(&mut self.kept, mask, |word, more| word | more);
         }
         each(&mut self.yes, &self.kept, |word, kept| word & kept);
+        for mask in perhaps.iter().filter_map(|value| named.of(value)) {
+            each(&mut self.kept, mask, |word, more| word | more);
+        }
         each(&mut self.maybe, &self.kept, |word, kept| word & kept);
+    }
+
+    fn narrow_by(&mut self, named: Option<&Named<u32>>, shown: Option<&Shown>) {
+        self.narrow(named, shown.map(|shown| shown.own.as_slice()), shown.map_or(&[], |shown| &shown.perhaps));
     }
 
     /// Whether a rule of `mask` can still speak, so that more of it is worth looking at.
@@ -341,9 +370,9 @@ impl Rules {
             scratch.yes.extend(self.nets.anywhere());
             scratch.maybe.extend(self.allows.0.iter().zip(&self.denies.0).map(|(allows, denies)| allows | denies));
         }
-        scratch.narrow(self.countries.as_ref(), asking.country.as_ref().map(std::slice::from_ref));
-        scratch.narrow(self.organizations.as_ref(), known.map(|known| known.organizations.as_slice()));
-        scratch.narrow(self.principals.as_ref(), known.map(|known| known.principals.as_slice()));
+        scratch.narrow(self.countries.as_ref(), asking.country.as_ref().map(std::slice::from_ref), &[]);
+        scratch.narrow_by(self.organizations.as_ref(), known.map(|known| &known.organizations));
+        scratch.narrow_by(self.principals.as_ref(), known.map(|known| &known.principals));
         if scratch.asks(&self.further) {
             for (schedule, mask) in &self.schedules {
                 if scratch.asks(mask) {

@@ -69,12 +69,16 @@ impl Guard {
         self.callers.as_ref()
     }
 
-    /// A visitor who has signed in, as rules know it: the organisations are this table's word.
+    /// A visitor who has signed in, as rules know it: the organisations are this table's word. Whose groups are not known
+    /// may be of any that has some.
     pub(super) fn person(&self, signed_in: &SignedIn) -> Caller {
         let by_name = self.of_users.get(&signed_in.name);
-        let by_groups = signed_in.groups.iter().filter_map(|group| self.of_groups.get(group));
+        let groups = signed_in.groups.as_deref().unwrap_or_default();
+        let by_groups = groups.iter().filter_map(|group| self.of_groups.get(group));
         let organizations = by_name.into_iter().chain(by_groups).flatten().cloned().collect();
-        Caller::new("user", &signed_in.name, organizations)
+        let perhaps =
+            if signed_in.groups.is_none() { self.of_groups.values().flatten().cloned().collect() } else { vec![] };
+        Caller::new("user", &signed_in.name, organizations).perhaps_of(perhaps)
     }
 }
 
