@@ -202,6 +202,10 @@ def _own_places(world: World, service: DRTPService) -> frozenset[Place]:
 
 def _connected(connection: DRTPConnection) -> Conclusion:
     held = conditions.find(connection.status.conditions, Aspect.CONNECTED)
+    scheduled = conditions.find(connection.status.conditions, Aspect.SCHEDULED)
+    if scheduled is not None and scheduled.status is ConditionStatus.FALSE:
+        # No agent reaches a server that it is not given.
+        return Conclusion(Aspect.CONNECTED, scheduled.status, scheduled.reason, scheduled.message)
     if held is None:
         return conditions.no(Aspect.CONNECTED, Reason.CONNECTING, "The agent is being given its servers.")
     return Conclusion(Aspect.CONNECTED, held.status, held.reason, held.message)

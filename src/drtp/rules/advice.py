@@ -524,7 +524,12 @@ TOPICS: Mapping[Aspect, Topic] = {
         ConditionStatus.FALSE,
         (Aspect.ACCEPTED,),
     ),
-    Aspect.CONNECTED: Topic("Whether an agent is there, and its local service.", _CONNECTED, (_SERVICE, _CONNECTIONS)),
+    Aspect.CONNECTED: Topic(
+        "Whether an agent is there, and its local service.",
+        _CONNECTED,
+        (_SERVICE, _CONNECTIONS),
+        passes_on=(Aspect.SCHEDULED,),
+    ),
     Aspect.ENFORCED: Topic(
         "Whether a policy holds at every live point.", _ENFORCED, (_POLICY,), passes_on=(Aspect.ACCEPTED,)
     ),

@@ -302,6 +302,9 @@ async def test_bytes_go_through_the_countries_that_policies_name_and_no_others()
         assert not any(routes_at(tower, name) for name in ("nyc", "fra", "ber"))
         (connection,) = tower.view.list(DRTPConnection, "joe")
         assert tower.condition(connection, "Scheduled") == (FALSE, "NoServerAllowed")
+        (owned,) = tower.view.list(DRTPService, "joe")
+        for told in ("Connected", "Ready"):  # who looks at the service is told why, too
+            assert tower.condition(owned, told) == (FALSE, "NoServerAllowed")
 
 
 def servers_of(tower: Tower) -> set[str]:
