@@ -159,6 +159,7 @@ class AccountSpec(Model, frozen=True):
 
     `password`: argon2id, as its encoded text; "" where nobody signs in with one.
     `service_account`: `<namespace>/<name>` of the ServiceAccount that it is for as long as that is there.
+    `counts_from`: when it was reinstated; what was made before for whoever had it proves nobody.
     """
 
     name: str
@@ -166,6 +167,7 @@ class AccountSpec(Model, frozen=True):
     disabled: bool = False
     password: str = ""
     service_account: str = ""
+    counts_from: datetime | None = None
 
 
 class Account(Model, frozen=True, kw_only=True, omit_defaults=False):

@@ -17,6 +17,7 @@ from drtp.api.meta import Key, ObjectMeta
 from drtp.api.people import AUTHENTICATED, FOREIGN, IssuedToken, Proof, User, account_uid, service_account_user
 from drtp.api.spiffe import PeerRole, identity_of
 from drtp.issuers.audit import AuditLog
+from drtp.issuers.certificates import BACKDATED
 from drtp.issuers.digests import Pepper, new_credential
 from drtp.issuers.logins import Logins
 from drtp.issuers.records import as_object, find, is_very
@@ -115,7 +116,9 @@ class Accounts:
         elif held.record.spec.groups:
             raise Refused("DRTP-1031", f"No token of {user} is made here.")
         elif held.record.spec.disabled and reinstate:
-            await self._store.update(held.replaced(msgspec.structs.replace(held.record.spec, disabled=False)))
+            now = self._clock.now().replace(microsecond=0)  # as certificates tell the time
+            spec = msgspec.structs.replace(held.record.spec, disabled=False, counts_from=now)
+            await self._store.update(held.replaced(spec))
             self._audit.write("user reinstated", user=uid, name=user)
         minted = await self.mint_token(uid, lifetime=lifetime, description="API")
         return IssuedToken(uid, minted.secret, minted.expires_at)
@@ -264,11 +267,13 @@ class Accounts:
         if identity.role is not PeerRole.USER or identity.trust_domain != self._trust_domain:
             return None
         user = await self.user(identity.uid)
-        if user is None:
+        leaf = x509.load_der_x509_certificate(leaf_der)
+        held = await find(self._store, Account, identity.uid)
+        since = held.record.spec.counts_from if held is not None else None
+        if user is None or (since is not None and leaf.not_valid_before_utc + BACKDATED < since):
             return None
         self.came(user, "certificate", remote)
-        ends = x509.load_der_x509_certificate(leaf_der).not_valid_after_utc
-        return user._replace(proof=Proof.CERTIFICATE, until=ends)
+        return user._replace(proof=Proof.CERTIFICATE, until=leaf.not_valid_after_utc)
 
     async def user(self, uid: str) -> User | None:
         """The user of this account; None if there is none, or it is shut."""

@@ -121,10 +121,10 @@ class Visits:
         return Secret(self._issuer.keys.sign(claims))
 
     async def _mark(self, uid: str) -> str:
-        """Of an account as it is: it is another one once that is shut, or has another password."""
+        """Of an account as it is: it is another one once that is shut or reinstated, or has another password."""
         held = await find(self._store, Account, uid)
         spec = held.record.spec if held is not None else None
-        return mark_of(f"{spec.disabled} {spec.password}") if spec is not None else ""
+        return mark_of(f"{spec.disabled} {spec.password} {spec.counts_from}") if spec is not None else ""
 
 
 async def publish_sign_in(store: Store, issuer: LocalIssuer, url: str) -> None:

@@ -163,6 +163,19 @@ async def test_the_api_makes_no_token_of_a_user_in_groups_or_of_a_shut_one(offic
     assert refused.value.code == "DRTP-1031"
 
 
+async def test_a_certificate_from_before_a_reinstatement_stays_dead(office: Office):
+    """A laptop is stolen, its user revoked, and reinstated for the next one: the thief's certificate is for hours."""
+    uid = (await office.accounts.issue("bob", timedelta(hours=1))).uid
+    stolen = office.certificate(PeerRole.USER, uid)
+    assert await office.accounts.authenticate("", stolen, "")
+    await office.accounts.shut("bob")
+    assert await office.accounts.authenticate("", stolen, "") is None
+    office.clock.advance(60)
+    await office.accounts.issue("bob", timedelta(hours=1), reinstate=True)
+    assert await office.accounts.authenticate("", stolen, "") is None
+    assert await office.accounts.authenticate("", office.certificate(PeerRole.USER, uid), "")
+
+
 async def test_a_programs_token_ends_with_its_service_account_also_if_one_of_its_name_follows(tmp_path: Path):
     office = Office(tmp_path)
     account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "robot", "namespace": "joe"}}
