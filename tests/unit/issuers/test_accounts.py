@@ -170,7 +170,7 @@ async def test_a_certificate_from_before_a_reinstatement_stays_dead(office: Offi
     assert await office.accounts.authenticate("", stolen, "")
     await office.accounts.shut("bob")
     assert await office.accounts.authenticate("", stolen, "") is None
-    office.clock.advance(60)
+    await office.clock.advance(60)
     await office.accounts.issue("bob", timedelta(hours=1), reinstate=True)
     assert await office.accounts.authenticate("", stolen, "") is None
     assert await office.accounts.authenticate("", office.certificate(PeerRole.USER, uid), "")
