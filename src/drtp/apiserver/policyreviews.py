@@ -18,7 +18,7 @@ from drtp.api.drtp import DRTPAccessPolicy, DRTPConnection, DRTPServer, DRTPServ
 from drtp.api.jsonvalue import JsonObject, is_list, is_object
 from drtp.api.meta import Key, Model
 from drtp.api.policies import Country, Principal
-from drtp.api.snapshots import PopPlace
+from drtp.api.snapshots import Access, PopPlace
 from drtp.apiserver.admissions import Admissions
 from drtp.apiserver.failures import Failure
 from drtp.rules import access, asking, explaining
@@ -62,7 +62,7 @@ async def answer(body: JsonObject, namespace: str, store: Store, admissions: Adm
         explaining.Question(
             service,
             path.policies,
-            question.asking._replace(place=path.place),
+            question.asking._replace(place=path.place, caller=_in_doubt(question.asking.caller, path.policies)),
             exposed=service.spec.expose is not None or bool(service.status.addresses),
             missing=path.missing,
             signed_in=question.signed_in,
@@ -119,6 +119,14 @@ def _caller(principals: Sequence[str]) -> Caller | None:
         return None
     kind, name = people[0] if people else ("", "")
     return Caller(kind, name, organizations)
+
+
+def _in_doubt(caller: Caller | None, policies: Sequence[DRTPAccessPolicy]) -> Caller | None:
+    """Somebody of whom no organisation is said may be of any that the rules name: who asks is not told of members."""
+    if caller is None or caller.organizations:
+        return caller
+    named = asking.organizations_named(Access(lists=tuple(map(access.policy_list, policies))))
+    return caller._replace(perhaps=tuple(sorted(named)))
 
 
 def _moment(written: str, now: datetime) -> int:

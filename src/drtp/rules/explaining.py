@@ -155,10 +155,11 @@ def _lists(question: Question) -> Iterator[_Named]:
         if access.holds_at(policy, EnforcementPoint.TUNNEL):
             name = f"policy/{policy.metadata.name}"
             rules = tuple(rule.name for rule in policy.spec.rules)
-            yield _Named(name, policy.spec.mode, access.policy_list(policy), rules)
             passed_through = question.calls or access.is_passed_through(question.service)
-            if access.is_read_on_the_way(policy, passed_through=passed_through):
-                yield _Named(f"{name}/encryption", policy.spec.mode, access.NOBODY, ())
+            own, *of_encryption = access.visitors_lists(policy, passed_through=passed_through)
+            yield _Named(name, policy.spec.mode, own, rules)
+            for one in of_encryption:
+                yield _Named(f"{name}/encryption", policy.spec.mode, one, ())
     for name in question.missing:
         yield _Named(f"policy/{name}", PolicyMode.ENFORCE, access.NOBODY, ())
 

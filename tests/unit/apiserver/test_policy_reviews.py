@@ -193,6 +193,28 @@ async def test_a_dry_run_is_listed_and_does_not_decide(api: Served) -> None:
     assert (said["decision"], said["wouldRefuse"]) == ("Allow", ["policy/partners"])
 
 
+async def test_a_dry_run_that_demands_encryption_refuses_nobody(api: Served) -> None:
+    await exposed(api)
+    await policy(
+        api, {"name": "all", "action": "Allow", "clientCIDRs": ["0.0.0.0/0"]}, mode="DryRun", encryption="EndToEnd"
+    )
+    await policy(api, {"name": "all", "action": "Allow", "clientCIDRs": ["0.0.0.0/0"]}, name="open")
+    before = await asked(api, **{"from": "203.0.113.9"})
+    by_itself = [one for one in before["trace"] if one["list"] == "policy/partners/encryption"]
+    assert [one["mode"] for one in by_itself] == ["DryRun"] and by_itself[0]["decision"] == "Deny"
+    assert (before["decision"], before["rule"]) == ("Allow", "policy/open/all")
+
+
+async def test_a_user_of_whom_no_organisation_is_said_may_be_of_any(api: Served) -> None:
+    """Who asks is not told who is of somebody else's organisation, and neither taken for an outsider."""
+    await exposed(api)
+    await account(api, "bob")
+    await connects(api, "User", "bob")
+    await policy(api, {"name": "rival", "action": "Deny", "organizations": ["rival"]}, defaultAction="Allow")
+    assert (await asked(api, **{"as": ["user:bob"]}))["decision"] == "Deny"
+    assert (await asked(api, **{"as": ["user:bob", "org:acme"]}))["decision"] == "Allow"
+
+
 async def test_who_may_not_read_the_policies_may_not_ask_whether_there_is_a_service_or_not(api: Served) -> None:
     await exposed(api)
     for name in ("postgres", "nothing"):
