@@ -83,6 +83,7 @@ def test_standard_input_and_output_carry_one_connection_and_its_end(bed: Bed) ->
         )  # fmt: skip
         assert done.returncode == 0, done.stderr.decode()
         assert done.stdout == words
+        assert done.stderr == b"", "what passes by itself is not said into somebody's terminal"
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -171,7 +172,7 @@ class ConnectorHost(Host[ConnectorView]):
     async def _follow_events(self, running: _Running) -> None:
         async for batch in running.tunnel.events():
             for event in batch:
-                _note(event)
+                _note(event, ends=self._stopping.is_set())
             self._dirty.set()
 
     async def _refresh(self, running: _Running) -> bool:
@@ -210,15 +211,15 @@ class ConnectorHost(Host[ConnectorView]):
         await self._refresh(running)
 
 
-def _note(event: Event) -> None:
-    """One log line for each transition. Raises: Terminal for the event that ends everything."""
+def _note(event: Event, *, ends: bool) -> None:
+    """One log line for each transition. `ends`: it is on its own way out. Raises: Terminal for what ends all."""
     match event:
         case Fenced(message=message):
             raise Terminal("DRTP-4011", f"A newer instance of this connector runs now ({message}).")
         case TunnelUp(server=server, peer=peer, way=way):
             log.info("tunnel up", server=server, peer=peer, way=way)
         case TunnelDown(server=server, message=message):
-            log.warning("tunnel down", server=server, reason=message)
+            log.log(logging.INFO if ends else logging.WARNING, "tunnel down", server=server, reason=message)
         case Refused(subject=server, reason=reason):
             log.warning("refused by tunnel server", server=server, reason=reason)
         case _:

@@ -25,6 +25,7 @@ Event = dict[str, Any]
 ORDERLY = frozenset({"finished", "reset by the other end", "going away", "idle"})
 """Ends of connections that are the two programs' own affair."""
 REFUSED = "DRTP-4063"
+NOT_YET = "DRTP-4066"
 _CODES = {
     "end-to-end encryption broke": "DRTP-4065",
     "the other end is too old for UDP": "DRTP-4070",
@@ -107,8 +108,8 @@ class QuietConnectForm(_Plain):
         """Nothing: the connection itself shows it."""
 
     def say(self, event: Event) -> None:
-        """What has a code is an obstacle."""
-        if event.get("code"):
+        """What has a code is an obstacle, but for what passes by itself: not to be ready yet, or at the end no more."""
+        if event.get("code") not in {None, "", NOT_YET}:
             log.warning(str(event["event"]), **{name: value for name, value in event.items() if name != "event"})
 
 
