@@ -25,6 +25,9 @@ VISIBLE_WITHIN_S = 2.0
 _ADMIN = RoleRef(kind="ClusterRole", name="admin")
 """What an administrator's narrowed token has in its namespaces."""
 
+NARROW = "the token allows less than its user may"
+"""Why somebody is refused who would not be with what they have besides."""
+
 
 class Rbac:
     """Roles and bindings as a followed View has them."""
@@ -41,7 +44,13 @@ class Rbac:
     ) -> Decision:
         """As `Authoriser.decide`."""
         wanted = Wanted(verb, group, resource, subresource, namespace, name)
-        return Decision(any(permissions.permits(rule, wanted) for rule in self.rules_for(user, namespace)))
+        if any(permissions.permits(rule, wanted) for rule in self.rules_for(user, namespace)):
+            return Decision(True)
+        if user.within or user.read_only:
+            whole = user._replace(within=frozenset(), read_only=False)
+            if any(permissions.permits(rule, wanted) for rule in self.rules_for(whole, namespace)):
+                return Decision(False, NARROW)
+        return Decision(False)
 
     def reaches(self, user: User, verb: str, path: str) -> Decision:
         """Whether `user` may read the document at `path`."""

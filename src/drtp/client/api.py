@@ -234,6 +234,7 @@ _THE_OPERATORS = (
     "That is the operator's to do. If you are the operator, say so: --context FILE with the operator's kubeconfig, "
     "such as the one that `drtp up` writes into its data directory."
 )
+_NARROW = ": the token allows less than its user may"
 _AN_OWNERS = "Ask an owner of the namespace, or choose another namespace."
 
 
@@ -249,6 +250,8 @@ def error_of(status: int, body: bytes) -> DrtpError:
     faults = tuple(f"{cause.get('field', '')}: {cause.get('message', '')}" for cause in causes)
     if status in (400, 415, 422):
         return Invalid("DRTP-3010", what, faults=faults)
+    if status == 403 and _NARROW in what:
+        return Refused("DRTP-2035", what, "Use a sign-in or a token of yours that is not narrowed.")
     if status == 403:
         return Refused("DRTP-3010", what, _THE_OPERATORS if any(one in what for one in _OF_THE_CLUSTER) else _AN_OWNERS)
     kind, code = _KINDS.get(status, (Retryable, "DRTP-3001") if status >= 500 else (Terminal, "DRTP-3010"))

@@ -43,7 +43,12 @@ async def test_a_read_only_token_reads_what_its_user_reads_and_changes_nothing(l
             ("POST", f"{IDENTITY}/userpasswords", posted("UserPassword", user="sam", password="x" * 12)),
             ("POST", f"{IDENTITY}/namespaces/joe/revocations", posted("Revocation", service="db")),
         ):
-            assert (await looking.call(method, path, body, token=token))[0] == 403, (method, path)
+            status, said = await looking.call(method, path, body, token=token)
+            assert status == 403, (method, path)
+            if path == SERVICES and method == "POST":
+                assert ": the token allows less than its user may" in said["message"]
+    of_others = await looking.call("POST", SERVICES.replace("joe", "eve"), service("other"), token=READ_ONLY)
+    assert of_others[0] == 403 and "allows less" not in of_others[1]["message"], "nor may the user"
 
 
 async def test_can_i_answers_a_read_only_token_truthfully(looking: Served) -> None:
