@@ -179,7 +179,7 @@ def rbac(access: Access, place: Place) -> Json:
     lists = access.lists or (AccessList(),)
     stranger = _all(_allows(one, _Stranger()) for one in lists)
     known = _all([signed, *(_allows(one, _Person(place.memberships)) for one in lists)])
-    named = _any(_shows({"exact": uri}) for uri in _names_of(access, place))
+    named = _shows_one_of(_names_of(access, place).values(), place.trust_domain)
     holder = _all([shown, _not(signed), named, *(_allows(one, _Holder(place)) for one in lists)])
     somebody = _all(_allows(one, _Anybody()) for one in lists)
     steps = (
@@ -281,11 +281,13 @@ def _names_of(access: Access, place: Place) -> dict[str, str]:
         return {}
     users = {user for one in access.lists for clause in one.clauses for user in _users(clause)}
     users |= {user for membership in place.memberships for user in membership.users}
-    return {_uri(place.trust_domain, name): name for name in sorted(users) if not name.startswith(RESERVED)}
+    return _uris(sorted(users), place.trust_domain)
 
 
-def _uri(trust_domain: str, name: str) -> str:
-    return str(SpiffeId(trust_domain, PeerRole.USER, account_uid(name)))
+def _uris(users: Iterable[str], trust_domain: str) -> dict[str, str]:
+    """What certificates call these users -> their names; programs have none."""
+    people = (name for name in users if not name.startswith(RESERVED))
+    return {str(SpiffeId(trust_domain, PeerRole.USER, account_uid(name))): name for name in people}
 
 
 _Asked = _Stranger | _Anybody | _Known
@@ -357,11 +359,8 @@ def _says(claim: str, value: Json) -> Json:
     }
 
 
-def _shows_one_of(users: Sequence[str], trust_domain: str) -> Predicate:
-    if not trust_domain:
-        return False
-    uris = dict.fromkeys(_uri(trust_domain, name) for name in users if not name.startswith(RESERVED))
-    return _any(_shows({"exact": uri}) for uri in uris)
+def _shows_one_of(users: Iterable[str], trust_domain: str) -> Predicate:
+    return _any(_shows({"exact": uri}) for uri in _uris(users, trust_domain)) if trust_domain else False
 
 
 def _shows(match: Json) -> Json:

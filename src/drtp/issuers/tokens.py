@@ -266,19 +266,23 @@ class Accounts:
             return None
         if identity.role is not PeerRole.USER or identity.trust_domain != self._trust_domain:
             return None
-        user = await self.user(identity.uid)
         leaf = x509.load_der_x509_certificate(leaf_der)
-        held = await find(self._store, Account, identity.uid)
-        since = held.record.spec.counts_from if held is not None else None
-        if user is None or (since is not None and leaf.not_valid_before_utc + BACKDATED < since):
+        user = await self.user(identity.uid, made=leaf.not_valid_before_utc + BACKDATED)
+        if user is None:
             return None
         self.came(user, "certificate", remote)
         return user._replace(proof=Proof.CERTIFICATE, until=leaf.not_valid_after_utc)
 
-    async def user(self, uid: str) -> User | None:
-        """The user of this account; None if there is none, or it is shut."""
+    async def user(self, uid: str, *, made: datetime | None = None) -> User | None:
+        """The user of this account; None if there is none, or it is shut.
+
+        `made`: when that was which proves it; from before a reinstatement it proves nobody.
+        """
         held = await find(self._store, Account, uid)
         if held is None or not await stands(self._store, uid):
+            return None
+        since = held.record.spec.counts_from
+        if made is not None and since is not None and made < since:
             return None
         return User(name=held.record.spec.name, uid=uid, groups=(*held.record.spec.groups, AUTHENTICATED))
 
