@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pwd
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ from pathlib import Path
 from bench.tunnel.load import Address
 from bench.tunnel.ways import Opens, Way, answers, free_port, listens, running
 from scenario.database import given_to, unprivileged
+from scenario.sshd import account, config, keys
 
 _SSHD = "/usr/sbin/sshd"
 """Where it is usually, outside of most people's PATH."""
@@ -71,7 +70,7 @@ class _Daemon:
     def client(self, ssh: str, log: Path, way: str, here: Address, there: Address) -> Generator[int]:
         """A client that forwards (`-L`, `-R`) from `here` to `there` while the block runs; gives its pid."""
         options = [word for option in _CLIENT for word in ("-o", option)]
-        login = ["-l", _account(self.who), "-i", self.home / "user", "-p", str(self.port), *options, "127.0.0.1"]
+        login = ["-l", account(self.who), "-i", self.home / "user", "-p", str(self.port), *options, "127.0.0.1"]
         forward = f"{here[0]}:{here[1]}:{there[0]}:{there[1]}"
         with running([ssh, "-N", way, forward, *login], log, cwd=self.home, **self.who) as process:
             yield process.pid
@@ -84,31 +83,10 @@ def _daemon(sshd: str, scratch: Path) -> Generator[_Daemon]:
     # Not under `scratch`, which may be closed to them.
     with tempfile.TemporaryDirectory(prefix="drtp-ssh-") as name:
         home = Path(name)
-        given_to(who, home, *_keys(home))
-        config = home / "sshd.conf"
-        config.write_text(_config(home, port))
-        config.chmod(0o644)
-        with running([sshd, "-D", "-e", "-f", config], scratch / "sshd.log", cwd=home, **who) as process:
+        given_to(who, home, *keys(home))
+        settings = home / "sshd.conf"
+        settings.write_text(config(home, port))
+        settings.chmod(0o644)
+        with running([sshd, "-D", "-e", "-f", settings], scratch / "sshd.log", cwd=home, **who) as process:
             listens(("127.0.0.1", port))
             yield _Daemon(process.pid, port, home, who)
-
-
-def _keys(home: Path) -> list[Path]:
-    """Of the daemon and of the client; who has the client's is let in."""
-    for key in ("host", "user"):
-        make = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(home / key)]
-        subprocess.run(make, check=True, capture_output=True)
-    (home / "authorized").write_text((home / "user.pub").read_text())
-    return [home / name for name in ("host", "user", "authorized")]
-
-
-def _account(who: dict[str, object]) -> str:
-    """An sshd that is not root lets in nobody but its own account."""
-    return pwd.getpwuid(int(str(who.get("user", os.geteuid())))).pw_name
-
-
-def _config(home: Path, port: int) -> str:
-    return (
-        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {home / 'host'}\nAuthorizedKeysFile {home / 'authorized'}\n"
-        "PidFile none\nStrictModes no\nUsePAM no\nPasswordAuthentication no\nMaxSessions 4000\n"
-    )

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import getpass
-import pwd
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -14,18 +12,7 @@ import pytest
 
 from scenario.bed import BIN, Bed, eventually, free_port, require
 from scenario.database import given_to, unprivileged
-
-CONFIG = """
-Port {port}
-ListenAddress 127.0.0.1
-HostKey {home}/host
-AuthorizedKeysFile {home}/authorized
-PidFile none
-StrictModes no
-UsePAM no
-PasswordAuthentication no
-Subsystem sftp internal-sftp
-"""
+from scenario.sshd import account, config, keys
 
 
 class Host:
@@ -46,23 +33,20 @@ class Host:
 
 @pytest.fixture(scope="module")
 def host() -> Iterator[Host]:
-    sshd, keygen = require("sshd"), require("ssh-keygen")
+    sshd, _ = require("sshd"), require("ssh-keygen")
     who, port = unprivileged("daemon"), free_port()
     with tempfile.TemporaryDirectory(prefix="drtp-sshd-") as name:
         home = Path(name)
         home.chmod(0o755)
-        for key in ("host", "user"):
-            subprocess.run([keygen, "-q", "-t", "ed25519", "-N", "", "-f", str(home / key)], check=True)
-        (home / "authorized").write_text((home / "user.pub").read_text())
+        keys(home)
         (home / "words").write_text("behind the tunnel\n")
         given_to(who, home, *(home / one for one in ("host", "authorized")))
-        config = home / "sshd.conf"
-        config.write_text(CONFIG.format(port=port, home=home))
+        settings = home / "sshd.conf"
+        settings.write_text(config(home, port))
         with (home / "sshd.log").open("w") as log:
-            server = subprocess.Popen([sshd, "-D", "-e", "-f", str(config)], stderr=log, cwd=home, **who)  # type: ignore[call-overload]
-        account = pwd.getpwuid(int(str(who["user"]))).pw_name if who else getpass.getuser()
+            server = subprocess.Popen([sshd, "-D", "-e", "-f", str(settings)], stderr=log, cwd=home, **who)  # type: ignore[call-overload]
         try:
-            yield Host(home, port, account)
+            yield Host(home, port, account(who))
         finally:
             server.terminate()
             server.wait(10)

@@ -127,8 +127,6 @@ class Builder:
         self._means = Means(logs, balancers, connections_max // 2, conceals, Memo[Resource](), Memo[Part]())
         self._entries: Mapping[str, Entry] = {}
         self._at: dict[Place, dict[str, Entry]] = {}
-        self._asking: dict[Place, set[str]] = {}
-        """Names of hosts whose rules ask who visitors are."""
         self._users: dict[str, set[Unit]] = {}
         self._slices: dict[Unit, Slice] = {}
         self._credentials: Credentials | None = None
@@ -214,15 +212,10 @@ class Builder:
             del self._at[place][key]
             if not self._at[place]:
                 del self._at[place]
-            if isinstance(entry, HttpHost) and entry.asks_who:
-                self._asking[place].discard(entry.hostname.lower())
 
     def _stand(self, key: str, entry: Entry | None) -> None:
         if isinstance(entry, GatewayListener | TcpExposure | SniExposure | HttpHost):
-            place = (entry.address, entry.port)
-            self._at.setdefault(place, {})[key] = entry
-            if isinstance(entry, HttpHost) and entry.asks_who:
-                self._asking.setdefault(place, set()).add(entry.hostname.lower())
+            self._at.setdefault((entry.address, entry.port), {})[key] = entry
 
     def _concerned(self, key: str, former: Entry | None) -> Iterable[Unit]:
         """Slices that are made of an entry that has changed."""
@@ -310,7 +303,8 @@ class Builder:
         elif rank == _SOCKET:
             tcp = self._standing((address, port), TcpExposure)
             sni = self._standing((address, port), SniExposure)
-            asking = sorted(self._asking.get((address, port), ()))
+            hosts = self._standing((address, port), HttpHost)
+            asking = sorted({host.hostname.lower() for _, host in hosts if host.asks_who})
             draft.socket(self._listener((address, port)), tcp[0] if tcp else None, sni, asking)
         elif rank == _ROUTES:
             hosts = self._standing((address, port), HttpHost)
