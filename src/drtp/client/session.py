@@ -130,6 +130,8 @@ class FeedSession:
         self._clock = clock
         self._rng = rng
         self._asked: Latest[float] = Latest()
+        self._choosing = asyncio.Lock()
+        """A request is of the key that is pending, and an answer ends that: a key chosen meanwhile is of no renewal."""
         self.up = False
         """Whether the control plane has accepted this identity."""
 
@@ -204,7 +206,8 @@ class FeedSession:
                 self._take_snapshot(message)
             case Renewed():
                 try:
-                    following = await asyncio.to_thread(renewed_identity, self._identity, self._identities, message)
+                    async with self._choosing:
+                        following = await asyncio.to_thread(renewed_identity, self._identity, self._identities, message)
                 except OSError as error:
                     # The certificate in use goes on; the authority gives the next one again to the same request.
                     self._not_renewed("DRTP-1006", f"The next certificate cannot be kept: {error}.")
@@ -291,14 +294,7 @@ class FeedSession:
         while True:
             while (wait_s := (due - self._clock.now()).total_seconds()) > 0:
                 await self._clock.sleep(min(wait_s, RECHECK_S))
-            try:
-                key = await asyncio.to_thread(self._identities.pending_key)
-            except OSError as error:
-                self._not_renewed("DRTP-1006", f"The next key cannot be kept: {error}.")
-                await self._clock.sleep(1.0 + next(delays))
-                continue
-            if not await _send(socket, Renew(csr_pem=request_for(key), generation=self._identity.generation)):
-                return
+            await self._ask_to_renew(socket)
             # Whether it is refused or never answered: the same request again, later and later.
             await self._clock.sleep(1.0 + next(delays))
 
@@ -306,13 +302,16 @@ class FeedSession:
         """A rotation wants every certificate replaced, each edge at a moment of its own."""
         async for within_s in self._asked:
             await self._clock.sleep(self._rng.uniform(0, within_s))
-            try:
+            await self._ask_to_renew(socket)
+
+    async def _ask_to_renew(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        try:
+            async with self._choosing:
                 key = await asyncio.to_thread(self._identities.pending_key)
-            except OSError as error:
-                self._not_renewed("DRTP-1006", f"The next key cannot be kept: {error}.")
-                continue
-            if not await _send(socket, Renew(csr_pem=request_for(key), generation=self._identity.generation)):
-                return
+        except OSError as error:
+            self._not_renewed("DRTP-1006", f"The next key cannot be kept: {error}.")
+            return
+        await _send(socket, Renew(csr_pem=request_for(key), generation=self._identity.generation))
 
 
 def _parted(goodbye: Goodbye) -> Ending:

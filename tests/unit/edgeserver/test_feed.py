@@ -6,8 +6,10 @@ from __future__ import annotations
 import asyncio
 import shutil
 import stat
+import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -20,10 +22,10 @@ from drtp.api.snapshots import DenyEntry, Entries, TrustEntry
 from drtp.api.spiffe import parse_uri
 from drtp.client import home
 from drtp.client.feed import FeedPhase
-from drtp.client.identity import build_identity
+from drtp.client.identity import Identity, IdentityStore, build_identity
 from drtp.client.keys import new_key, request_for
 from drtp.edgeserver.answers import key_of
-from drtp.edgeserver.identities import identity_key
+from drtp.edgeserver.identities import Identities, identity_key
 from drtp.issuers.authority import Authority
 from drtp.issuers.requests import proven_key
 from drtp.kit.errors import Refused, Retryable, Terminal
@@ -349,6 +351,53 @@ async def test_cloned_key_locks_the_identity(tmp_path: Path):
         assert refused.value.code == "DRTP-2007"
         record = await bed.server.identities.find(identity.uid)
         assert record.record.spec.locked
+
+
+async def test_answer_that_comes_while_the_request_is_made_again_locks_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Two requests of one renewal are of one key, or the second looks like a copy's."""
+    clock = clock_from_now()
+    async with edge_bed(tmp_path, clock) as bed:
+        identity = await bed.enrolled("agent")
+        store = bed.identities("agent")
+        installed, twice = threading.Event(), threading.Event()
+        requests, late = 0, False
+        pending_key, install, renew = IdentityStore.pending_key, IdentityStore.install, Identities.renew
+
+        def late_key(self: IdentityStore):
+            nonlocal late
+            if requests == 1 and not late:  # the request made again: the answer to the first overtakes it, if it can
+                late = True
+                installed.wait(0.5)
+            return pending_key(self)
+
+        def slow_switch(self: IdentityStore, following: Identity) -> None:
+            install(self, following)
+            installed.set()
+            twice.wait(0.5)
+
+        async def slow_answer(self: Identities, *facts: Any, **more: Any):
+            nonlocal requests
+            requests += 1
+            if requests == 1:
+                await clock.advance(3600)  # the client has waited long enough for its answer
+            else:
+                twice.set()
+            return await renew(self, *facts, **more)
+
+        monkeypatch.setattr(IdentityStore, "pending_key", late_key)
+        monkeypatch.setattr(IdentityStore, "install", slow_switch)
+        monkeypatch.setattr(Identities, "renew", slow_answer)
+        async with bed.running(bed.feed("agent")) as feed:
+            await until(lambda: feed.state.value.phase is FeedPhase.UP)
+            await bed.until_renewed(feed, "agent", hours=10)
+            await clock.advance(1)
+            await until(lambda: bed.identities("agent").other() is None)
+        assert requests >= 2, "it was not asked for again"
+        record = await bed.server.identities.find(identity.uid)
+        assert (record.record.spec.locked, record.record.spec.used_generation) == (False, 2)
+        assert store.load().generation == 2
 
 
 async def test_identity_that_never_worked_gives_way_to_the_one_before_and_is_asked_for_again(
