@@ -1,7 +1,9 @@
 //! Who a peer is: one SPIFFE URI of its leaf certificate, and nothing else (GHSA-mrpr-756c-xm47: never from another link of the chain).
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
+use aws_lc_rs::digest;
+use serde::Deserialize;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -36,6 +38,77 @@ impl Role {
     }
 }
 
+/// SHA-256 of a public key's SubjectPublicKeyInfo; in text it is hexadecimal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(try_from = "String")]
+pub struct KeyFingerprint([u8; 32]);
+
+impl KeyFingerprint {
+    /// Of a SubjectPublicKeyInfo in DER.
+    fn of(spki: &[u8]) -> Self {
+        let mut bytes = [0; 32];
+        bytes.copy_from_slice(digest::digest(&digest::SHA256, spki).as_ref());
+        Self(bytes)
+    }
+}
+
+impl TryFrom<String> for KeyFingerprint {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let mut bytes = [0; 32];
+        let digits = text.as_bytes();
+        let read = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+        if digits.len() != 64 || !digits.iter().all(u8::is_ascii_hexdigit) {
+            return Err(format!("a key's fingerprint has 64 hexadecimal digits, this has {}", digits.len()));
+        }
+        for (byte, pair) in bytes.iter_mut().zip(digits.chunks(2)) {
+            *byte = read(pair).unwrap_or_default();
+        }
+        Ok(Self(bytes))
+    }
+}
+
+/// Who is believed no more.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct DenyList {
+    identities: BTreeSet<String>,
+    /// Keys that an identity left behind when it enrolled anew: it is in good standing, their certificates are not.
+    keys: BTreeSet<KeyFingerprint>,
+}
+
+impl DenyList {
+    /// What a `deny` entry says of certificates: identities below zero, and keys.
+    pub(crate) fn new(minimum_generation: BTreeMap<String, i64>, keys: BTreeSet<KeyFingerprint>) -> Self {
+        let denied = minimum_generation.into_iter().filter(|(_, least)| *least < 0);
+        Self { identities: denied.map(|(uid, _)| uid).collect(), keys }
+    }
+
+    /// All that several entries say.
+    pub(crate) fn merged<'a>(lists: impl Iterator<Item = &'a Self>) -> Self {
+        lists.fold(Self::default(), |mut all, one| {
+            all.identities.extend(one.identities.iter().cloned());
+            all.keys.extend(&one.keys);
+            all
+        })
+    }
+
+    /// Whether nothing that this identity shows counts.
+    pub(crate) fn names(&self, uid: &str) -> bool {
+        self.identities.contains(uid)
+    }
+
+    /// Whether nothing that this key proves counts.
+    pub(crate) fn has_key(&self, key: KeyFingerprint) -> bool {
+        self.keys.contains(&key)
+    }
+
+    /// Whether this certificate proves nothing.
+    pub(crate) fn holds(&self, peer: &PeerIdentity) -> bool {
+        self.names(&peer.uid) || self.has_key(peer.key)
+    }
+}
+
 /// A verified peer, as its leaf says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerIdentity {
@@ -47,6 +120,8 @@ pub struct PeerIdentity {
     pub uid: String,
     /// Unix seconds; live sessions are held to the newest that the peer has shown.
     pub not_after: i64,
+    /// The key that it has proven to hold.
+    pub key: KeyFingerprint,
 }
 
 /// Uids of peers that have shown a certificate whose end is one that `holds`. What one certificate began goes on for as long as
@@ -67,6 +142,9 @@ pub enum IdentityError {
     /// Not a DRTP SPIFFE id.
     #[error("the leaf's URI is not a DRTP identity")]
     Shape,
+    /// Revoked, or of a key that its identity has left behind.
+    #[error("the peer's certificate was revoked")]
+    Denied,
     /// Another role, trust domain or uid than wanted.
     #[error("the peer is {found}, wanted {wanted}")]
     Wrong {
@@ -87,7 +165,8 @@ impl PeerIdentity {
             names.iter().filter_map(|name| if let GeneralName::URI(uri) = name { Some(*uri) } else { None }).collect();
         let [uri] = uris.as_slice() else { return Err(IdentityError::UriCount(uris.len())) };
         let not_after = leaf.validity().not_after.timestamp();
-        parse(uri, not_after).ok_or(IdentityError::Shape)
+        let key = KeyFingerprint::of(leaf.public_key().raw);
+        parse(uri, not_after, key).ok_or(IdentityError::Shape)
     }
 
     /// Our own certificate must fit what we are started as.
@@ -111,7 +190,7 @@ impl PeerIdentity {
 
 /// `spiffe://<trust domain>/[org/<uid>/][project/<uid>/]<role>/<uid>`, and nothing beside it. A connector's comes with
 /// whose it is: `user/<uid>/` or `org/<uid>/project/<uid>/app/<uid>/` before it.
-fn parse(uri: &str, not_after: i64) -> Option<PeerIdentity> {
+fn parse(uri: &str, not_after: i64, key: KeyFingerprint) -> Option<PeerIdentity> {
     let rest = uri.strip_prefix("spiffe://")?;
     let (trust_domain, path) = rest.split_once('/')?;
     let word = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
@@ -133,7 +212,7 @@ fn parse(uri: &str, not_after: i64) -> Option<PeerIdentity> {
         "controlplane" | "user" => Role::Other,
         _ => return None,
     };
-    Some(PeerIdentity { trust_domain: trust_domain.to_owned(), role, uid: last[1].to_owned(), not_after })
+    Some(PeerIdentity { trust_domain: trust_domain.to_owned(), role, uid: last[1].to_owned(), not_after, key })
 }
 
 #[cfg(test)]
@@ -142,12 +221,12 @@ mod tests {
 
     #[test]
     fn the_role_is_the_last_pair_and_scopes_cannot_pose_as_one() {
-        let agent = parse("spiffe://td/org/o/project/p/agent/a-1", 5).unwrap();
+        let agent = parse("spiffe://td/org/o/project/p/agent/a-1", 5, KeyFingerprint([0; 32])).unwrap();
         assert_eq!((agent.role, agent.uid.as_str()), (Role::Agent, "a-1"));
-        assert_eq!(parse("spiffe://td/pop/p1", 5).map(|p| p.role), Some(Role::Pop));
-        let connector = parse("spiffe://td/user/u/connector/c-1", 5).unwrap();
+        assert_eq!(parse("spiffe://td/pop/p1", 5, KeyFingerprint([0; 32])).map(|p| p.role), Some(Role::Pop));
+        let connector = parse("spiffe://td/user/u/connector/c-1", 5, KeyFingerprint([0; 32])).unwrap();
         assert_eq!((connector.role, connector.uid.as_str()), (Role::Connector, "c-1"));
-        let of_app = parse("spiffe://td/org/o/project/p/app/a/connector/c-2", 5).unwrap();
+        let of_app = parse("spiffe://td/org/o/project/p/app/a/connector/c-2", 5, KeyFingerprint([0; 32])).unwrap();
         assert_eq!((of_app.role, of_app.uid.as_str()), (Role::Connector, "c-2"));
         for bad in [
             "spiffe://td/agent/a/pop/p",
@@ -160,13 +239,13 @@ mod tests {
             "spiffe://td/agent/a?x=/pop/b",
             "spiffe://td/org/o/agent/..%2fpop",
         ] {
-            assert_eq!(parse(bad, 0), None, "{bad}");
+            assert_eq!(parse(bad, 0, KeyFingerprint([0; 32])), None, "{bad}");
         }
     }
 
     #[test]
     fn another_trust_domain_is_another_world() {
-        let peer = parse("spiffe://elsewhere/agent/a", 0).unwrap();
+        let peer = parse("spiffe://elsewhere/agent/a", 0, KeyFingerprint([0; 32])).unwrap();
         assert!(peer.must_be(Role::Agent, "here", None).is_err());
         assert!(peer.must_be(Role::Agent, "elsewhere", Some("b")).is_err());
         assert!(peer.must_be(Role::Agent, "elsewhere", Some("a")).is_ok());

@@ -837,3 +837,44 @@ fn a_visitor_inside_a_gateways_tls_is_held_to_the_bytes_per_second_both_ways() {
     let books = world.pop.stats().connections[0].clone();
     assert_eq!((books.bytes_in, books.bytes_out), (3_000_000, 3_000_000));
 }
+
+#[test]
+fn strangers_at_an_endpoint_take_nothing_of_the_rate_of_its_owner() {
+    let limits = json!({"mode": "mtls", "limits": {"newStreamsPerS": 5}});
+    let world = World::build(service(echo), |route| with(route, limits), |config| config, |service| service);
+    let introduction = [header([1, 2, 3, 4], "s-1"), b"x".to_vec()].concat();
+    let (stranger, known) = (world.authority.agent("a-1"), gateway(&world, "g-1"));
+    let mut silent = Vec::new();
+    for _ in 0..30 {
+        refused(dial_mtls(world.endpoint, &stranger), &introduction);
+        silent.push(TcpStream::connect(world.endpoint).unwrap());
+    }
+    // None of them has said whom it brings, so all have a place; then the rate holds for those.
+    let mut visitors: Vec<Tls> = (0..30).map(|_| dial_mtls(world.endpoint, &known)).collect();
+    let mut let_in = 0;
+    for visitor in &mut visitors {
+        let said = visitor.write_all(&introduction).and_then(|()| visitor.read_exact(&mut [0; 1]));
+        let_in += usize::from(said.is_ok());
+    }
+    assert!((5..30).contains(&let_in), "{let_in} of 30 came in, at 5 a second");
+}
+
+#[test]
+fn a_key_that_was_left_behind_is_refused_under_the_name_that_is_trusted() {
+    let world = mtls_world(service(echo));
+    let (stolen, fresh) = (gateway(&world, "g-1"), gateway(&world, "g-1"));
+    let mut visitor = dial_mtls(world.endpoint, &stolen);
+    visitor.write_all(&[header([1, 2, 3, 4], "s-1"), b"x".to_vec()].concat()).unwrap();
+    let mut answer = [0; 1];
+    visitor.read_exact(&mut answer).unwrap();
+    let deny = json!({"type": "deny", "minimumGeneration": {}, "keys": [fingerprint(&stolen)]});
+    assert_ok(&world.pop.apply(&upsert("deny", &deny)));
+    assert!(visitor.read_exact(&mut answer).is_err(), "a live visitor went on");
+    refused(dial_mtls(world.endpoint, &stolen), &[header([1, 2, 3, 4], "s-1"), b"x".to_vec()].concat());
+    let mut welcome = dial_mtls(world.endpoint, &fresh);
+    welcome.write_all(&[header([1, 2, 3, 4], "s-1"), b"x".to_vec()].concat()).unwrap();
+    welcome.read_exact(&mut answer).unwrap();
+    let short = upsert("deny", &json!({"type": "deny", "minimumGeneration": {}, "keys": ["ab"]}));
+    assert!(world.pop.apply(&short).entries["deny"].error.as_deref().unwrap().contains("64 hexadecimal"));
+    refused(dial_mtls(world.endpoint, &stolen), &[header([1, 2, 3, 4], "s-1"), b"x".to_vec()].concat());
+}

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
-use drtp_core::{AgentConfig, CoreLimits, Event, Target, TargetTls, TunnelAgent};
+use drtp_core::{AgentConfig, CoreLimits, Event, Target, TargetTls, TunnelAgent, TunnelServer};
 use rcgen::{CertificateParams, KeyPair};
 use rustls::pki_types::PrivateKeyDer;
 use serde_json::json;
@@ -479,6 +479,28 @@ fn a_denied_pop_loses_its_agent_at_once_and_gets_no_other() {
     let refused = world.agent.apply(&whole(plan));
     assert_eq!(refused.entries["server/p-1"].error.as_deref(), Some("its POP was revoked"));
     assert!(refused.entries["deny"].ok && refused.entries["service/c-1"].ok, "{refused:?}");
+
+    assert_ok(&world.agent.apply(&whole(world.plan.clone())));
+    world.wait_live();
+    drop(echoed(world.endpoint));
+}
+
+#[test]
+fn a_key_that_its_pop_left_behind_is_believed_no_more() {
+    let authority = Authority::new();
+    let config = world::server_config(&authority, CoreLimits::default());
+    let stolen = world::fingerprint(&config.identity);
+    let pop = TunnelServer::new(config).unwrap();
+    let world = World::on(pop, authority, service(echo), |route| route, |config| config, |service| service);
+    let mut visitor = echoed(world.endpoint);
+    let mut plan = world.plan.clone();
+    plan["deny"] = json!({"type": "deny", "minimumGeneration": {}, "keys": ["0".repeat(64)]});
+    assert_ok(&world.agent.apply(&whole(plan.clone())));
+    world::there_and_back(world.visit(), b"another's key");
+    plan["deny"]["keys"] = json!([stolen]);
+    assert_ok(&world.agent.apply(&whole(plan)));
+    read_to_reset(&mut visitor);
+    until("no session", || world.pop.stats().sessions.is_empty());
 
     assert_ok(&world.agent.apply(&whole(world.plan.clone())));
     world.wait_live();

@@ -97,6 +97,16 @@ class CallerRecord(Model, frozen=True):
     until: datetime | None = None
 
 
+class FormerKey(Model, frozen=True):
+    """A key that an edge's new enrolment replaced: SHA-256 of it (hex), and when its last certificate ends.
+
+    Whoever holds it is not that edge any more, so it is on the deny-list until then.
+    """
+
+    key: str
+    until: datetime
+
+
 class EdgeIdentitySpec(Model, frozen=True):
     """One edge as its certificate names it.
 
@@ -104,7 +114,8 @@ class EdgeIdentitySpec(Model, frozen=True):
     `namespace`: an agent's tenant. `generation` counts certificates; `key_now` and `key_before` are the SHA-256 of the
     public keys of that certificate and of the one before (hex). `used_generation`: the newest one that has connected;
     an older one coming later is a copied key, and locks the identity. `key_superseded` is the key that a new enrolment
-    of the same edge replaced: it is refused, but no sign of a copy.
+    of the same edge replaced: it is refused, but no sign of a copy. `former_keys` are all such whose certificates have
+    not ended.
     A connector's `caller` is whose it is, and `wants` are the services (`<namespace>/<name>`) that it asked for last;
     `datagrams`: UDP ones, too.
     `bundle`: the digest of the roots that the edge says it trusts; "" from edges before that.
@@ -121,6 +132,7 @@ class EdgeIdentitySpec(Model, frozen=True):
     key_now: str = ""
     key_before: str = ""
     key_superseded: str = ""
+    former_keys: tuple[FormerKey, ...] = ()
     certificate_pem: str = ""
     not_after: datetime | None = None
     revoked: bool = False

@@ -188,6 +188,8 @@ class TrustEntry(Model, frozen=True, tag="trust", tag_field="type"):
 class DenyEntry(Model, frozen=True, tag="deny", tag_field="type"):
     """Key `deny`. Identity uid -> -1: none of its certificates is accepted, live sessions end. To an agent: POPs alone.
 
+    `keys`: SHA-256 (hex) of public keys that an edge left behind when it enrolled anew. Its uid is in good standing,
+    certificates of those keys are not accepted.
     `people`: names of users who are shut out, whatever they signed in with; POPs and gateways know visitors by name.
 
     0 and more would be the lowest generation still accepted. A certificate does not carry its generation, so a POP
@@ -195,6 +197,7 @@ class DenyEntry(Model, frozen=True, tag="deny", tag_field="type"):
     """
 
     minimum_generation: dict[str, int] = {}
+    keys: tuple[str, ...] = ()
     people: tuple[str, ...] = ()
 
 

@@ -9,7 +9,7 @@ import msgspec
 from cryptography import x509
 
 from drtp.api.feed import EdgeRole, Renewed
-from drtp.api.internal import EDGE_IDENTITY, CallerKind, CallerRecord, EdgeIdentity, EdgeIdentitySpec
+from drtp.api.internal import EDGE_IDENTITY, CallerKind, CallerRecord, EdgeIdentity, EdgeIdentitySpec, FormerKey
 from drtp.api.meta import Key, ObjectMeta
 from drtp.api.spiffe import PeerRole, SpiffeId, parse_uri
 from drtp.edgeserver.connectors import is_there
@@ -58,7 +58,8 @@ class Identities:
         """The write that gives `wanted` (no certificate in it yet) a certificate for `key`; and the identity's uid.
 
         With `held`: the same edge enrols again. The same key keeps its generation; a new one starts the next, and
-        what was locked or revoked is good again, because somebody who may has made a new secret for it.
+        what was locked or revoked is good again, because somebody who may has made a new secret for it. The
+        certificates of its keys until now are not: they are on the deny-list until they end.
         """
         name = parse_uri(wanted.uri)
         issued = self._issue(name, wanted, key)
@@ -73,6 +74,7 @@ class Identities:
             used_generation=before.used_generation,
             key_before=before.key_before if same else "",
             key_superseded=before.key_superseded if same else before.key_now,
+            former_keys=self._former(before, key.fingerprint),
         )
         return Update(held.replaced(spec)), name.uid
 
@@ -223,7 +225,7 @@ class Identities:
     async def collect(self) -> int:
         """Forget agents and connectors that can never come back, and whose deny-list entry nobody needs.
 
-        Gives how many.
+        Gives how many. And the former keys of those that stay, whose certificates have ended.
 
         POPs and gateways stay: their uids are known to others.
         """
@@ -237,7 +239,20 @@ class Identities:
                 with contextlib.suppress(NotFound):
                     await self._store.delete(stored.key)
                     gone += 1
+            elif len(left := _unended(spec, self._clock)) < len(spec.former_keys):
+                with contextlib.suppress(NotFound, Conflict):
+                    await self._store.update(
+                        Held(stored, EdgeIdentity).replaced(msgspec.structs.replace(spec, former_keys=left))
+                    )
         return gone
+
+    def _former(self, before: EdgeIdentitySpec, key: str) -> tuple[FormerKey, ...]:
+        """The keys that an identity leaves behind as `key` becomes its own."""
+        left = {one.key: one for one in _unended(before, self._clock)}
+        if before.not_after is not None and before.not_after > self._clock.now():
+            left |= {one: FormerKey(one, before.not_after) for one in (before.key_now, before.key_before) if one}
+        left.pop(key, None)
+        return tuple(left.values())
 
     async def _deny(self, uid: str, reason: str, **how: bool) -> str:
         """Gives the identity's project."""
@@ -303,6 +318,10 @@ def _overtaken(spec: EdgeIdentitySpec, presented: str, not_after: datetime, gene
     known = (spec.key_now, spec.key_before, spec.key_superseded)
     newer = generation > spec.generation and spec.not_after is not None and not_after > spec.not_after
     return denial(spec) is None and presented not in known and newer
+
+
+def _unended(spec: EdgeIdentitySpec, clock: Clock) -> tuple[FormerKey, ...]:
+    return tuple(one for one in spec.former_keys if one.until > clock.now())
 
 
 def identity_key(uid: str) -> Key:

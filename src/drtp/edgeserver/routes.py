@@ -137,7 +137,9 @@ class Routes:
             return self._given(await self._enrolment.by_user(wanted, user, remote))
         except Refused as error:
             by = f"user {user.uid or user.name}"
-            self._audit.write_paced("enrolment refused", by=by, remote=remote, decision="refused", reason=error.code)
+            self._audit.write_paced(
+                "enrolment refused", source=by, by=by, remote=remote, decision="refused", reason=error.code
+            )
             raise
 
     def _given(self, enrolled: Enrolled) -> web.Response:
@@ -173,7 +175,7 @@ class Routes:
         if of_user or self._clock.now() - leaf.not_valid_after_utc > GRACE:
             reason = "expired for longer than the grace"
             self._audit.write_paced(
-                "renewal refused", identity=name.uid, remote=remote, decision="refused", reason=reason
+                "renewal refused", source=name.uid, identity=name.uid, remote=remote, decision="refused", reason=reason
             )
             return plain_fault("DRTP-2009", 403)
         uid = name.uid

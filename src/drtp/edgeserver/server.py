@@ -194,7 +194,7 @@ class EdgeServer:
             if isinstance(error, Refused):
                 uid, remote = peer.edge.uid, peer.remote
                 self._audit.write_paced(
-                    "feed refused", identity=uid, remote=remote, decision="refused", reason=error.code
+                    "feed refused", source=uid, identity=uid, remote=remote, decision="refused", reason=error.code
                 )
             await _part(socket, error)
             return socket

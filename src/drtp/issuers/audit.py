@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import errno
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-from prometheus_client import Counter, Gauge
+from prometheus_client import Counter as Metric
+from prometheus_client import Gauge
 
 from drtp.api.audit import START, AuditLine, Broken, Chain, hash_of
 from drtp.issuers.trail import Trail
+from drtp.kit.buckets import Buckets
 from drtp.kit.clock import Clock
 from drtp.kit.errors import Terminal
 from drtp.kit.files import private_directory
+from drtp.kit.networks import networks_of
 from drtp.kit.observe import REGISTRY, logger, printable
 
 log = logger("audit")
@@ -34,21 +36,16 @@ WAITING_MAX = 500
 
 PACED_BURST, PACED_PER_S = 60, 0.5
 """Lines of one event that strangers can cause: an attack shows, and a month of it pushes nothing out of the files."""
+SOURCE_BURST, SOURCE_PER_S = 15, 1 / 30
+"""Of those, lines that one source can cause: it takes thirty of them to keep the others' out."""
+PROJECT_BURST, PROJECT_PER_S = 60, 1 / 20
+"""Lines of one event that a project's own people can cause: what they do takes nothing from other projects."""
 HEAD_DIGITS = 13
 """Of the head's 64, as a metric: what a float holds exactly."""
 
 _WAITING = Gauge("drtp_audit_lines_waiting", "Audit lines that wait for room on the disk.", registry=REGISTRY)
-_LOST = Counter("drtp_audit_lines_lost", "Audit lines that found no room, counted in the log later.", registry=REGISTRY)
+_LOST = Metric("drtp_audit_lines_lost", "Audit lines that found no room, counted in the log later.", registry=REGISTRY)
 _HEAD = Gauge("drtp_audit_head", "The first 13 hexadecimal digits of the newest line's hash.", registry=REGISTRY)
-
-
-@dataclass(slots=True)
-class _Pace:
-    """A bucket of lines of one event: what is left since `at`, and how many found it empty."""
-
-    at: float
-    left: float = PACED_BURST
-    unsaid: int = 0
 
 
 class AuditLog:
@@ -68,7 +65,11 @@ class AuditLog:
         self._previous = verify_audit(path)
         self.head = self._previous
         """The hash of the newest line that is on disk."""
-        self._paces: dict[str, _Pace] = {}
+        self._pace = Buckets(clock, burst=PACED_BURST, per_s=PACED_PER_S)
+        self._source_pace = Buckets(clock, burst=SOURCE_BURST, per_s=SOURCE_PER_S)
+        self._project_pace = Buckets(clock, burst=PROJECT_BURST, per_s=PROJECT_PER_S)
+        self._unsaid: Counter[tuple[str, str]] = Counter()
+        """Lines that found no room, by event and project."""
         self._file = _appending(path)
         self._size = os.fstat(self._file).st_size
         self._waiting: deque[bytes] = deque()
@@ -95,17 +96,22 @@ class AuditLog:
             self._write_waiting()
         log.info(event, **texts)
 
-    def write_paced(self, event: str, *, project: str = "", **fields: str | int) -> None:
-        """`write` for what a stranger can cause: beyond a pace they are counted, so that no disk fills."""
-        now = self._clock.monotonic()
-        pace = self._paces.setdefault(event, _Pace(now))
-        pace.left = min(PACED_BURST, pace.left + (now - pace.at) * PACED_PER_S)
-        pace.at = now
-        if pace.left < 1:
-            pace.unsaid += 1
+    def write_paced(self, event: str, *, project: str = "", source: str = "", **fields: str | int) -> None:
+        """`write` for what a stranger can cause: beyond a pace they are counted, so that no disk fills.
+
+        Each project has a pace of its own. What is of no project shares one, of which no `source` has more than a part:
+        who or where it came from; the network of `remote` where nothing is said.
+        """
+        if project:
+            room = self._project_pace.take(f"{event} {project}")
+        else:
+            source = source or _network_of(str(fields.get("remote", "")))
+            # In this order: what a source has no right to say takes nothing from the others.
+            room = self._source_pace.take(f"{event} {source}") and self._pace.take(event)
+        if not room:
+            self._unsaid[event, project] += 1
             return
-        pace.left -= 1
-        unsaid, pace.unsaid = pace.unsaid, 0
+        unsaid = self._unsaid.pop((event, project), 0)
         self.write(event, project=project, also=(), **(fields | ({"unsaid": unsaid} if unsaid else {})))
 
     def announce(self) -> None:
@@ -159,6 +165,14 @@ class AuditLog:
         os.close(self._file)
         self._file = _appending(self._path)
         self._size = 0
+
+
+def _network_of(remote: str) -> str:
+    """The narrowest network that one party has whole; what is no address stands for itself."""
+    try:
+        return networks_of(remote)[0]
+    except ValueError:
+        return remote
 
 
 def verify_audit(path: Path) -> str:

@@ -124,6 +124,6 @@ class Invitations:
 
     def _refused(self, invitation: str, why: str, user: User) -> Refused:
         self._audit.write_paced(
-            "invitation refused", invitation=invitation, reason=why, by=user.name, decision="refused"
+            "invitation refused", source=user.name, invitation=invitation, reason=why, by=user.name, decision="refused"
         )
         return Refused("DRTP-2022")

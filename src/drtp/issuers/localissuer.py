@@ -6,6 +6,7 @@ so PKCE is what ties a code to whoever asked for it.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from datetime import timedelta
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from drtp.issuers.waiting import DEVICE_S, POLL_S, Code, DeviceState, Entered, W
 from drtp.kit.buckets import AddressBuckets, Buckets
 from drtp.kit.clock import Clock
 from drtp.kit.errors import Conflict, NotFound, Refused
+from drtp.kit.networks import networks_of
 from drtp.kit.secret import Secret
 from drtp.store.protocol import Store
 
@@ -29,6 +31,10 @@ PATH = "/oidc"
 """Below the API's address; the two together are the issuer's name."""
 TOKEN_LIFETIME = timedelta(minutes=15)
 """Of an ID token: a refresh is one request, and a user who is revoked is refused at once anyway."""
+
+
+HOMES_MAX = 10_000
+"""Networks from which people have signed in, of all accounts; beyond them the oldest is a stranger's again."""
 
 
 class Tokens(NamedTuple):
@@ -88,7 +94,10 @@ class LocalIssuer:
         self._clock = clock
         self._waiting = Waiting(clock)
         # One address alone must not be able to keep somebody out: an account's bucket fills faster than an address'.
+        # Nor must several: networks from which its people have signed in do not wait behind all others.
         self._by_account = Buckets(clock, burst=20, per_s=1 / 5)
+        self._at_home = Buckets(clock, burst=20, per_s=1 / 5)
+        self._homes: OrderedDict[tuple[str, str], None] = OrderedDict()
         self._by_address = AddressBuckets(clock, burst=10, per_s=1 / 10)
         self._starts = AddressBuckets(clock, burst=30, per_s=1 / 2)
 
@@ -102,8 +111,9 @@ class LocalIssuer:
         DRTP-2033.
         """
         uid = account_uid(name)
+        home = (uid, networks_of(remote)[0])
         # In this order: what an address has no right to try takes nothing from the account.
-        if not self._by_address.take(remote) or not self._by_account.take(uid):
+        if not self._by_address.take(remote) or not self._may_try(uid, home):
             raise Refused("DRTP-2033")
         held = await find(self._store, Account, uid)
         usable = held is not None and not held.record.spec.disabled
@@ -112,8 +122,17 @@ class LocalIssuer:
             # The name is not said: people type their password into the wrong field.
             self._audit.write_paced("sign-in refused", account=uid if held is not None else "unknown", remote=remote)
             raise Refused("DRTP-2032")
+        self._homes[home] = None
+        self._homes.move_to_end(home)
+        if len(self._homes) > HOMES_MAX:
+            self._homes.popitem(last=False)
         self._audit.write("signed in", account=uid, remote=remote)
         return Entered(uid, mark_of(kept))
+
+    def _may_try(self, uid: str, home: tuple[str, str]) -> bool:
+        if home in self._homes:
+            return self._at_home.take(" ".join(home))
+        return self._by_account.take(uid)
 
     # ---- authorization code ----------------------------------------------------------------------------------------
 

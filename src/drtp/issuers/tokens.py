@@ -251,7 +251,13 @@ class Accounts:
         if len(self._seen) > SEEN_MAX:
             self._seen.popitem(last=False)
         self._audit.write_paced(
-            "user authenticated", user=user.uid, name=user.name, by=by, remote=remote, decision="allowed"
+            "user authenticated",
+            source=user.uid,
+            user=user.uid,
+            name=user.name,
+            by=by,
+            remote=remote,
+            decision="allowed",
         )
 
     def refused(self, token_id: str, remote: str, reason: str) -> None:

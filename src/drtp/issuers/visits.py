@@ -117,7 +117,9 @@ class Visits:
         }
         assertion = self._issuer.keys.sign({**said, "aud": f"https://{host}"})
         claims = {**said, "aud": host, "browser": asked_by, "who": who, "assertion": assertion}
-        self._audit.write_paced("visit allowed", user=user.uid, name=user.name, host=host, remote=remote)
+        self._audit.write_paced(
+            "visit allowed", source=user.uid, user=user.uid, name=user.name, host=host, remote=remote
+        )
         return Secret(self._issuer.keys.sign(claims))
 
     async def _mark(self, uid: str) -> str:

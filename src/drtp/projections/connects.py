@@ -27,7 +27,7 @@ from drtp.api.meta import ObjectMeta
 from drtp.api.people import AUTHENTICATED, FOREIGN
 from drtp.api.rbac import ClusterRole, ClusterRoleBinding, RoleBinding
 from drtp.api.rbac import Role as RbacRole
-from drtp.api.snapshots import Access, Caller, ConnectWay, DenyEntry, PlanConnect, PlanServer
+from drtp.api.snapshots import Access, Caller, ConnectWay, PlanConnect, PlanServer
 from drtp.projections import callpolicies, facts
 from drtp.projections.callpolicies import Prospect
 from drtp.projections.cells import Index, Reader, Result, Unit
@@ -230,8 +230,8 @@ def connector(unit: Unit, read: Reader, settings: ProjectionSettings) -> Result:
                 role=Role.PRIMARY,
                 sources=facts.sources([server.metadata]),
             )
-    if denied := cast("tuple[str, ...]", read.value(facts.DENIED_POPS) or ()):
-        result.entries[edge, entrykeys.DENY] = DenyEntry(minimum_generation=dict.fromkeys(denied, -1))
+    if denials := facts.denied_pops(read).entry:
+        result.entries[edge, entrykeys.DENY] = denials
     return result
 
 

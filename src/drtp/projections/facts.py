@@ -23,7 +23,7 @@ from drtp.api.gatewayapi import (
 )
 from drtp.api.internal import Claim, ClaimKind, EdgeIdentity, EdgeRole
 from drtp.api.meta import ObjectMeta
-from drtp.api.snapshots import Access, AccessList, Limits, Share, Source
+from drtp.api.snapshots import Access, AccessList, DenyEntry, Limits, Share, Source
 from drtp.projections.cells import Index, Reader, Unit
 from drtp.rules import access, attachment, catalogue_grants, indexes, vending
 from drtp.rules.attachment import Slot
@@ -49,6 +49,7 @@ INDEXES = (
     Index(DRTPAccessPolicy, "target", indexes.policy_targets),
     Index(EdgeIdentity, "role", indexes.identity_role),
     Index(EdgeIdentity, "denied", indexes.identity_denied),
+    Index(EdgeIdentity, "former", indexes.identity_former),
     Index(ResourceQuota, "namespace", lambda quota: (quota.metadata.namespace,)),
     Index(ReferenceGrant, "namespace", lambda grant: (grant.metadata.namespace,)),
     *(Index(model, "backend", indexes.route_backends) for model in ROUTES.values()),
@@ -75,6 +76,28 @@ def sources(objects: Iterable[ObjectMeta]) -> tuple[Source, ...]:
 def gateways(read: Reader) -> Sequence[GatewayEdge]:
     """Every gateway that is not denied."""
     return cast("Sequence[GatewayEdge]", read.value(GATEWAYS) or ())
+
+
+class PopDenials(NamedTuple):
+    """POPs (uids) that nobody believes any more, and keys that POPs in good standing have left behind; both sorted."""
+
+    uids: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
+
+    @property
+    def entry(self) -> DenyEntry | None:
+        """What those who dial POPs are told."""
+        return DenyEntry(dict.fromkeys(self.uids, -1), self.keys) if any(self) else None
+
+
+def denied_pops(read: Reader) -> PopDenials:
+    """Which POPs' certificates prove nothing."""
+    return cast("PopDenials", read.value(DENIED_POPS) or PopDenials())
+
+
+def former_keys(identities: Iterable[EdgeIdentity]) -> tuple[str, ...]:
+    """What these have left behind, sorted."""
+    return tuple(sorted(former.key for one in identities for former in one.spec.former_keys))
 
 
 class Standing(NamedTuple):

@@ -78,7 +78,8 @@ def deny(_unit: Unit, read: Reader, _settings: ProjectionSettings) -> Result:
     """Whose certificates no POP accepts any more, and which people neither POPs nor gateways let in."""
     denied = {one.metadata.name: -1 for one in read.indexed(EdgeIdentity, "denied", True)}
     people = visitors.shut_out(read)
-    entry = DenyEntry(minimum_generation=denied, people=people)
+    keys = facts.former_keys(read.indexed(EdgeIdentity, "former", True))
+    entry = DenyEntry(minimum_generation=denied, keys=keys, people=people)
     result = Result({(pop, entrykeys.DENY): entry for pop in read.value(facts.POPS) or ()})
     for gateway in facts.gateways(read) if people else ():
         result.entries[gateway.edge, entrykeys.DENY] = DenyEntry(people=people)
@@ -86,9 +87,11 @@ def deny(_unit: Unit, read: Reader, _settings: ProjectionSettings) -> Result:
 
 
 def denied_pops(_unit: Unit, read: Reader, _settings: ProjectionSettings) -> Result:
-    """Uids of the POPs that are denied, sorted."""
-    denied = read.indexed(EdgeIdentity, "denied", True)
-    return Result(value=tuple(sorted(one.metadata.name for one in denied if one.spec.role is EdgeRole.POP)))
+    """What those who dial POPs must know of them."""
+    denied = (one for one in read.indexed(EdgeIdentity, "denied", True) if one.spec.role is EdgeRole.POP)
+    former = (one for one in read.indexed(EdgeIdentity, "former", True) if one.spec.role is EdgeRole.POP)
+    uids = tuple(sorted(one.metadata.name for one in denied))
+    return Result(value=facts.PopDenials(uids, facts.former_keys(former)))
 
 
 def connection(unit: Unit, read: Reader, settings: ProjectionSettings) -> Result:
@@ -233,9 +236,7 @@ def agent(unit: Unit, read: Reader, settings: ProjectionSettings) -> Result:
             role=role,
             sources=facts.sources([server.metadata]),
         )
-    denied = cast("tuple[str, ...]", read.value(facts.DENIED_POPS) or ())
-    if told and denied:
-        entry = DenyEntry(minimum_generation=dict.fromkeys(denied, -1))
+    if told and (entry := facts.denied_pops(read).entry):
         result.entries[EdgeRef(EdgeRole.AGENT, uid), entrykeys.DENY] = entry
     return result
 
@@ -255,7 +256,7 @@ def servers(_unit: Unit, read: Reader, _settings: ProjectionSettings) -> Result:
         for one in read.indexed(DRTPServer, "all", True)
         if not one.spec.unschedulable
         and (port := facts.tunnel_port(one)) is not None
-        and one.metadata.uid not in (read.value(facts.DENIED_POPS) or ())
+        and one.metadata.uid not in facts.denied_pops(read).uids
     ]
     return Result(value=tuple(sorted(found, key=lambda one: one.name)))
 

@@ -142,6 +142,12 @@ def identity_denied(identity: EdgeIdentity) -> Iterator[bool]:
         yield True
 
 
+def identity_former(identity: EdgeIdentity) -> Iterator[bool]:
+    """True for identities that have left keys behind."""
+    if identity.spec.former_keys:
+        yield True
+
+
 def secret_service(secret: EnrolmentSecret) -> Iterator[str]:
     """The uid of the object that a secret enrols edges for."""
     if secret.spec.bound.uid:

@@ -499,6 +499,36 @@ async def test_pop_and_gateway_enrolled_again_keep_their_identity_and_the_old_ke
                 await until(lambda feed=feed: feed.state.value.phase is FeedPhase.UP)
 
 
+async def test_keys_that_an_edge_left_behind_are_denied_until_their_certificates_end(tmp_path: Path):
+    """Threat 3: enrolled anew after a theft, the name is trusted again; the stolen certificate is not."""
+    clock = clock_from_now()
+    async with edge_bed(tmp_path, clock) as bed:
+
+        async def left() -> list[str]:
+            held = await bed.server.identities.find(first.uid)
+            return [one.key for one in held.record.spec.former_keys]
+
+        async def certified() -> str:
+            return (await bed.server.identities.find(first.uid)).record.spec.key_now
+
+        first = await bed.enrolled("gw", GATEWAY)
+        stolen = await certified()
+        await clock.advance(3600)
+        await bed.server.identities.revoke(first.uid, "stolen")
+        await bed.enrolled("gw-2", GATEWAY)
+        again = await certified()
+        assert await left() == [stolen]
+        await clock.advance(3600)
+        await bed.enrolled("gw-3", GATEWAY)
+        assert await left() == [stolen, again]
+        await clock.advance(22.5 * 3600)
+        await bed.server.identities.collect()
+        assert await left() == [again]
+        await bed.enrolled("gw-4", GATEWAY)
+        assert again in await left()
+        assert stolen not in await left()
+
+
 async def test_secrets_show_in_no_log_error_or_record(tmp_path: Path):
     """Threat 14: canaries are searched for in all that was written."""
     said = io.StringIO()

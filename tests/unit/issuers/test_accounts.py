@@ -19,7 +19,7 @@ from drtp.api.meta import Key
 from drtp.api.people import AUTHENTICATED, SYSTEM_MASTERS, User, account_uid
 from drtp.api.spiffe import PeerRole
 from drtp.issuers import invitations, tokens
-from drtp.issuers.audit import PACED_BURST, AuditLog, verify_audit
+from drtp.issuers.audit import PACED_BURST, SOURCE_BURST, AuditLog, verify_audit
 from drtp.issuers.authority import Authority
 from drtp.issuers.digests import Pepper
 from drtp.issuers.logins import Logins
@@ -76,13 +76,23 @@ async def test_a_narrowed_token_says_where_it_holds(office: Office):
 
 
 async def test_a_flood_of_bad_tokens_is_counted_and_fills_no_disk(office: Office, tmp_path: Path):
-    for _ in range(500):
-        assert await office.accounts.authenticate("drtp_pat_nobody", None, "198.51.100.1") is None
+    for number in range(500):
+        assert await office.accounts.authenticate("drtp_pat_nobody", None, f"198.51.100.{number % 250}") is None
     await office.clock.advance(2)
     assert await office.accounts.authenticate("drtp_pat_nobody", None, "198.51.100.1") is None
     lines = (tmp_path / "audit" / "audit.log").read_text().splitlines()
     assert len(lines) == PACED_BURST + 1
     assert f'"unsaid":"{500 - PACED_BURST}"' in lines[-1]
+
+
+async def test_one_source_of_bad_tokens_leaves_room_for_what_others_do(office: Office, tmp_path: Path):
+    for _ in range(500):
+        assert await office.accounts.authenticate("drtp_pat_nobody", None, "2001:db8::1") is None
+        assert await office.accounts.authenticate("drtp_pat_nobody", None, "2001:db8::2") is None
+    assert await office.accounts.authenticate("drtp_pat_nobody", None, "198.51.100.1") is None
+    lines = (tmp_path / "audit" / "audit.log").read_text().splitlines()
+    assert len(lines) == SOURCE_BURST + 1
+    assert "198.51.100.1" in lines[-1]
 
 
 async def test_user_certificate_proves_a_user_and_no_other_role_does(office: Office):

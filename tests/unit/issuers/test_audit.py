@@ -84,6 +84,17 @@ def test_lines_wait_for_a_full_disk_and_follow_in_order(tmp_path: Path) -> None:
     verify_audit(path)
 
 
+def test_what_one_project_causes_takes_no_line_from_another(tmp_path: Path) -> None:
+    clock = FakeClock()
+    log = AuditLog(tmp_path / "audit" / "audit.log", clock)
+    for _ in range(1_000):
+        log.write_paced("grant refused", project="eve", remote="192.0.2.1")
+    log.write_paced("grant refused", project="joe", remote="192.0.2.1")
+    log.write_paced("grant refused", remote="192.0.2.1")
+    lines = [msgspec.json.decode(raw, type=AuditLine) for raw in log._path.read_bytes().splitlines()]
+    assert [line.fields.get("project", "") for line in lines] == ["eve"] * audit.PROJECT_BURST + ["joe", ""]
+
+
 def test_what_finds_no_room_at_all_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(audit, "WAITING_MAX", 5)
     path = tmp_path / "audit" / "audit.log"

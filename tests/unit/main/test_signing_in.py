@@ -256,6 +256,28 @@ async def test_one_address_alone_keeps_nobody_out(bed: Bed) -> None:
     assert await bed.tower.local.signed_in("joe", Secret(PASSWORD), "192.0.2.2")
 
 
+async def test_many_addresses_keep_nobody_out_who_comes_from_where_they_have_signed_in(bed: Bed) -> None:
+    assert await bed.tower.local.signed_in("joe", Secret(PASSWORD), "192.0.2.1")
+    for number in range(40):
+        with pytest.raises(Refused):
+            await bed.tower.local.signed_in("joe", Secret("wrong horse, wrong staple"), f"198.51.100.{number}")
+    with pytest.raises(Refused, match="DRTP-2033"):
+        await bed.tower.local.signed_in("joe", Secret(PASSWORD), "203.0.113.1")
+    assert await bed.tower.local.signed_in("joe", Secret(PASSWORD), "192.0.2.1")
+
+
+async def test_guesses_from_where_an_account_has_signed_in_are_paced_too(bed: Bed) -> None:
+    home = "2001:db8::1"
+    assert await bed.tower.local.signed_in("joe", Secret(PASSWORD), home)
+    refused: list[str] = []
+    for number in range(60):
+        with pytest.raises(Refused) as error:
+            await bed.tower.local.signed_in("joe", Secret("wrong horse, wrong staple"), f"2001:db8::{number:x}")
+        refused.append(error.value.code)
+    assert refused.count("DRTP-2032") < 25
+    assert await bed.tower.local.signed_in("joe", Secret(PASSWORD), "192.0.2.9")
+
+
 async def test_a_device_is_signed_in_by_a_person_elsewhere(bed: Bed) -> None:
     async with oidc_client(bed.issuer) as client:
         start = await client.start_device()

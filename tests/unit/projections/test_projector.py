@@ -104,7 +104,9 @@ def servers(draw: st.DrawFn) -> dict[str, Any]:
 @st.composite
 def identities(draw: st.DrawFn) -> dict[str, Any]:
     role = draw(st.sampled_from(["agent", "agent", "gateway", "pop"]))
-    spec = {"role": role, "uri": "x", "namespace": draw(namespaces), "revoked": draw(st.booleans())}
+    spec: dict[str, Any] = {"role": role, "uri": "x", "namespace": draw(namespaces), "revoked": draw(st.booleans())}
+    if draw(st.booleans()):
+        spec["formerKeys"] = [{"key": "ab" * 32, "until": "2030-01-01T00:00:00Z"}]
     return body(
         INTERNAL, "EdgeIdentity", "", draw(st.sampled_from(["a", "b", "g"])), spec | {"addresses": ["127.0.0.1"]}
     )

@@ -44,6 +44,24 @@ async def test_gateways_are_told_where_visitors_sign_in_once_it_is_known_and_whe
             assert isinstance(told, SignInEntry) and (told.url, told.keys) == (spec["url"], keys)
 
 
+async def test_keys_that_edges_left_behind_are_told_to_whom_they_would_be_shown() -> None:
+    async with served() as bed:
+        await with_edges(bed)
+        former = {"formerKeys": [{"key": "ab" * 32, "until": "2030-01-01T00:00:00Z"}]}
+        gateway = {"role": "gateway", "uri": "x", "addresses": ["127.0.0.1"]}
+        await bed.put(body(INTERNAL, "EdgeIdentity", "", "g", {**gateway, **former}))
+        assert denied_keys(bed) == {EdgeRole.POP: ("ab" * 32,)}
+        await bed.put(body(INTERNAL, "EdgeIdentity", "", "g", gateway))
+        await bed.put(body(INTERNAL, "EdgeIdentity", "", "pop-1", {"role": "pop", "uri": "x", **former}))
+        assert denied_keys(bed) == {EdgeRole.POP: ("ab" * 32,), EdgeRole.AGENT: ("ab" * 32,)}
+        assert "deny" not in entries(bed, GATEWAY)
+
+
+def denied_keys(bed: Bed) -> dict[EdgeRole, tuple[str, ...]]:
+    told = ((edge.role, entries(bed, edge).get("deny")) for edge in bed.projector.edges())
+    return {role: one.keys for role, one in told if isinstance(one, DenyEntry) and one.keys}
+
+
 async def test_people_who_are_shut_out_are_named_to_pops_and_gateways_and_programs_are_not() -> None:
     async with served() as bed:
         await with_edges(bed)

@@ -13,7 +13,7 @@ use crate::driver::LaneConn;
 use crate::driver::socket::Socket;
 use crate::driver::table::unix_s;
 use crate::event::Event;
-use crate::identity::Role;
+use crate::identity::{IdentityError, Role};
 use crate::message::{GoAway, GoAwayCode};
 use crate::session::{LANES_MAX, Session};
 use crate::through::{Goal, Way};
@@ -227,6 +227,9 @@ impl Agent {
         let Some(wish) = self.links.get_mut(link) else { return };
         let judged = state.shown().and_then(|peer| {
             peer.must_be(Role::Pop, &self.credentials.own.trust_domain, Some(&wish.spec.server))?;
+            if self.denied.as_ref().is_some_and(|(_, pops)| pops.holds(&peer)) {
+                return Err(IdentityError::Denied);
+            }
             Ok(peer)
         });
         let failure = match judged {
@@ -569,11 +572,11 @@ impl Agent {
             self.link_by_key.remove(&key);
             self.drop_link(link);
         }
-        let to_them = |lane: &LaneConn| lane.peer.as_ref().is_some_and(|peer| self.is_denied(&peer.uid));
+        let to_them = |lane: &LaneConn| lane.peer.as_ref().is_some_and(|peer| self.disbelieves(peer));
         let live: Vec<usize> =
             self.core.lanes.iter().filter(|(_, lane)| to_them(lane)).map(|(_, lane)| lane.session).collect();
         for session in live {
-            self.core.close_session(session, REVOKED);
+            self.session_over(session, REVOKED);
         }
     }
 

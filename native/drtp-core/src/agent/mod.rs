@@ -17,7 +17,7 @@ mod report;
 mod resolve;
 mod sealed;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -41,7 +41,7 @@ use crate::driver::table::{Upcall, unix_s};
 use crate::driver::{Core, LaneConn};
 use crate::event::Event;
 use crate::handle::{Command, Inbox};
-use crate::identity::{Role, proven};
+use crate::identity::{DenyList, PeerIdentity, Role, proven};
 use crate::message::{GoAwayCode, ResetCode};
 use crate::report::{ApplyOutcome, EntryOutcome, Recent};
 use crate::server::{Delta, random_token};
@@ -95,7 +95,7 @@ pub(crate) struct Agent {
     /// Proxies that refused our credentials: until when they are left alone, and how often in a row.
     refusals: HashMap<String, (Instant, u32)>,
     /// POPs that are believed no more, by the plan's entry that says so.
-    denied: Option<(String, BTreeSet<String>)>,
+    denied: Option<(String, DenyList)>,
     fenced: bool,
     /// Until when visitors may finish, once this agent is stopping.
     drain_until: Option<Instant>,
@@ -392,7 +392,7 @@ impl Agent {
         // One that cannot be read leaves the former in force.
         let error = match serde_json::from_value::<Entry>(value) {
             Ok(Entry::Deny(spec)) => {
-                self.denied = Some((key.clone(), spec.denied()));
+                self.denied = Some((key.clone(), spec.list()));
                 self.cut_denied();
                 None
             }
@@ -403,7 +403,12 @@ impl Agent {
     }
 
     fn is_denied(&self, pop: &str) -> bool {
-        self.denied.as_ref().is_some_and(|(_, pops)| pops.contains(pop))
+        self.denied.as_ref().is_some_and(|(_, pops)| pops.names(pop))
+    }
+
+    /// A POP whose certificate proves nothing any more.
+    fn disbelieves(&self, pop: &PeerIdentity) -> bool {
+        self.denied.as_ref().is_some_and(|(_, pops)| pops.holds(pop))
     }
 
     fn remove(&mut self, key: &str) {

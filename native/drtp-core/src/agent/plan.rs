@@ -8,6 +8,7 @@ use super::listener::ListenerSpec;
 use super::port::PortSpec;
 use crate::access::{Access, AccessSpec, Caller};
 use crate::config::{AgentConfig, AppProtocol, Target, TargetTls};
+use crate::identity::{DenyList, KeyFingerprint};
 use crate::message::Carries;
 
 #[derive(Debug, Deserialize)]
@@ -25,11 +26,14 @@ pub(super) enum Entry {
 #[serde(rename_all = "camelCase")]
 pub(super) struct DenySpec {
     minimum_generation: BTreeMap<String, i64>,
+    /// Keys that a POP has left behind.
+    #[serde(default)]
+    keys: BTreeSet<KeyFingerprint>,
 }
 
 impl DenySpec {
-    pub(super) fn denied(self) -> BTreeSet<String> {
-        self.minimum_generation.into_iter().filter(|(_, least)| *least < 0).map(|(uid, _)| uid).collect()
+    pub(super) fn list(self) -> DenyList {
+        DenyList::new(self.minimum_generation, self.keys)
     }
 }
 

@@ -11,6 +11,7 @@ use super::brake::Brake;
 use super::flow::Flow;
 use super::sealed::Sealed;
 use super::socket::Socket;
+use crate::identity::{KeyFingerprint, PeerIdentity};
 use crate::message::{Open, ResetCode};
 use crate::proxy::SignedIn;
 use crate::tls::{OutBuffer, Tls};
@@ -124,13 +125,20 @@ pub(crate) struct Bringer {
     pub(crate) uid: String,
     /// The end of its certificate, Unix seconds; of a gateway on a Unix socket never.
     pub(crate) not_after: i64,
+    /// The key that it has shown; on a Unix socket none.
+    pub(crate) key: Option<KeyFingerprint>,
     /// Who has signed in at it, as it says.
     pub(crate) signed_in: Option<SignedIn>,
 }
 
 impl Bringer {
-    pub(crate) fn new(uid: String, not_after: i64) -> Self {
-        Self { uid, not_after, signed_in: None }
+    pub(crate) fn new(uid: String, not_after: i64, key: Option<KeyFingerprint>) -> Self {
+        Self { uid, not_after, key, signed_in: None }
+    }
+
+    /// By the certificate that it has shown.
+    pub(crate) fn shown(peer: PeerIdentity) -> Self {
+        Self::new(peer.uid, peer.not_after, Some(peer.key))
     }
 
     /// When what its visitor has shown ends, if anything does; Unix seconds.

@@ -15,7 +15,7 @@ use crate::driver::hop::SuddenEnd;
 use crate::driver::relay::{Bringer, Phase, Relay, Relays};
 use crate::driver::socket::{Socket, would_block};
 use crate::driver::table::canonical;
-use crate::identity::Role;
+use crate::identity::{PeerIdentity, Role};
 use crate::introduction::{Malformed, introduced};
 use crate::message::{Carries, Open, ResetCode};
 use crate::proxy::{Header, Parsed, parse_any, parse_v2};
@@ -205,8 +205,10 @@ impl Server {
     fn admit_visitor(&mut self, route: usize, socket: Socket, peer: Option<SocketAddr>) {
         let mode = self.mode_of(route, Some(&socket));
         let mut owner = route;
+        // At an `mtls` endpoint this may be anybody: it counts once it has shown that it is a gateway.
+        let within = if mode == Mode::Mtls { self.has_pace(route) } else { self.within_rate(route) };
         // Without an agent the handshake is never completed: the gateway tries the next POP.
-        if self.draining.is_some() || !self.is_served(route) || !self.within_rate(route) {
+        if self.draining.is_some() || !self.is_served(route) || !within {
             if let Some(route) = self.routes.get_mut(route) {
                 route.denied_total += 1;
             }
@@ -270,9 +272,9 @@ impl Server {
                 match self.judge_gateway(tls) {
                     Ok(gateway) => {
                         self.remember_visitors_peer(relay);
-                        let newest = self.gateways_seen.entry(gateway.0.clone()).or_insert(gateway.1);
-                        *newest = gateway.1.max(*newest);
-                        self.core.table.relays[relay].bringer = Some(Box::new(Bringer::new(gateway.0, gateway.1)));
+                        let newest = self.gateways_seen.entry(gateway.uid.clone()).or_insert(gateway.not_after);
+                        *newest = gateway.not_after.max(*newest);
+                        self.core.table.relays[relay].bringer = Some(Box::new(Bringer::shown(gateway)));
                     }
                     Err(code) => return self.deny(relay, code),
                 }
@@ -329,26 +331,31 @@ impl Server {
     }
 
     /// A client of an `mtls` endpoint must be a gateway that this POP trusts. An agent's certificate is not enough.
-    fn judge_gateway(&self, tls: &Tls) -> Result<(String, i64), ResetCode> {
+    fn judge_gateway(&self, tls: &Tls) -> Result<PeerIdentity, ResetCode> {
         let peer = tls.peer().map_err(|_| ResetCode::Denied)?;
         peer.must_be(Role::Gateway, &self.credentials.own.trust_domain, None).map_err(|_| ResetCode::Denied)?;
-        if !self.trusts(&peer.uid) || super::expired(peer.not_after) {
+        if !self.trusts(&peer.uid) || self.denied.holds(&peer) || super::expired(peer.not_after) {
             return Err(ResetCode::Denied);
         }
-        Ok((peer.uid, peer.not_after))
+        Ok(peer)
     }
 
     /// On a Unix socket the file's mode says that this is a gateway of this machine, and the gateway which: one that this
     /// POP trusts, for as long as it does.
     fn brought_by(&mut self, relay: usize, header: &Header) -> bool {
         let Some(gateway) = header.gateway.as_ref().filter(|gateway| self.trusts(gateway)) else { return false };
-        self.core.table.relays[relay].bringer = Some(Box::new(Bringer::new(gateway.clone(), i64::MAX)));
+        self.core.table.relays[relay].bringer = Some(Box::new(Bringer::new(gateway.clone(), i64::MAX, None)));
         true
     }
 
     /// A gateway of the table, and not revoked.
     pub(super) fn trusts(&self, gateway: &String) -> bool {
-        self.gateways.contains(gateway) && !self.denied.contains(gateway)
+        self.gateways.contains(gateway) && !self.denied.names(gateway)
+    }
+
+    /// Trusted still, and so is the key that it has shown.
+    pub(super) fn believes(&self, gateway: &Bringer) -> bool {
+        self.trusts(&gateway.uid) && !gateway.key.is_some_and(|key| self.denied.has_key(key))
     }
 
     /// The visitor is known: the route decides, and an agent is told.
@@ -357,7 +364,7 @@ impl Server {
         let Some(route) = self.routes.get(owner) else { return self.deny(relay, ResetCode::NoRoute) };
         // Between its handshake and its header a gateway may have lost its trust.
         let bringer = self.core.table.relays[relay].bringer.as_ref();
-        if bringer.is_some_and(|gateway| !self.trusts(&gateway.uid)) {
+        if bringer.is_some_and(|gateway| !self.believes(gateway)) {
             return self.deny(relay, ResetCode::Denied);
         }
         let meant = header.service.as_ref().is_none_or(|service| *service == route.spec.service);
@@ -370,9 +377,12 @@ impl Server {
         if !meant || !route.spec.enabled || !verdict.allowed {
             return self.deny(relay, ResetCode::Denied);
         }
-        if !self.has_room(route) {
+        let counted = bringer.is_none_or(|gateway| gateway.key.is_none());
+        let signed_in = signed_in.cloned();
+        if !self.has_room(route) || !counted && !self.within_rate(owner) {
             return self.deny(relay, ResetCode::Busy);
         }
+        let Some(route) = self.routes.get(owner) else { return self.deny(relay, ResetCode::NoRoute) };
         let half_open_cap = route.spec.limits.streams_half_open_max;
         let open = Open {
             connection: route.spec.connection.clone(),
@@ -387,7 +397,6 @@ impl Server {
         if half_open_cap > 0 && half_open >= half_open_cap {
             return self.deny(relay, ResetCode::Busy);
         }
-        let signed_in = signed_in.cloned();
         if let Some(bringer) = self.core.table.relays[relay].bringer.as_mut() {
             bringer.signed_in = signed_in;
         }

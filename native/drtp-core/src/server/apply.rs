@@ -1,7 +1,5 @@
 //! A delta of the RouteTable comes into force: endpoints open, close and are re-judged, and live visitors with them.
 
-use std::collections::BTreeMap;
-
 use super::entries::{Entry, Mode, Place, RouteSpec};
 use super::guard::Guard;
 use super::listener::Bound;
@@ -11,7 +9,7 @@ use crate::driver::brake::BUCKETS_MAX;
 use crate::driver::listener_token;
 use crate::driver::table::unix_s;
 use crate::event::Event;
-use crate::identity::Role;
+use crate::identity::{DenyList, Role};
 use crate::message::{GoAwayCode, ResetCode};
 use crate::report::{ApplyOutcome, EntryOutcome};
 
@@ -39,16 +37,14 @@ impl Server {
                     self.trust_keys.insert(key.clone(), gateways.into_iter().collect());
                     EntryOutcome { ok: true, ..EntryOutcome::default() }
                 }
-                Ok(Entry::Deny { minimum_generation, people }) => {
-                    // Below zero: none of this identity's certificates is accepted.
-                    let (denied, held): (BTreeMap<_, _>, BTreeMap<_, _>) =
-                        minimum_generation.into_iter().partition(|(_, least)| *least < 0);
+                Ok(Entry::Deny { minimum_generation, keys, people }) => {
                     // A certificate does not say its generation: whoever wants one held must not believe that it is.
-                    let complaint = (!held.is_empty()).then(|| {
+                    let held = minimum_generation.values().any(|least| *least >= 0);
+                    let complaint = held.then(|| {
                         "minimum generations of 0 and more are the authority's to hold, not a POP's".to_owned()
                     });
-                    let identities = denied.into_keys().collect();
-                    self.deny_keys.insert(key.clone(), Denied { identities, people });
+                    let list = DenyList::new(minimum_generation, keys);
+                    self.deny_keys.insert(key.clone(), Denied { list, people });
                     EntryOutcome { ok: true, error: complaint, ..EntryOutcome::default() }
                 }
                 // What cannot be read must not go on by its old meaning: it denies. A list of the denied that cannot be
@@ -63,7 +59,7 @@ impl Server {
             outcome.entries.insert(key, result);
         }
         self.gateways = self.trust_keys.values().flatten().cloned().collect();
-        self.denied = self.deny_keys.values().flat_map(|one| &one.identities).cloned().collect();
+        self.denied = DenyList::merged(self.deny_keys.values().map(|one| &one.list));
         self.shut_out = self.deny_keys.values().flat_map(|one| &one.people).cloned().collect();
         self.cut();
         outcome
@@ -178,7 +174,7 @@ impl Server {
             let peer = self.core.table.sessions.get(session).and_then(|session| session.peer.as_ref());
             let of_gateway = peer.is_some_and(|peer| peer.role == Role::Gateway);
             let of_connector = peer.is_some_and(|peer| peer.role == Role::Connector);
-            let reason = if self.denied.contains(&uid) {
+            let reason = if self.denied.names(&uid) || peer.is_some_and(|peer| self.denied.holds(peer)) {
                 Some((GoAwayCode::Denied, "this identity was revoked"))
             } else if of_gateway {
                 (!self.trusts(&uid)).then_some((GoAwayCode::UnknownAgent, "this gateway is not trusted here any more"))
@@ -217,7 +213,7 @@ impl Server {
         } else {
             let visitor = state.who.address().map(|address| address.ip());
             let bringer = state.bringer.as_deref();
-            let gateway_stays = bringer.is_none_or(|gateway| self.trusts(&gateway.uid));
+            let gateway_stays = bringer.is_none_or(|gateway| self.believes(gateway));
             let signed_in = bringer.and_then(|gateway| gateway.signed_in.as_ref());
             gateway_stays && self.visitor_verdict(route, visitor, signed_in).allowed
         };

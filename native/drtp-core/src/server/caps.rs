@@ -94,8 +94,18 @@ impl Server {
             && pools.into_iter().all(|pool| below(pool.streams, pool.streams_max))
     }
 
-    /// One more visitor comes now: is it within all rates? Then it counts in each; else in none.
+    /// One new stream more, if the rates of its connection, project and organisation have room for it.
     pub(super) fn within_rate(&mut self, route: usize) -> bool {
+        let within = self.has_pace(route);
+        if let Some(route) = self.routes.get_mut(route).filter(|_| within) {
+            route.pace.take();
+            self.pools.each(route, |pool| pool.pace.take());
+        }
+        within
+    }
+
+    /// Whether those rates have room. A stranger who has shown nothing yet is asked this, and takes nothing.
+    pub(super) fn has_pace(&mut self, route: usize) -> bool {
         let now = self.core.now();
         let common = self.config.limits.new_streams_per_s;
         let Some(route) = self.routes.get_mut(route) else { return false };
@@ -103,10 +113,6 @@ impl Server {
         let own = if own > 0 { own } else { common };
         let mut within = route.pace.allows(own, now);
         self.pools.each(route, |pool| within &= pool.pace.allows(pool.new_streams_per_s, now));
-        if within {
-            route.pace.take();
-            self.pools.each(route, |pool| pool.pace.take());
-        }
         within
     }
 }

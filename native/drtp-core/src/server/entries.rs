@@ -10,6 +10,7 @@ use crate::access::{AccessSpec, PopPlace};
 use crate::agent::Ways;
 use crate::config::Target;
 use crate::driver::brake::ByteLimits;
+use crate::identity::KeyFingerprint;
 use crate::message::Carries;
 
 /// A delta before its entries are looked at, so that a bad one fails alone.
@@ -41,6 +42,9 @@ pub(super) enum Entry {
     Deny {
         #[serde(default, rename = "minimumGeneration")]
         minimum_generation: BTreeMap<String, i64>,
+        /// Keys that identities have left behind.
+        #[serde(default)]
+        keys: BTreeSet<KeyFingerprint>,
         /// Names of users who are let in nowhere.
         #[serde(default)]
         people: BTreeSet<String>,

@@ -24,7 +24,7 @@ impl Server {
         let state = self.core.table.relays.get(near).filter(|relay| !relay.dead).ok_or(ResetCode::Lost)?;
         let bringer = self.core.table.sessions.get(state.session).and_then(|session| session.peer.as_ref());
         let bringer = bringer.filter(|peer| peer.role == Role::Gateway && self.trusts(&peer.uid));
-        let gateway = bringer.map(|peer| (peer.uid.clone(), peer.not_after)).ok_or(ResetCode::Denied)?;
+        let gateway = bringer.cloned().map(Bringer::shown).ok_or(ResetCode::Denied)?;
         let (open, flow) = (state.open.as_ref(), state.flow.as_ref());
         let (Some(open), Some(idle)) = (open, flow.map(|flow| flow.idle)) else { return Err(ResetCode::Denied) };
         let open = open.clone();
@@ -74,11 +74,11 @@ impl Server {
     }
 
     /// The agent's half, tied to the gateway's.
-    fn far_half(&mut self, near: usize, owner: usize, gateway: (String, i64), idle: Duration) -> usize {
+    fn far_half(&mut self, near: usize, owner: usize, gateway: Bringer, idle: Duration) -> usize {
         let now = self.core.now();
         let serial = self.core.table.next_serial();
         let mut far = Relay::new(Phase::Dialing, owner, serial, now);
-        far.bringer = Some(Box::new(Bringer::new(gateway.0, gateway.1)));
+        far.bringer = Some(Box::new(gateway));
         far.flow = Some(Flow::new(Taker::Relay(near), idle, Guard::Proven, now));
         let far = self.core.table.relays.insert(far);
         let state = &mut self.core.table.relays[near];

@@ -37,7 +37,7 @@ impl Server {
         }
         let (serial, now) = (self.core.table.next_serial(), self.core.now());
         let mut far = Relay::new(Phase::Open, owner, serial, now);
-        far.bringer = Some(Box::new(Bringer::new(connector, not_after)));
+        far.bringer = Some(Box::new(Bringer::new(connector, not_after, None)));
         let far = self.core.table.relays.insert(far);
         if let Err(code) = self.core.table.open_stream(far, session, &open) {
             self.core.table.relays[far].owner = usize::MAX;
@@ -64,7 +64,7 @@ impl Server {
     /// and the policies that came along let it pass by all that is known here: whose it is, where it dialled from, the
     /// hour, and which POP this is.
     fn admits(&self, route: &Route, connector: &str, from: Option<SocketAddr>) -> Verdict {
-        let named = route.guard.caller(connector).filter(|_| route.spec.enabled && !self.denied.contains(connector));
+        let named = route.guard.caller(connector).filter(|_| route.spec.enabled && !self.denied.names(connector));
         named.map_or_else(Verdict::default, |caller| {
             self.caller_verdict(route, from.map(|address| address.ip()), caller)
         })

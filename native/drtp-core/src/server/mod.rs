@@ -37,7 +37,7 @@ use crate::driver::{Core, listener_token};
 use crate::error::CoreError;
 use crate::event::Event;
 use crate::handle::{Command, Inbox};
-use crate::identity::{PeerIdentity, Role, proven};
+use crate::identity::{DenyList, PeerIdentity, Role, proven};
 use crate::message::{GoAwayCode, Hello, ResetCode};
 use crate::proxy::SignedIn;
 use crate::report::{FlowRecord, Recent};
@@ -83,10 +83,10 @@ impl Entrance {
     }
 }
 
-/// What one `deny` entry says: identities by uid, and people by name.
+/// What one `deny` entry says: whose certificates prove nothing, and people by name.
 #[derive(Default)]
 struct Denied {
-    identities: BTreeSet<String>,
+    list: DenyList,
     people: BTreeSet<String>,
 }
 
@@ -170,7 +170,7 @@ pub(crate) struct Server {
     /// Agent uid -> the routes that list it, so that a change costs what it changes.
     by_agent: HashMap<String, Vec<usize>>,
     gateways: BTreeSet<String>,
-    denied: BTreeSet<String>,
+    denied: DenyList,
     /// Users by name who are let in nowhere.
     shut_out: BTreeSet<String>,
     /// Keys of the `trust` and `deny` entries in force.
@@ -258,7 +258,7 @@ impl Server {
             by_key: HashMap::new(),
             by_agent: HashMap::new(),
             gateways: BTreeSet::new(),
-            denied: BTreeSet::new(),
+            denied: DenyList::default(),
             shut_out: BTreeSet::new(),
             trust_keys: BTreeMap::new(),
             deny_keys: BTreeMap::new(),
@@ -432,7 +432,7 @@ impl Server {
     /// Why an agent or a gateway may not have a session here.
     fn unwelcome(&self, peer: &PeerIdentity) -> Option<(GoAwayCode, u32, String)> {
         let PeerIdentity { role, uid, not_after, .. } = peer;
-        if self.denied.contains(uid) {
+        if self.denied.holds(peer) {
             return Some((GoAwayCode::Denied, 0, "this identity was revoked".into()));
         }
         if expired(*not_after) {

@@ -505,3 +505,11 @@ impl Hole {
         self.closed.store(true, Ordering::SeqCst);
     }
 }
+
+/// SHA-256 of its public key, as deny-lists name it.
+pub fn fingerprint(identity: &Identity) -> String {
+    let key = KeyPair::from_pem(&identity.key_pem).unwrap();
+    let digest =
+        aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &rcgen::PublicKeyData::subject_public_key_info(&key));
+    digest.as_ref().iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
+}
