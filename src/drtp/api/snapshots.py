@@ -191,6 +191,8 @@ class DenyEntry(Model, frozen=True, tag="deny", tag_field="type"):
     `keys`: SHA-256 (hex) of public keys that an edge left behind when it enrolled anew. Its uid is in good standing,
     certificates of those keys are not accepted.
     `people`: names of users who are shut out, whatever they signed in with; POPs and gateways know visitors by name.
+    `since`, to gateways: names of users who were let in again, and when (Unix seconds). What proves them and was made
+    before proves nobody.
 
     0 and more would be the lowest generation still accepted. A certificate does not carry its generation, so a POP
     cannot hold it: it takes the entry with a warning, and the authority, which knows the newest, locks a clone.
@@ -199,6 +201,7 @@ class DenyEntry(Model, frozen=True, tag="deny", tag_field="type"):
     minimum_generation: dict[str, int] = {}
     keys: tuple[str, ...] = ()
     people: tuple[str, ...] = ()
+    since: dict[str, int] = {}
 
 
 # ---- TunnelPlan: for one agent -------------------------------------------------------------------------------------

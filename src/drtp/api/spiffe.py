@@ -9,6 +9,7 @@ import base64
 import hashlib
 import re
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import Enum
 
 from cryptography import x509
@@ -16,6 +17,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from drtp.kit.errors import Refused
+
+BACKDATED = timedelta(minutes=5)
+"""A certificate's notBefore lies this far before it was made: clocks of edges are not exact."""
 
 _UID = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 _TRUST_DOMAIN = r"[a-z0-9][a-z0-9._-]{0,254}"

@@ -183,12 +183,14 @@ class Draft:
         entry = self._sign_in()
         self._uses.add(entrykeys.DENY)
         denied = self._look(entrykeys.DENY)
-        shut_out = denied.people if isinstance(denied, DenyEntry) else ()
+        known = denied if isinstance(denied, DenyEntry) else DenyEntry()
+        shut_out, since, around = known.people, known.since, self._around
         for key, name, config in (
             (entrykeys.SIGN_IN, visitors.TOKENS_FILTER, visitors.tokens(entry)),
-            (entrykeys.DENY, visitors.PEOPLE_FILTER, visitors.people(shut_out)),
+            (entrykeys.DENY, visitors.PEOPLE_FILTER, visitors.people(shut_out, since)),
             # Envoy asks for it where there is a listener with TLS, which needs it; the entry does not wait for one.
-            ("", visitors.HOLDERS_FILTER, visitors.holders(shut_out, self._around.trust_domain)),
+            ("", visitors.HOLDERS_FILTER, visitors.holders(shut_out, around.trust_domain)),
+            ("", visitors.SINCE_FILTER, visitors.certified_since(since, around.trust_domain)),
         ):
             body: Json = {"name": name, "typed_config": config}
             ref = self._add(Kind.EXTENSION, name, (config,), lambda body=body: body)
@@ -248,7 +250,8 @@ class Draft:
                 asked = tuple(asking) if self._around.trust_domain else None
                 if asked is not None and chosen:
                     self._needs[key].append(Ref(Kind.SECRET, clusters.BUNDLE_SECRET))
-                    self._needs[key].append(Ref(Kind.EXTENSION, visitors.HOLDERS_FILTER))
+                    held = (visitors.HOLDERS_FILTER, visitors.SINCE_FILTER)
+                    self._needs[key] += [Ref(Kind.EXTENSION, name) for name in held]
                 built = (
                     (entry, chosen, exposures, asked),
                     lambda: listeners.tls_listener(entry, chosen, exposures, self._means.logs, asked),

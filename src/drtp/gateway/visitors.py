@@ -16,7 +16,7 @@ Names of cookies, headers and paths that visitors and services meet are here.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -24,7 +24,7 @@ import msgspec
 from drtp.api.drtp import Action
 from drtp.api.people import RESERVED, account_uid
 from drtp.api.snapshots import Access, AccessClause, AccessList, AccessListRule, Membership, SignInEntry
-from drtp.api.spiffe import PeerRole, SpiffeId
+from drtp.api.spiffe import BACKDATED, PeerRole, SpiffeId
 from drtp.api.visiting import SIGNED_IN_PATH, VISIT_LIFETIME
 from drtp.gateway.admission import admitted, source_in
 from drtp.rules import asking
@@ -41,15 +41,17 @@ LUA_FILTER = "envoy.filters.http.lua"
 TOKENS_FILTER = "envoy.filters.http.jwt_authn"
 PEOPLE_FILTER = "drtp.people"
 HOLDERS_FILTER = "drtp.holders"
+SINCE_FILTER = "drtp.since"
 EXTENSIONS = {
     TOKENS_FILTER: f"{_FILTERS}jwt_authn.v3.JwtAuthentication",
     PEOPLE_FILTER: f"{_FILTERS}rbac.v3.RBAC",
     HOLDERS_FILTER: f"{_FILTERS}rbac.v3.RBAC",
+    SINCE_FILTER: f"{_FILTERS}lua.v3.Lua",
 }
 """Filters whose configuration Envoy is given beside the listener, by name, and its type.
 
-Holders of certificates are looked at where one is asked for, and nowhere else: without TLS Envoy has no answer to what
-a certificate says, and refuses.
+Holders of certificates, and since when theirs count, are looked at where one is asked for, and nowhere else: without
+TLS Envoy has no answer to what a certificate says, and refuses.
 """
 
 COOKIE = "__Host-drtp-visit"
@@ -103,14 +105,46 @@ def tokens(sign_in: SignInEntry | None) -> Json:
     }
 
 
-def people(shut_out: Sequence[str]) -> Json:
-    """Whoever has signed in and is shut out by now is sent to sign in again, which tells them."""
-    return _refusing(_says("name", _one_of(shut_out)) if shut_out else False, SIGN_IN)
+def people(shut_out: Sequence[str], since: Mapping[str, int]) -> Json:
+    """Whoever has signed in and is shut out by now is sent to sign in again, which tells them.
+
+    And whoever signed in before they were let in again (`since`): an hour's token outlives that.
+    """
+    shut = _says("name", _one_of(shut_out)) if shut_out else False
+    return _refusing(_any([shut, *(_said_before(name, moment) for name, moment in since.items())]), SIGN_IN)
+
+
+def _said_before(name: str, moment: int) -> Predicate:
+    earlier = _says("iat", {"double_match": {"range": {"start": 0, "end": moment}}})
+    return _all([_says("name", _one_of((name,))), earlier])
 
 
 def holders(shut_out: Sequence[str], trust_domain: str) -> Json:
     """The same of those who show a certificate, which is of no use to them any more."""
     return _refusing(_shows_one_of(shut_out, trust_domain), NOT_THIS_PERSON)
+
+
+def certified_since(since: Mapping[str, int], trust_domain: str) -> Json:
+    """Certificates from before their holders were let in again are refused; only a script can ask Envoy for dates."""
+    moments = {uri: since[name] for uri, name in _uris(since, trust_domain).items()} if trust_domain else {}
+    table = ", ".join(f'["{uri}"] = {moment}' for uri, moment in moments.items())
+    code = _CERTIFIED_SINCE % (table, int(BACKDATED.total_seconds())) if moments else _NOTHING
+    return {"@type": EXTENSIONS[SINCE_FILTER], "default_source_code": {"inline_string": code}}
+
+
+_NOTHING = "function envoy_on_request(handle) end\n"
+_CERTIFIED_SINCE = """
+local since = { %s }
+function envoy_on_request(handle)
+  local connection = handle:streamInfo():downstreamSslConnection()
+  if connection == nil or not connection:peerCertificatePresented() then return end
+  for _, uri in ipairs(connection:uriSanPeerCertificate()) do
+    if since[uri] ~= nil and connection:validFromPeerCertificate() + %d < since[uri] then
+      return handle:respond({ [":status"] = "401" }, "") -- the page is made outside
+    end
+  end
+end
+"""
 
 
 def _refusing(who: Predicate, name: str) -> Json:

@@ -13,13 +13,11 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from drtp.api.spiffe import BACKDATED
 from drtp.rules.renewals import EDGE_LIFETIME
 
 CLIENT = ExtendedKeyUsageOID.CLIENT_AUTH
 SERVER = ExtendedKeyUsageOID.SERVER_AUTH
-
-BACKDATED = timedelta(minutes=5)
-"""NotBefore lies this far back: clocks of edges are not exact."""
 
 
 class Usage(Enum):

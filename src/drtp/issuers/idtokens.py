@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -39,10 +40,14 @@ class TrustedIssuer:
 
 
 class Proven(NamedTuple):
-    """`name`: the user's. `account`: of a local account instead, its uid. `nonce`: of the sign-in, "" for none."""
+    """`name`: the user's. `account`: of a local account instead, its uid. `nonce`: of the sign-in, "" for none.
+
+    `made`: when the token was; long ago, if it does not say.
+    """
 
     name: str
     groups: tuple[str, ...]
+    made: datetime
     until: datetime
     account: str = ""
     nonce: str = ""
@@ -80,7 +85,9 @@ class IdTokens:
         if self._local is not None and issuer == self._local.issuer:
             claims = verify(token, _known(self._local.keys.find(token.kid)))
             subject = subject_of(claims, Expected(self._local.issuer, self._local.client), now)
-            return Proven("", (), _moment(subject.expires_at), account=subject.subject, nonce=_nonce(claims))
+            return Proven(
+                "", (), _made(claims), _moment(subject.expires_at), account=subject.subject, nonce=_nonce(claims)
+            )
         known = self._foreign.get(issuer) if isinstance(issuer, str) else None
         if known is None:
             raise Refused("DRTP-2030", "The ID token is not accepted: nobody trusts its issuer here.")
@@ -88,7 +95,9 @@ class IdTokens:
         subject = subject_of(claims, known.expected, now)
         prefix = known.settings.prefix
         groups = tuple(prefix + group for group in subject.groups)
-        return Proven(prefix + subject.subject, groups, _moment(subject.expires_at), nonce=_nonce(claims))
+        return Proven(
+            prefix + subject.subject, groups, _made(claims), _moment(subject.expires_at), nonce=_nonce(claims)
+        )
 
 
 def _known(key: VerifyingKey | None) -> VerifyingKey:
@@ -100,6 +109,14 @@ def _known(key: VerifyingKey | None) -> VerifyingKey:
 def _nonce(claims: dict[str, Any]) -> str:
     said = claims.get("nonce")
     return said if isinstance(said, str) else ""
+
+
+def _made(claims: dict[str, Any]) -> datetime:
+    said = claims.get("iat")
+    with contextlib.suppress(OverflowError, ValueError, OSError):
+        if isinstance(said, int | float):
+            return _moment(said)
+    return datetime.min.replace(tzinfo=UTC)
 
 
 def _moment(seconds: float) -> datetime:

@@ -35,6 +35,6 @@ class People:
 async def user_of(accounts: Accounts, proven: Proven) -> User | None:
     """Whom an ID token proves; None for an account that is shut."""
     if not proven.account:
-        return await accounts.foreigner(proven.name, proven.groups, proven.until)
-    user = await accounts.user(proven.account)
+        return await accounts.foreigner(proven.name, proven.groups, proven.made, proven.until)
+    user = await accounts.user(proven.account, made=proven.made)
     return user._replace(until=proven.until, proof=Proof.LOGIN) if user is not None else None

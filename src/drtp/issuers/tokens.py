@@ -15,9 +15,8 @@ from drtp.api.credentials import TOKEN_PREFIX, read
 from drtp.api.internal import ACCOUNT, API_TOKEN, Account, AccountSpec, ApiToken, ApiTokenSpec
 from drtp.api.meta import Key, ObjectMeta
 from drtp.api.people import AUTHENTICATED, FOREIGN, IssuedToken, Proof, User, account_uid, service_account_user
-from drtp.api.spiffe import PeerRole, identity_of
+from drtp.api.spiffe import BACKDATED, PeerRole, identity_of
 from drtp.issuers.audit import AuditLog
-from drtp.issuers.certificates import BACKDATED
 from drtp.issuers.digests import Pepper, new_credential
 from drtp.issuers.logins import Logins
 from drtp.issuers.records import as_object, find, is_very
@@ -282,23 +281,27 @@ class Accounts:
     async def user(self, uid: str, *, made: datetime | None = None) -> User | None:
         """The user of this account; None if there is none, or it is shut.
 
-        `made`: when that was which proves it; from before a reinstatement it proves nobody.
+        `made`: when that was which proves it, to the second; from before a reinstatement it proves nobody.
         """
         held = await find(self._store, Account, uid)
         if held is None or not await stands(self._store, uid):
             return None
-        since = held.record.spec.counts_from
-        if made is not None and since is not None and made < since:
+        if made is not None and _is_of_before(made, held.record.spec):
             return None
         return User(name=held.record.spec.name, uid=uid, groups=(*held.record.spec.groups, AUTHENTICATED))
 
-    async def foreigner(self, name: str, groups: tuple[str, ...], until: datetime) -> User | None:
+    async def foreigner(self, name: str, groups: tuple[str, ...], made: datetime, until: datetime) -> User | None:
         """A user whom a foreign issuer proves: needs no account here, but one that is shut shuts them out."""
         uid = account_uid(name)
         held = await find(self._store, Account, uid)
-        if held is not None and held.record.spec.disabled:
+        if held is not None and (held.record.spec.disabled or _is_of_before(made, held.record.spec)):
             return None
         return User(name, uid, (*groups, AUTHENTICATED), until=until, proof=Proof.LOGIN)
+
+
+def _is_of_before(made: datetime, spec: AccountSpec) -> bool:
+    """Whether what was made then is from before the account was reinstated; moments of proofs are whole seconds."""
+    return spec.counts_from is not None and made < spec.counts_from.replace(microsecond=0)
 
 
 async def stands(store: Store, uid: str) -> bool:

@@ -81,8 +81,9 @@ def deny(_unit: Unit, read: Reader, _settings: ProjectionSettings) -> Result:
     keys = facts.former_keys(read.indexed(EdgeIdentity, "former", True))
     entry = DenyEntry(minimum_generation=denied, keys=keys, people=people)
     result = Result({(pop, entrykeys.DENY): entry for pop in read.value(facts.POPS) or ()})
-    for gateway in facts.gateways(read) if people else ():
-        result.entries[gateway.edge, entrykeys.DENY] = DenyEntry(people=people)
+    since = visitors.reinstated(read)
+    for gateway in facts.gateways(read) if people or since else ():
+        result.entries[gateway.edge, entrykeys.DENY] = DenyEntry(people=people, since=since)
     return result
 
 

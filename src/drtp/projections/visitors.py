@@ -25,7 +25,16 @@ def _shut_out(account: Account) -> Iterator[bool]:
         yield True
 
 
-INDEXES = (Index(RoleBinding, "organization", _organizations), Index(Account, "shut out", _shut_out))
+def _reinstated(account: Account) -> Iterator[bool]:
+    if account.spec.counts_from is not None and not account.spec.disabled:
+        yield True
+
+
+INDEXES = (
+    Index(RoleBinding, "organization", _organizations),
+    Index(Account, "shut out", _shut_out),
+    Index(Account, "reinstated", _reinstated),
+)
 
 
 def sign_in(_unit: Unit, read: Reader, _settings: ProjectionSettings) -> Result:
@@ -41,6 +50,12 @@ def sign_in(_unit: Unit, read: Reader, _settings: ProjectionSettings) -> Result:
 def shut_out(read: Reader) -> tuple[str, ...]:
     """Names of users whose accounts are shut, sorted; programs do not sign in."""
     return tuple(sorted(one.spec.name for one in read.indexed(Account, "shut out", True)))
+
+
+def reinstated(read: Reader) -> dict[str, int]:
+    """Users who were let in again: their names -> when, Unix seconds."""
+    found = ((one.spec.name, one.spec.counts_from) for one in read.indexed(Account, "reinstated", True))
+    return {name: int(since.timestamp()) for name, since in sorted(found) if since is not None}
 
 
 def memberships(read: Reader, accesses: Iterable[Access]) -> tuple[Membership, ...]:

@@ -582,6 +582,26 @@ async def test_who_is_shut_out_is_refused_with_their_certificate_too(site: Site)
     connection.writer.close()
 
 
+async def test_what_proved_somebody_before_they_were_let_in_again_proves_nobody(site: Site) -> None:
+    await site.serve()
+    staying = await site.connection(site.authority.issue(uri=uri_of("anna")))
+    assert (await staying.get())[0] == 200
+    now = int(time.time())
+    later: dict[str, Entry] = {"deny": DenyEntry(since={"anna": now + 1_000, "it's": 5})}
+    await site.running.programmed({**site.entries(), **site.issuer.entry(), **later})
+    status, body = await staying.get()
+    assert status == 401 and "DRTP-" in body
+    assert (await site.get(site.issuer.token()))[0] == 401
+    assert (await site.get(site.issuer.token("bob")))[0] == 200
+    assert (await site.show(site.authority.issue(uri=uri_of("bob"))))[0] == 200
+    earlier: dict[str, Entry] = {"deny": DenyEntry(since={"anna": now - 1_000})}
+    await site.running.programmed({**site.entries(), **site.issuer.entry(), **earlier})
+    assert (await staying.get())[0] == 200
+    assert (await site.get(site.issuer.token()))[0] == 200
+    assert (await site.get(site.issuer.token(iat=now - 2_000)))[0] == 401
+    staying.writer.close()
+
+
 async def test_who_is_shut_out_is_no_matter_to_others_where_bytes_are_not_encrypted(site: Site) -> None:
     clear, deny = free_port(), {"deny": DenyEntry(minimum_generation={}, people=("anna", "bob"))}
     hosts = {**listener(clear, ListenerProtocol.HTTP), **http(clear, HOST)}

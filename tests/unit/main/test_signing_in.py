@@ -9,16 +9,21 @@ import ssl
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from drtp.api.internal import Account
+from drtp.api.people import account_uid
 from drtp.apiserver import forms
 from drtp.client.api import ApiClient
 from drtp.client.context import Context, load_context, save_context
 from drtp.client.oidc import Issuer, new_pkce, oidc_client
 from drtp.client.signin import fresh_token, keep, read_sign_in
 from drtp.issuers import passwords
+from drtp.issuers.records import find
 from drtp.kit.clock import SystemClock
 from drtp.kit.errors import Refused, Terminal
 from drtp.kit.secret import Secret
@@ -247,6 +252,21 @@ async def test_a_sign_in_that_begins_while_the_password_changes_is_ended(
         with pytest.raises(Refused, match="DRTP-2032"):
             await client.redeem(code, "http://127.0.0.1:1234/callback", pkce)
     assert not (await bed.tower.store.list("Login.internal.datumapis.com")).items
+
+
+async def test_an_id_token_from_before_a_reinstatement_proves_nobody(bed: Bed) -> None:
+    token, _ = await bed.sign_in()
+
+    async def reinstated(at: datetime) -> None:
+        held = await find(bed.tower.store, Account, account_uid("joe"))
+        assert held is not None
+        await bed.tower.store.update(held.replaced(msgspec.structs.replace(held.record.spec, counts_from=at)))
+
+    await reinstated(datetime.now(UTC) + timedelta(seconds=30))
+    with pytest.raises(Refused, match="DRTP-2004"):
+        await bed.review(token)
+    await reinstated(datetime.now(UTC) - timedelta(seconds=30))
+    assert await bed.review(token) == "joe"
 
 
 async def test_one_address_alone_keeps_nobody_out(bed: Bed) -> None:

@@ -44,6 +44,17 @@ async def test_gateways_are_told_where_visitors_sign_in_once_it_is_known_and_whe
             assert isinstance(told, SignInEntry) and (told.url, told.keys) == (spec["url"], keys)
 
 
+async def test_when_somebody_was_let_in_again_is_told_to_gateways() -> None:
+    async with served() as bed:
+        await with_edges(bed)
+        bob = account("bob")
+        await bed.put({**bob, "spec": {**bob["spec"], "countsFrom": "2026-11-28T12:00:00.7Z"}})
+        told = entries(bed, GATEWAY)["deny"]
+        assert isinstance(told, DenyEntry) and told == DenyEntry(since={"bob": 1_795_867_200})
+        await bed.put({**bob, "spec": {**bob["spec"], "disabled": True, "countsFrom": "2026-11-28T12:00:00.7Z"}})
+        assert entries(bed, GATEWAY)["deny"] == DenyEntry(people=("bob",))
+
+
 async def test_keys_that_edges_left_behind_are_told_to_whom_they_would_be_shown() -> None:
     async with served() as bed:
         await with_edges(bed)
