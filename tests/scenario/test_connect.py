@@ -274,6 +274,20 @@ def test_a_program_connects_to_the_services_of_a_file_with_a_token_of_its_accoun
     bed.kubectl("delete", "serviceaccount", "cx-robot", "--namespace", "default")
 
 
+def test_one_service_of_a_file_that_is_refused_keeps_the_others_from_nothing(bed: Bed, tmp_path: Path) -> None:
+    file = tmp_path / "services.yaml"
+    file.write_text("services:\n- {service: default/cx-nothing}\n- {service: default/cx-there}\n")
+    with tcp_service(echo) as port:
+        _serve(bed, port, "cx-there")
+        program = bed.run("connect", "--file", str(file), "--output", "json")
+        ready = program.event("ready", 30)
+        assert ready["service"] == "default/cx-there"
+        assert _both_ways(Panel(program, ready))
+        said = eventually(lambda: [one for one in map(json.loads, program.out.seen) if one.get("code") == "DRTP-4060"])
+        assert {one["service"] for one in said} == {"default/cx-nothing"}
+        assert program.stop(signal.SIGINT) == 0
+
+
 def test_a_target_that_refuses_is_told_and_the_way_stays(bed: Bed) -> None:
     nobody = free_port()
     bed.run("serve", f"tcp://localhost:{nobody}", "--name", "cx-away", "--no-expose", "--output", "json")

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from drtp.kit.errors import Invalid
+from drtp.main.datum.connect_command import connect
 from drtp.main.datum.connect_file import places_in
 from drtp.main.datum.connect_places import Place
-from drtp.main.shell import Misconfigured
+from drtp.main.shell import Misconfigured, Misused
 
 GOOD = """
 services:
@@ -46,6 +47,18 @@ def test_each_service_has_a_place_of_its_own(tmp_path: Path) -> None:
     )
     file.write_text("[{service: joe/postgres}]")
     assert places_in(file) == (Place("joe", "postgres"),)
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (("joe/ssh=6000", "--local", "5432"), "both say a port"),
+        (("--file", "services.yaml", "--allow-remote", "10.0.0.0/8"), "--file says itself whom to let in"),
+    ],
+)
+def test_nothing_that_was_written_is_left_unheeded(argv: tuple[str, ...], says: str) -> None:
+    with pytest.raises(Misused, match=says):
+        connect.main(list(argv), standalone_mode=False)
 
 
 def test_every_fault_is_named_with_its_place(tmp_path: Path) -> None:

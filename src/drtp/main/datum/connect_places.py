@@ -39,6 +39,8 @@ def place_of(service: str, local: str | None, unix: Path | None, allow: Sequence
     namespace, _, name = whole.rpartition("/")
     if not name or "/" in namespace or (own and not own.isdecimal()) or int(own or 0) > 65535:
         raise Misused("DRTP-7002", f"{service} is not [NAMESPACE/]SERVICE[=PORT].", "Such as joe/postgres=5432.")
+    if own and port:
+        raise Misused("DRTP-7002", f"{service} and --local {local} both say a port.", "Leave one of them out.")
     return Place(namespace or None, name, address, int(own) if own else port, unix, nets, datagrams)
 
 

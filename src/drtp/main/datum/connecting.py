@@ -192,7 +192,8 @@ class Connecting:
         async for view in host.view:
             self._speaker.follow(view, self._clock.monotonic())
             denied = [port for port in view.ports if port.code == "DRTP-4060"]
-            if view.planned and denied and not self._speaker.announced:
+            # One that is refused among several is said of that one: the others are presented.
+            if view.planned and denied and len(denied) == len(view.ports) and not self._speaker.announced:
                 raise Refused("DRTP-4060", denied[0].message)
             never = [port for port in view.ports if port.code == "DRTP-4064"]
             if view.planned and never:
