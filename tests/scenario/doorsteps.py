@@ -31,6 +31,25 @@ ADDRESSES = 200
 PATIENCE_S = 90.0
 GARBAGE = random.Random(7).randbytes(512)
 BODY = 400
+EDGE_ROUTES = (
+    "POST /v1/enrol",
+    "POST /v1/renew",
+    "POST /v1/secrets",
+    "GET /v1/feed",
+    "GET /v1/nonce",
+    "GET /v1/bundle",
+)
+API_ROUTES = (
+    "POST /oidc/token",
+    "POST /oidc/authorize",
+    "POST /oidc/device",
+    "POST /oidc/device_authorization",
+    "GET /oidc/visit",
+    "POST /oidc/visit/callback",
+    "POST /apis/identity.datumapis.com/v1alpha/selftokens",
+    "POST /apis/identity.datumapis.com/v1alpha/invitationacceptances",
+)
+"""What a stranger may ask without having shown who they are, at either door."""
 
 
 class Crowding(msgspec.Struct, frozen=True):
