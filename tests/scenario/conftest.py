@@ -1,8 +1,4 @@
-"""One bed for the tests that leave it whole, a bed of one's own for those that break it.
-
-A scenario that fails runs once more: it holds a whole system to deadlines in seconds, on a machine that does other
-things as well. The first failure is printed at the end all the same.
-"""
+"""One bed for the tests that leave it whole, a bed of one's own for those that break it."""
 
 from __future__ import annotations
 
@@ -13,20 +9,6 @@ from types import MappingProxyType
 import pytest
 
 from scenario.bed import Bed
-
-HERE = Path(__file__).parent
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if item.path.is_relative_to(HERE):
-            item.add_marker(pytest.mark.flaky(reruns=1))
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    for report in terminalreporter.getreports("rerun"):
-        terminalreporter.section(f"failed once: {report.nodeid}")
-        terminalreporter.write_line(report.longreprtext[-6_000:])
 
 
 @pytest.fixture(scope="session")

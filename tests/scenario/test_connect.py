@@ -24,7 +24,7 @@ from scenario.test_postgres import postgres
 __all__ = ["postgres"]
 """A fixture that this file shares."""
 
-USAGE, DENIED, TERMINAL = 64, 77, 1
+USAGE, UNAVAILABLE, DENIED, TERMINAL = 64, 69, 77, 1
 CUT_WITHIN_S = 2.0
 FAILOVER_WITHIN_S = 1.0
 
@@ -217,6 +217,12 @@ def test_what_may_yet_be_is_said_and_waited_for(bed: Bed, wrong: dict[str, str],
         assert said["code"] == "DRTP-4066", said
     assert program.process.poll() is None
     assert program.stop(signal.SIGINT) == 0
+
+
+def test_what_is_waited_for_in_vain_ends_a_run_that_is_once_only(bed: Bed, wrong: dict[str, str]) -> None:
+    del wrong
+    done = bed.datumctl("connect", "default/cx-left", "--once", check=False)
+    assert (done.returncode, "DRTP-4061" in done.stderr) == (UNAVAILABLE, True), done.stderr
 
 
 def test_a_policy_is_on_no_policy_and_says_so(bed: Bed) -> None:
