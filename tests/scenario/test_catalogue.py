@@ -87,7 +87,7 @@ def test_from_request_to_revocation_both_sides_see_the_same(bed: Bed, sides: dic
         "monthly reports",
         "Pending",
     )
-    approved = publisher.catalog("approve", "ledger", SUBSCRIBER, "--reason", "as agreed")
+    approved = publisher.catalog("approve", f"{PUBLISHER}/ledger", SUBSCRIBER, "--reason", "as agreed")
     assert approved["state"] == "Approved"
     mine = subscriber.catalog("show", "quarry/ledger")
     assert (mine["state"], mine["ready"], mine["connect"]) == ("Approved", True, "quarry/ledger")

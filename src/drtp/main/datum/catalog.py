@@ -98,7 +98,7 @@ def requests(publication: str | None, namespace: str | None, output: OutputForm)
 @click.option("--expires", help="When the approval ends by itself: 12h, 30d, or a date with its zone.")
 @output_option
 def approve(publication: str, subscriber: str, *, expires: str | None, **options: Any) -> int:
-    """Let SUBSCRIBER, a PROJECT or PROJECT/SUBSCRIPTION, use PUBLICATION of one's own project."""
+    """Let SUBSCRIBER, a PROJECT or PROJECT/SUBSCRIPTION, use PUBLICATION, of the context's project or PROJECT/NAME."""
     return _decide(Decision.APPROVED, publication, subscriber, expires, options)
 
 
@@ -128,6 +128,10 @@ def revoke(publication: str, subscriber: str, **options: Any) -> int:
 
 def _decide(decision: Decision, publication: str, subscriber: str, expires: str | None, options: dict[str, Any]) -> int:
     project, _, name = subscriber.partition("/")
+    own, _, publication = publication.rpartition("/")
+    if own and options["namespace"] not in {None, own}:
+        raise Misused("DRTP-7002", f"{own}/{publication} and --namespace {options['namespace']} name two projects.")
+    options["namespace"] = own or options["namespace"]
     which = Which(publication, project, name)
     return run_async(_decided(Invocation.current(), which, Word(decision, options["reason"], expires), options))
 
