@@ -65,7 +65,7 @@ def _doors() -> list[tuple[str, ...]]:
     messages = f"feed messages {_size(min(feed.MESSAGE_BYTES_MAX.values()))} (agents)"
     found = (
         ("API", api.CONNECTIONS_MAX, api_body, f"{watches.WATCHES_PER_USER_MAX} watches a user"),
-        ("the same, sign-in below `/oidc`", api.CONNECTIONS_MAX, sign_in, "buckets: address, account"),
+        ("the same, sign-in below `/oidc`", api.CONNECTIONS_MAX, sign_in, "buckets: address, account, account at home"),
         ("edges (edgeserver)", edge.CONNECTIONS_MAX, f"{edge_body}; {messages}", "enrolment: a bucket an address"),
         (
             "API and edges, inside a WebSocket",

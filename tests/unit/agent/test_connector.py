@@ -250,11 +250,14 @@ async def test_a_connector_says_which_roots_it_trusts_as_soon_as_it_does(world: 
 
 
 @pytest.mark.parametrize("says_more", [True, False])
-async def test_a_no_from_disk_is_not_taken_for_the_control_planes(world: World, says_more: bool) -> None:
+async def test_a_no_from_disk_is_not_taken_for_the_control_planes(
+    world: World, says_more: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whoever was let in since the last time is: what is newer comes a moment after the feed is up, if there is any."""
     async with world.pop(entries={"route/c1": callable_route()}) as pop:
         settings = host_of(world)._settings
         feed = Feed(IdentityStore(settings.state_dir), lambda: settings.registration, settings.state_dir, SystemClock())
+        monkeypatch.setattr(feed, "run", asyncio.Event().wait)  # its state is said here, and nobody else tries
         feed.snapshot.set(snapshot(plan(pop, reason="NotAllowed"), 1))
         async with running(ConnectorHost(settings, feed=feed)) as host:
             await until(lambda: [port.code for port in seen(host).ports] == ["DRTP-4060"])
