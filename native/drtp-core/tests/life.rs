@@ -494,7 +494,7 @@ fn a_key_that_its_pop_left_behind_is_believed_no_more() {
     let world = World::on(pop, authority, service(echo), |route| route, |config| config, |service| service);
     let mut visitor = echoed(world.endpoint);
     let mut plan = world.plan.clone();
-    plan["deny"] = json!({"type": "deny", "minimumGeneration": {}, "keys": ["0".repeat(64)]});
+    plan["deny"] = json!({"type": "deny", "keys": ["0".repeat(64)]});
     assert_ok(&world.agent.apply(&whole(plan.clone())));
     world::there_and_back(world.visit(), b"another's key");
     plan["deny"]["keys"] = json!([stolen]);

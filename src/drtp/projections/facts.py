@@ -79,15 +79,18 @@ def gateways(read: Reader) -> Sequence[GatewayEdge]:
 
 
 class PopDenials(NamedTuple):
-    """POPs (uids) that nobody believes any more, and keys that POPs in good standing have left behind; both sorted."""
+    """POPs (uids) that nobody believes any more; those in good standing that have left keys behind, and the keys."""
 
     uids: tuple[str, ...] = ()
+    rejoined: tuple[str, ...] = ()
     keys: tuple[str, ...] = ()
 
     @property
     def entry(self) -> DenyEntry | None:
         """What those who dial POPs are told."""
-        return DenyEntry(dict.fromkeys(self.uids, -1), self.keys) if any(self) else None
+        # That any generation counts is said of those who are back: an edge from before keys were listed needs the map.
+        generations = dict.fromkeys(self.rejoined, 0) | dict.fromkeys(self.uids, -1)
+        return DenyEntry(generations, self.keys) if generations else None
 
 
 def denied_pops(read: Reader) -> PopDenials:

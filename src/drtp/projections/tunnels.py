@@ -90,9 +90,9 @@ def deny(_unit: Unit, read: Reader, _settings: ProjectionSettings) -> Result:
 def denied_pops(_unit: Unit, read: Reader, _settings: ProjectionSettings) -> Result:
     """What those who dial POPs must know of them."""
     denied = (one for one in read.indexed(EdgeIdentity, "denied", True) if one.spec.role is EdgeRole.POP)
-    former = (one for one in read.indexed(EdgeIdentity, "former", True) if one.spec.role is EdgeRole.POP)
-    uids = tuple(sorted(one.metadata.name for one in denied))
-    return Result(value=facts.PopDenials(uids, facts.former_keys(former)))
+    former = [one for one in read.indexed(EdgeIdentity, "former", True) if one.spec.role is EdgeRole.POP]
+    uids, rejoined = (tuple(sorted(one.metadata.name for one in held)) for held in (denied, former))
+    return Result(value=facts.PopDenials(uids, rejoined, facts.former_keys(former)))
 
 
 def connection(unit: Unit, read: Reader, settings: ProjectionSettings) -> Result:

@@ -65,6 +65,8 @@ async def test_keys_that_edges_left_behind_are_told_to_whom_they_would_be_shown(
         await bed.put(body(INTERNAL, "EdgeIdentity", "", "g", gateway))
         await bed.put(body(INTERNAL, "EdgeIdentity", "", "pop-1", {"role": "pop", "uri": "x", **former}))
         assert denied_keys(bed) == {EdgeRole.POP: ("ab" * 32,), EdgeRole.AGENT: ("ab" * 32,)}
+        (agent,) = (edge for edge in bed.projector.edges() if edge.role is EdgeRole.AGENT)
+        assert entries(bed, agent)["deny"] == DenyEntry({"pop-1": 0}, ("ab" * 32,))
         assert "deny" not in entries(bed, GATEWAY)
 
 

@@ -25,6 +25,7 @@ pub(super) enum Entry {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct DenySpec {
+    #[serde(default)]
     minimum_generation: BTreeMap<String, i64>,
     /// Keys that a POP has left behind.
     #[serde(default)]
