@@ -13,13 +13,16 @@ from typing import Any
 
 import msgspec
 import pytest
+from cryptography import x509
 
 from drtp.agent import AgentHost, AgentPhase, AgentSettings, AgentView
 from drtp.agent.settings import LocalAddress
 from drtp.api.drtp import Action, ClientStatus, ProgrammingStatus, Role
 from drtp.api.reports import PopReport, RouteReport
 from drtp.api.snapshots import Access, AccessList, AccessListRule, DenyEntry, Entry
+from drtp.api.spiffe import key_fingerprint
 from drtp.client import home
+from drtp.client.identity import IdentityStore
 from drtp.kit.clock import SystemClock
 from drtp.kit.errors import Terminal
 from drtp.pop.run import Pop
@@ -273,6 +276,29 @@ async def test_r6_a_revoked_agent_loses_its_visitors_on_every_pop_within_two_sec
         await until(lambda: any("revoked" in pop.message for pop in seen(agent).pops))
         for _reader, writer in visitors:
             writer.close()
+
+
+@pytest.mark.parametrize("left_by", ["agent", "pop"])
+async def test_a_key_that_was_left_behind_is_believed_at_neither_end(world: World, left_by: str) -> None:
+    routes: dict[str, Entry] = {"route/c1": route()}
+    async with echo_service() as port, world.pop(entries=routes) as pop, world.agent(plan(pop, port)) as agent:
+        await until(lambda: connected(pop))
+        told, entries = (pop, routes) if left_by == "agent" else (agent, plan(pop, port))
+        identity = IdentityStore(world.path / ("agent" if left_by == "agent" else "p1")).load()
+        assert identity is not None
+        key = key_fingerprint(x509.load_pem_x509_certificates(identity.chain_pem)[0].public_key())
+        reader, writer = await asyncio.open_connection(*endpoint(pop))
+        await echoed(reader, writer, b"x")
+        generations = {} if left_by == "agent" else {"p1": 0}  # as each is told
+        world.tell(told, {**entries, "deny": DenyEntry(generations, (key,))})
+        with pytest.raises(ConnectionResetError):
+            await reader.read()
+        await until(lambda: not pop.host.stats.sessions)
+        await until(lambda: any("revoked" in one.message for one in seen(agent).pops))
+        if left_by == "pop":  # an agent that was told to go is in no hurry to come back
+            world.tell(told, {**entries, "deny": DenyEntry(generations, ("0" * 64,))})
+            await until(lambda: connected(pop))
+        writer.close()
 
 
 async def test_a_bad_entry_is_quarantined_and_the_others_go_on(world: World) -> None:
