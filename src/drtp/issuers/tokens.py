@@ -63,9 +63,8 @@ class Accounts:
             held = await find(self._store, Account, uid)
             if held is None:
                 return await self.ensure(uid, name, groups=groups)
-            # Whoever was revoked stays so: reinstating is said explicitly.
-            former = held.record.spec
-            spec = msgspec.structs.replace(spec, disabled=former.disabled, password=former.password)
+            # Whoever was revoked stays so, and what was void: reinstating is said explicitly.
+            spec = msgspec.structs.replace(held.record.spec, name=name, groups=tuple(groups))
             if held.record.spec != spec:
                 await self._store.update(held.replaced(spec))
         return None

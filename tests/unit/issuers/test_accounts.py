@@ -184,6 +184,9 @@ async def test_a_certificate_from_before_a_reinstatement_stays_dead(office: Offi
     await office.accounts.issue("bob", timedelta(hours=1), reinstate=True)
     assert await office.accounts.authenticate("", stolen, "") is None
     assert await office.accounts.authenticate("", office.certificate(PeerRole.USER, uid), "")
+    # As a new password and each of the operator's tokens do.
+    await office.accounts.ensure(uid, "bob", groups=("staff",))
+    assert await office.accounts.authenticate("", stolen, "") is None
 
 
 async def test_a_programs_token_ends_with_its_service_account_also_if_one_of_its_name_follows(tmp_path: Path):
