@@ -56,16 +56,10 @@ impl TryFrom<String> for KeyFingerprint {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        let mut bytes = [0; 32];
-        let digits = text.as_bytes();
-        let read = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
-        if digits.len() != 64 || !digits.iter().all(u8::is_ascii_hexdigit) {
-            return Err(format!("a key's fingerprint has 64 hexadecimal digits, this has {}", digits.len()));
-        }
-        for (byte, pair) in bytes.iter_mut().zip(digits.chunks(2)) {
-            *byte = read(pair).unwrap_or_default();
-        }
-        Ok(Self(bytes))
+        let wrong = || format!("a key's fingerprint has 64 hexadecimal digits, this has {}", text.len());
+        let digits: Option<Vec<u8>> = text.chars().map(|c| c.to_digit(16).map(|digit| digit as u8)).collect();
+        let digits = digits.filter(|digits| digits.len() == 64).ok_or_else(wrong)?;
+        Ok(Self(std::array::from_fn(|at| digits[2 * at] << 4 | digits[2 * at + 1])))
     }
 }
 
@@ -219,14 +213,18 @@ fn parse(uri: &str, not_after: i64, key: KeyFingerprint) -> Option<PeerIdentity>
 mod tests {
     use super::*;
 
+    fn named(uri: &str) -> Option<PeerIdentity> {
+        parse(uri, 5, KeyFingerprint([0; 32]))
+    }
+
     #[test]
     fn the_role_is_the_last_pair_and_scopes_cannot_pose_as_one() {
-        let agent = parse("spiffe://td/org/o/project/p/agent/a-1", 5, KeyFingerprint([0; 32])).unwrap();
+        let agent = named("spiffe://td/org/o/project/p/agent/a-1").unwrap();
         assert_eq!((agent.role, agent.uid.as_str()), (Role::Agent, "a-1"));
-        assert_eq!(parse("spiffe://td/pop/p1", 5, KeyFingerprint([0; 32])).map(|p| p.role), Some(Role::Pop));
-        let connector = parse("spiffe://td/user/u/connector/c-1", 5, KeyFingerprint([0; 32])).unwrap();
+        assert_eq!(named("spiffe://td/pop/p1").map(|p| p.role), Some(Role::Pop));
+        let connector = named("spiffe://td/user/u/connector/c-1").unwrap();
         assert_eq!((connector.role, connector.uid.as_str()), (Role::Connector, "c-1"));
-        let of_app = parse("spiffe://td/org/o/project/p/app/a/connector/c-2", 5, KeyFingerprint([0; 32])).unwrap();
+        let of_app = named("spiffe://td/org/o/project/p/app/a/connector/c-2").unwrap();
         assert_eq!((of_app.role, of_app.uid.as_str()), (Role::Connector, "c-2"));
         for bad in [
             "spiffe://td/agent/a/pop/p",
@@ -239,13 +237,13 @@ mod tests {
             "spiffe://td/agent/a?x=/pop/b",
             "spiffe://td/org/o/agent/..%2fpop",
         ] {
-            assert_eq!(parse(bad, 0, KeyFingerprint([0; 32])), None, "{bad}");
+            assert_eq!(named(bad), None, "{bad}");
         }
     }
 
     #[test]
     fn another_trust_domain_is_another_world() {
-        let peer = parse("spiffe://elsewhere/agent/a", 0, KeyFingerprint([0; 32])).unwrap();
+        let peer = named("spiffe://elsewhere/agent/a").unwrap();
         assert!(peer.must_be(Role::Agent, "here", None).is_err());
         assert!(peer.must_be(Role::Agent, "elsewhere", Some("b")).is_err());
         assert!(peer.must_be(Role::Agent, "elsewhere", Some("a")).is_ok());

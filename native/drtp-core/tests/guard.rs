@@ -863,18 +863,19 @@ fn strangers_at_an_endpoint_take_nothing_of_the_rate_of_its_owner() {
 fn a_key_that_was_left_behind_is_refused_under_the_name_that_is_trusted() {
     let world = mtls_world(service(echo));
     let (stolen, fresh) = (gateway(&world, "g-1"), gateway(&world, "g-1"));
+    let introduction = [header([1, 2, 3, 4], "s-1"), b"x".to_vec()].concat();
     let mut visitor = dial_mtls(world.endpoint, &stolen);
-    visitor.write_all(&[header([1, 2, 3, 4], "s-1"), b"x".to_vec()].concat()).unwrap();
+    visitor.write_all(&introduction).unwrap();
     let mut answer = [0; 1];
     visitor.read_exact(&mut answer).unwrap();
     let deny = json!({"type": "deny", "keys": [fingerprint(&stolen)]});
     assert_ok(&world.pop.apply(&upsert("deny", &deny)));
     assert!(visitor.read_exact(&mut answer).is_err(), "a live visitor went on");
-    refused(dial_mtls(world.endpoint, &stolen), &[header([1, 2, 3, 4], "s-1"), b"x".to_vec()].concat());
+    refused(dial_mtls(world.endpoint, &stolen), &introduction);
     let mut welcome = dial_mtls(world.endpoint, &fresh);
-    welcome.write_all(&[header([1, 2, 3, 4], "s-1"), b"x".to_vec()].concat()).unwrap();
+    welcome.write_all(&introduction).unwrap();
     welcome.read_exact(&mut answer).unwrap();
     let short = upsert("deny", &json!({"type": "deny", "minimumGeneration": {}, "keys": ["ab"]}));
     assert!(world.pop.apply(&short).entries["deny"].error.as_deref().unwrap().contains("64 hexadecimal"));
-    refused(dial_mtls(world.endpoint, &stolen), &[header([1, 2, 3, 4], "s-1"), b"x".to_vec()].concat());
+    refused(dial_mtls(world.endpoint, &stolen), &introduction);
 }

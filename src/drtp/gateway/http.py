@@ -143,7 +143,7 @@ def _http_filters(*, asks: bool) -> list[Json]:
     return [
         visitors.discovered(visitors.TOKENS_FILTER, ADS),
         visitors.discovered(visitors.PEOPLE_FILTER, ADS),
-        *(visitors.discovered(name, ADS) for name in (visitors.HOLDERS_FILTER, visitors.SINCE_FILTER) if asks),
+        *(visitors.discovered(name, ADS) for name in (visitors.OF_CERTIFICATES if asks else ())),
         {"name": RBAC_FILTER, "typed_config": deny_all},
         {"name": LUA_FILTER, "typed_config": lua},
         {"name": "drtp.visitor", "typed_config": state},

@@ -250,8 +250,7 @@ class Draft:
                 asked = tuple(asking) if self._around.trust_domain else None
                 if asked is not None and chosen:
                     self._needs[key].append(Ref(Kind.SECRET, clusters.BUNDLE_SECRET))
-                    held = (visitors.HOLDERS_FILTER, visitors.SINCE_FILTER)
-                    self._needs[key] += [Ref(Kind.EXTENSION, name) for name in held]
+                    self._needs[key] += [Ref(Kind.EXTENSION, name) for name in visitors.OF_CERTIFICATES]
                 built = (
                     (entry, chosen, exposures, asked),
                     lambda: listeners.tls_listener(entry, chosen, exposures, self._means.logs, asked),

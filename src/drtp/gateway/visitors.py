@@ -42,6 +42,8 @@ TOKENS_FILTER = "envoy.filters.http.jwt_authn"
 PEOPLE_FILTER = "drtp.people"
 HOLDERS_FILTER = "drtp.holders"
 SINCE_FILTER = "drtp.since"
+OF_CERTIFICATES = (HOLDERS_FILTER, SINCE_FILTER)
+"""Filters of listeners that ask for certificates."""
 EXTENSIONS = {
     TOKENS_FILTER: f"{_FILTERS}jwt_authn.v3.JwtAuthentication",
     PEOPLE_FILTER: f"{_FILTERS}rbac.v3.RBAC",

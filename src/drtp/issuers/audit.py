@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import errno
 import os
-from collections import Counter, deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
-from prometheus_client import Counter as Metric
-from prometheus_client import Gauge
+from prometheus_client import Counter, Gauge
 
 from drtp.api.audit import START, AuditLine, Broken, Chain, hash_of
 from drtp.issuers.trail import Trail
@@ -44,7 +43,7 @@ HEAD_DIGITS = 13
 """Of the head's 64, as a metric: what a float holds exactly."""
 
 _WAITING = Gauge("drtp_audit_lines_waiting", "Audit lines that wait for room on the disk.", registry=REGISTRY)
-_LOST = Metric("drtp_audit_lines_lost", "Audit lines that found no room, counted in the log later.", registry=REGISTRY)
+_LOST = Counter("drtp_audit_lines_lost", "Audit lines that found no room, counted in the log later.", registry=REGISTRY)
 _HEAD = Gauge("drtp_audit_head", "The first 13 hexadecimal digits of the newest line's hash.", registry=REGISTRY)
 
 
@@ -68,7 +67,7 @@ class AuditLog:
         self._pace = Buckets(clock, burst=PACED_BURST, per_s=PACED_PER_S)
         self._source_pace = Buckets(clock, burst=SOURCE_BURST, per_s=SOURCE_PER_S)
         self._project_pace = Buckets(clock, burst=PROJECT_BURST, per_s=PROJECT_PER_S)
-        self._unsaid: Counter[tuple[str, str]] = Counter()
+        self._unsaid: defaultdict[tuple[str, str], int] = defaultdict(int)
         """Lines that found no room, by event and project."""
         self._file = _appending(path)
         self._size = os.fstat(self._file).st_size

@@ -31,8 +31,6 @@ PATH = "/oidc"
 """Below the API's address; the two together are the issuer's name."""
 TOKEN_LIFETIME = timedelta(minutes=15)
 """Of an ID token: a refresh is one request, and a user who is revoked is refused at once anyway."""
-
-
 HOMES_MAX = 10_000
 """Networks from which people have signed in, of all accounts; beyond them the oldest is a stranger's again."""
 

@@ -137,8 +137,8 @@ impl Bringer {
     }
 
     /// By the certificate that it has shown.
-    pub(crate) fn shown(peer: PeerIdentity) -> Self {
-        Self::new(peer.uid, peer.not_after, Some(peer.key))
+    pub(crate) fn shown(peer: &PeerIdentity) -> Self {
+        Self::new(peer.uid.clone(), peer.not_after, Some(peer.key))
     }
 
     /// When what its visitor has shown ends, if anything does; Unix seconds.

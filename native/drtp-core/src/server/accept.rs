@@ -205,10 +205,8 @@ impl Server {
     fn admit_visitor(&mut self, route: usize, socket: Socket, peer: Option<SocketAddr>) {
         let mode = self.mode_of(route, Some(&socket));
         let mut owner = route;
-        // At an `mtls` endpoint this may be anybody: it counts once it has shown that it is a gateway.
-        let within = if mode == Mode::Mtls { self.has_pace(route) } else { self.within_rate(route) };
         // Without an agent the handshake is never completed: the gateway tries the next POP.
-        if self.draining.is_some() || !self.is_served(route) || !within {
+        if self.draining.is_some() || !self.is_served(route) || !self.may_come(route, mode) {
             if let Some(route) = self.routes.get_mut(route) {
                 route.denied_total += 1;
             }
@@ -252,6 +250,12 @@ impl Server {
         }
     }
 
+    /// Whether the rates have room. At an `mtls` endpoint this may be anybody: it counts once it has shown that it is a
+    /// gateway.
+    fn may_come(&mut self, route: usize, mode: Mode) -> bool {
+        if mode == Mode::Mtls { self.has_pace(route) } else { self.within_rate(route) }
+    }
+
     /// First bytes of a visitor: at an `mtls` endpoint a gateway's identity and maybe its introduction, else a PROXY header.
     pub(super) fn preamble(&mut self, relay: usize) {
         let Some(state) = self.core.table.relays.get(relay).filter(|r| !r.dead && r.phase == Phase::Preamble) else {
@@ -272,9 +276,9 @@ impl Server {
                 match self.judge_gateway(tls) {
                     Ok(gateway) => {
                         self.remember_visitors_peer(relay);
-                        let newest = self.gateways_seen.entry(gateway.uid.clone()).or_insert(gateway.not_after);
+                        self.core.table.relays[relay].bringer = Some(Box::new(Bringer::shown(&gateway)));
+                        let newest = self.gateways_seen.entry(gateway.uid).or_insert(gateway.not_after);
                         *newest = gateway.not_after.max(*newest);
-                        self.core.table.relays[relay].bringer = Some(Box::new(Bringer::shown(gateway)));
                     }
                     Err(code) => return self.deny(relay, code),
                 }
@@ -377,9 +381,9 @@ impl Server {
         if !meant || !route.spec.enabled || !verdict.allowed {
             return self.deny(relay, ResetCode::Denied);
         }
-        let counted = bringer.is_none_or(|gateway| gateway.key.is_none());
+        let counts_now = bringer.is_some_and(|gateway| gateway.key.is_some());
         let signed_in = signed_in.cloned();
-        if !self.has_room(route) || !counted && !self.within_rate(owner) {
+        if !self.has_room(route) || counts_now && !self.within_rate(owner) {
             return self.deny(relay, ResetCode::Busy);
         }
         let Some(route) = self.routes.get(owner) else { return self.deny(relay, ResetCode::NoRoute) };

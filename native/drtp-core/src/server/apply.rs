@@ -174,7 +174,7 @@ impl Server {
             let peer = self.core.table.sessions.get(session).and_then(|session| session.peer.as_ref());
             let of_gateway = peer.is_some_and(|peer| peer.role == Role::Gateway);
             let of_connector = peer.is_some_and(|peer| peer.role == Role::Connector);
-            let reason = if self.denied.names(&uid) || peer.is_some_and(|peer| self.denied.holds(peer)) {
+            let reason = if peer.is_some_and(|peer| self.denied.holds(peer)) {
                 Some((GoAwayCode::Denied, "this identity was revoked"))
             } else if of_gateway {
                 (!self.trusts(&uid)).then_some((GoAwayCode::UnknownAgent, "this gateway is not trusted here any more"))

@@ -24,7 +24,7 @@ impl Server {
         let state = self.core.table.relays.get(near).filter(|relay| !relay.dead).ok_or(ResetCode::Lost)?;
         let bringer = self.core.table.sessions.get(state.session).and_then(|session| session.peer.as_ref());
         let bringer = bringer.filter(|peer| peer.role == Role::Gateway && self.trusts(&peer.uid));
-        let gateway = bringer.cloned().map(Bringer::shown).ok_or(ResetCode::Denied)?;
+        let gateway = bringer.map(Bringer::shown).ok_or(ResetCode::Denied)?;
         let (open, flow) = (state.open.as_ref(), state.flow.as_ref());
         let (Some(open), Some(idle)) = (open, flow.map(|flow| flow.idle)) else { return Err(ResetCode::Denied) };
         let open = open.clone();

@@ -14,6 +14,7 @@ from drtp.main.datum import catalogue_calls as calls
 from drtp.main.datum.access import api_of, namespace_option
 from drtp.main.datum.catalogue_calls import EntryLine, RequestLine, SubscriptionLine, Which, Word
 from drtp.main.datum.invocation import Invocation, context_option
+from drtp.main.datum.naming import in_project
 from drtp.main.datum.tables import table, wrapped
 from drtp.main.shell import Exit, Misused, run_async
 
@@ -128,10 +129,6 @@ def revoke(publication: str, subscriber: str, **options: Any) -> int:
 
 def _decide(decision: Decision, publication: str, subscriber: str, expires: str | None, options: dict[str, Any]) -> int:
     project, _, name = subscriber.partition("/")
-    own, _, publication = publication.rpartition("/")
-    if own and options["namespace"] not in {None, own}:
-        raise Misused("DRTP-7002", f"{own}/{publication} and --namespace {options['namespace']} name two projects.")
-    options["namespace"] = own or options["namespace"]
     which = Which(publication, project, name)
     return run_async(_decided(Invocation.current(), which, Word(decision, options["reason"], expires), options))
 
@@ -260,7 +257,8 @@ async def _decided(invocation: Invocation, which: Which, word: Word, options: di
     if word.expires is not None:
         word = word._replace(expires=calls.moment(word.expires))
     async with api_of(invocation) as api:
-        found = await calls.find(api, options["namespace"] or api.namespace, which, word.decision)
+        own, publication = in_project(which.publication, options["namespace"], api.namespace)
+        found = await calls.find(api, own, which._replace(publication=publication), word.decision)
         line = await calls.decide(api, found, word)
     if options["output"] is OutputForm.JSON:
         _json(line)

@@ -98,11 +98,10 @@ def _places(services: tuple[str, ...], options: dict[str, Any]) -> tuple[Place, 
         raise Misused("DRTP-7002", "There is nothing to connect to.", "Name a service, such as joe/postgres.")
     if len(given) > 1:
         raise Misused("DRTP-7002", f"--{given[0]} and --{given[1]} exclude each other.")
-    if options["file"] and options["allow_remote"]:
-        raise Misused(
-            "DRTP-7002", "--file says itself whom to let in.", "Write allow-remote beside the service's local."
-        )
     if options["file"]:
+        if options["allow_remote"]:
+            how = "Write allow-remote beside the service's local."
+            raise Misused("DRTP-7002", "--file says itself whom to let in.", how)
         # Late: whoever names services on the command line waits for no YAML.
         from drtp.main.datum.connect_file import places_in
 
